@@ -1,1 +1,26 @@
-//! placeholder
+//! What berthd and a pod's monitor say to each other: the messages, and how they lie in a byte stream.
+//!
+//! Pure: bytes and values. Who reads the socket and who owns the descriptors is decided by the two ends.
+//!
+//! A message is one [`frame`]. Its descriptors ride as SCM_RIGHTS with the first byte of the frame that
+//! names them, so a reader that queues descriptors as they arrive can hand each frame its own in order.
+
+pub mod ask;
+pub mod frame;
+pub mod plan;
+pub mod reply;
+
+pub use ask::{Ask, Request, Scope};
+pub use frame::{Decoder, Frame, FrameError, HEADER, MAX_FDS, MAX_FRAME, encode};
+pub use plan::{
+    ContainerPlan, ExecPlan, Handler, IdMap, IdMaps, Owner, PidSharing, PodPlan, Rootfs, Sharing, Stdin,
+};
+pub use reply::{Answer, ContainerState, Event, Exit, Message, Phase, PodState, Refusal, RefusalKind};
+
+/// The version of this protocol; a monitor refuses a daemon that speaks another.
+pub const VERSION: u32 = 1;
+
+/// First byte of a packet on an attach socket: the bytes that follow came from the container's stdout.
+pub const STREAM_STDOUT: u8 = 1;
+/// First byte of a packet on an attach socket: the bytes that follow came from the container's stderr.
+pub const STREAM_STDERR: u8 = 2;

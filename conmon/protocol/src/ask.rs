@@ -1,0 +1,51 @@
+//! What the daemon asks of a monitor.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{ContainerPlan, ExecPlan, PodPlan};
+
+/// One question, numbered by the one who asks so that its answer can be found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    pub seq: u64,
+    pub ask: Ask,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Who are you and what do you have? Answered with `Hello`.
+    Hello { version: u32 },
+    /// Make and pin the pod's namespaces, loopback, sysctls, hostname and shm. Already made is `Done`.
+    MakePod(PodPlan),
+    /// Make a container up to the point where its process waits. Answered with `Created`.
+    Create(ContainerPlan),
+    /// Let the created process go on to its command. Answered with `Started`.
+    Start { container_id: String },
+    /// Send a signal. Already exited is `Done`.
+    Signal { container_id: String, signal: i32, scope: Scope },
+    /// Kill, reap and take away all of a container. Unknown is `Done`.
+    Delete { container_id: String },
+    /// Run a further process in a container. The child's standard streams ride as descriptors, in the
+    /// order stdin, stdout, stderr, those that the plan flags. Answered with `ExecStarted`, which
+    /// carries the terminal's master when the plan asks for a terminal.
+    Exec(ExecPlan),
+    /// Kill an exec's process. Already exited is `Done`.
+    KillExec { exec_id: String },
+    /// Set the size of the container's own terminal.
+    Resize { container_id: String, columns: u16, rows: u16 },
+    /// Open the log file anew by its path. `Done` once the new file exists; on error no file appears.
+    Reopen { container_id: String },
+    /// Join the container's streams over one SOCK_SEQPACKET descriptor that rides with this.
+    Attach { container_id: String, stdin: bool, stdout: bool, stderr: bool },
+    /// Kill and take away everything, answer `Done`, and exit.
+    UnmakePod,
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Scope {
+    /// The container's first process.
+    Init,
+    /// Every process in the container's cgroup.
+    All,
+}

@@ -1,0 +1,118 @@
+//! What a pod, a container and an exec are to be: decided by the daemon, performed by the monitor.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodPlan {
+    pub sandbox_id: String,
+    pub pod_dir: PathBuf,
+    pub hostname: Option<String>,
+    pub network: Sharing,
+    pub ipc: Sharing,
+    pub uts: Sharing,
+    pub pid: PidSharing,
+    /// The pod's user namespace; `None` is the host's.
+    pub user: Option<IdMaps>,
+    /// Name and value, as the pod asked. Only those of a namespace that the pod owns are accepted.
+    pub sysctls: Vec<(String, String)>,
+    /// Size of /dev/shm when the pod owns its IPC namespace; `None` is the default of 64 MiB.
+    pub shm_size_bytes: Option<u64>,
+    pub cgroup_parent: String,
+}
+
+/// Whose namespace the pod lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sharing {
+    Own,
+    Host,
+}
+
+/// Whose PID namespace the pod's containers live in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidSharing {
+    /// Each container has its own.
+    Container,
+    /// All containers share the pod's.
+    Pod,
+    Host,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMaps {
+    pub uids: Vec<IdMap>,
+    pub gids: Vec<IdMap>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    pub container_id: u32,
+    pub host_id: u32,
+    pub length: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    pub container_id: String,
+    pub container_dir: PathBuf,
+    pub bundle_dir: PathBuf,
+    pub rootfs: Rootfs,
+    /// `None`: the container's output is drained and dropped.
+    pub log_path: Option<PathBuf>,
+    pub terminal: bool,
+    pub stdin: Stdin,
+    pub stdio_owner: Owner,
+    pub handler: Handler,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rootfs {
+    /// Layers, topmost first, and the writable layer. Mounted detached, seen by the container only.
+    Overlay {
+        lower: Vec<PathBuf>,
+        upper: PathBuf,
+        work: PathBuf,
+    },
+    Dir(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdin {
+    /// The container reads /dev/null.
+    Closed,
+    /// Clients come and go; the container never sees an end of file.
+    Open,
+    /// The end of the first attached client's stdin is the end of the container's.
+    Once,
+}
+
+/// The user and group on the host that the container's user maps to; the FIFOs are theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Who makes the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Handler {
+    /// Our own runtime, linked into the monitor.
+    InTree { root: PathBuf, seccomp_cache: Option<PathBuf> },
+    /// Another OCI runtime, driven by its command line.
+    Command { path: PathBuf, root: PathBuf, systemd_cgroup: bool },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecPlan {
+    pub exec_id: String,
+    pub container_id: String,
+    /// An OCI `process` object.
+    pub process: serde_json::Value,
+    pub terminal: bool,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    /// The process is killed when it is still running after this long; `None` waits for ever.
+    pub timeout_ms: Option<u64>,
+}
