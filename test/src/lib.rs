@@ -1,1 +1,16 @@
-//! placeholder
+//! Everything that berth's end-to-end tests, benchmarks and demo share.
+//!
+//! The neighbours are real: Debian's registry and CNI plugins, crictl and
+//! critest, containerd as the peer. What must be built on the spot (images,
+//! stand-ins, a private node) is built here. Nothing here is linked into berth.
+
+pub mod bench;
+pub mod critest;
+pub mod demo;
+pub mod image;
+pub mod leaks;
+pub mod node;
+pub mod programs;
+pub mod registry;
+pub mod stand_ins;
+pub mod tools;

@@ -1,0 +1,86 @@
+//! Where the programs under test are, and building them.
+//!
+//! berthd and berth are ordinary release builds. The monitor, the runtime and
+//! the stand-ins' programs are static: one process per pod, so size is memory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// rustup ships this target with every installation here, so nothing is downloaded.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The finished programs.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    pub berthd: PathBuf,
+    pub berth: PathBuf,
+    pub conmon: PathBuf,
+    pub runtime: PathBuf,
+    /// The program of the stand-in images; see `test/programs`.
+    pub stand_in: PathBuf,
+    /// `berthd` with fail points.
+    pub berthd_failpoints: PathBuf,
+}
+
+/// The workspace's own folder.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the test crate is in the workspace")
+}
+
+/// cargo's output folder.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+impl Programs {
+    /// Where [`Programs::build`] puts them.
+    pub fn built() -> Programs {
+        let static_dir = target_dir().join(TARGET).join("monitor");
+        let release_dir = target_dir().join("release");
+        Programs {
+            berthd: release_dir.join("berthd"),
+            berth: release_dir.join("berth"),
+            conmon: static_dir.join("berth-conmon"),
+            runtime: static_dir.join("berth-runtime"),
+            stand_in: static_dir.join("stand-in"),
+            berthd_failpoints: target_dir().join("failpoints/release/berthd"),
+        }
+    }
+
+    /// Builds all but the fail-point daemon.
+    pub fn build() -> Result<Programs> {
+        println!("building berthd and berth");
+        cargo(&["build", "--release", "-p", "cri-server"], &[])?;
+        println!("building berth-conmon, berth-runtime and the test programs, static");
+        let flags = "-C target-feature=+crt-static -C relocation-model=static";
+        let packages = ["-p", "conmon", "-p", "runtime", "-p", "test-programs"];
+        let mut args = vec!["build", "--profile", "monitor", "--target", TARGET, "--bins"];
+        args.extend(packages);
+        cargo(&args, &[("RUSTFLAGS", flags)])?;
+        Ok(Programs::built())
+    }
+
+    /// Builds the daemon that can be killed at a named step.
+    pub fn build_failpoints() -> Result<()> {
+        println!("building berthd with fail points");
+        let target_dir = target_dir().join("failpoints");
+        let target_dir = target_dir.to_str().context("the target folder's name is not UTF-8")?;
+        let args = ["build", "--release", "-p", "cri-server", "--bin", "berthd", "--features", "failpoints"];
+        cargo(&args, &[("CARGO_TARGET_DIR", target_dir)])
+    }
+}
+
+/// Runs cargo in the workspace, its output shown.
+pub fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(args)
+        .envs(env.iter().copied())
+        .current_dir(workspace())
+        .status()
+        .context("running cargo")?;
+    ensure!(status.success(), "cargo {} failed: {status}", args.join(" "));
+    Ok(())
+}
