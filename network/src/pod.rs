@@ -1,0 +1,72 @@
+//! What a caller says of the pod that it wants attached.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The pod to attach: who it is, where its namespace is, what it asks of the network.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Becomes `CNI_CONTAINERID`; letters, digits, `_`, `.` and `-` only.
+    pub sandbox_id: String,
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    /// Path of the pinned network namespace.
+    pub netns: PathBuf,
+    pub port_mappings: Vec<PortMapping>,
+    pub dns: Option<Dns>,
+    pub bandwidth: Option<Bandwidth>,
+    /// Address ranges for the IPAM plugin, as the `ipRanges` capability wants them.
+    pub ip_ranges: Vec<Vec<serde_json::Value>>,
+    pub mac: Option<String>,
+    pub aliases: Vec<String>,
+    pub cgroup_parent: Option<String>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// One port of the host that leads to one of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    pub protocol: Protocol,
+    pub container_port: u16,
+    pub host_port: u16,
+    #[serde(rename = "hostIP", default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+/// The transport of a port mapping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// Resolver settings, both as asked of a plugin and as it answers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Dns {
+    #[serde(alias = "servers", skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    #[serde(alias = "searches", skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+/// Limits in bits and bits per second; zero means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Bandwidth {
+    pub ingress_rate: u64,
+    pub ingress_burst: u64,
+    pub egress_rate: u64,
+    pub egress_burst: u64,
+}
