@@ -1,1 +1,8 @@
-//! placeholder
+//! Benchmarks: berth and a peer in one run, interleaved, reported as ratios.
+//!
+//! These machines are noisy, so absolute times say little and are never a test.
+//! Each benchmark ends with plain lines `ratio NAME VALUE`.
+
+pub mod containerd;
+pub mod pod;
+pub mod samples;

@@ -1,1 +1,2 @@
-//! placeholder
+//! The demo.
+pub async fn run() -> anyhow::Result<()> { Ok(()) }

@@ -210,11 +210,11 @@ fn busybox_layer(stand_in: &[u8]) -> Result<Vec<u8>> {
         layer = layer.dir(dir, 0o755);
     }
     layer = layer.dir("tmp/", 0o1777).file("bin/busybox", 0o755, &program);
-    let own: BTreeSet<&str> = ["busybox", "pgrep", "ipcs"].into();
+    let own: BTreeSet<&str> = ["busybox", "pgrep", "ipcs", "pause"].into();
     for applet in applets.lines().filter(|applet| !own.contains(applet)) {
         layer = layer.hard_link(&format!("bin/{applet}"), "bin/busybox");
     }
-    layer = layer.file("bin/pgrep", 0o755, stand_in).hard_link("bin/ipcs", "bin/pgrep");
+    layer = layer.file("bin/pgrep", 0o755, stand_in).hard_link("bin/ipcs", "bin/pgrep").hard_link("bin/pause", "bin/pgrep");
     layer = layer
         .file("etc/passwd", 0o644, PASSWD.as_bytes())
         .file("etc/group", 0o644, GROUP.as_bytes());

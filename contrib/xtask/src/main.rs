@@ -1,2 +1,46 @@
-//! placeholder
-fn main() {}
+//! berth's own tasks: `cargo xtask demo | test | unit | node | critest | bench | build`.
+//!
+//! Each test task ends with one plain line, `NAME: N passed, N failed`. Tasks that
+//! run pods put themselves into a network namespace of their own first.
+
+mod namespace;
+mod tasks;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask TASK
+
+  demo       a tour on a private node: pull, run, exec, restart, clean up
+  test       everything that CI runs
+  unit       formatting, lints, licences, unit and crate tests (no root needed for most)
+  node       end-to-end tests on private nodes (root)
+  critest    the CRI conformance suite [--websocket] [--parallel N] [--focus REGEX]
+  bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
+  build      berthd, berth, berth-conmon and berth-runtime into target/berth
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["demo"] => tasks::demo(),
+        ["test"] => tasks::test(),
+        ["unit"] => tasks::unit(),
+        ["node", rest @ ..] => tasks::node(rest),
+        ["critest", rest @ ..] => tasks::critest(rest),
+        ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
+        ["build"] => tasks::build(),
+        _ => {
+            eprint!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo xtask {}: {error:#}", words.join(" "));
+            ExitCode::FAILURE
+        }
+    }
+}

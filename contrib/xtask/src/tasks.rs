@@ -1,0 +1,203 @@
+//! What each task does, in order. The doing itself is in the test crate.
+
+use std::future::Future;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use berth_test::programs::{Programs, cargo, target_dir, workspace};
+use berth_test::{bench, critest, demo, tools};
+
+use crate::namespace;
+
+/// Everything that CI runs, cheapest first.
+pub(crate) fn test() -> Result<()> {
+    unit()?;
+    node(&[])?;
+    critest(&[])?;
+    critest(&["--websocket", "--focus", "Streaming"])?;
+    demo()
+}
+
+pub(crate) fn build() -> Result<()> {
+    let programs = Programs::build()?;
+    let out_dir = target_dir().join("berth");
+    std::fs::create_dir_all(&out_dir)?;
+    for program in [&programs.berthd, &programs.berth, &programs.conmon, &programs.runtime] {
+        let name = program.file_name().context("a program has a name")?;
+        std::fs::copy(program, out_dir.join(name))?;
+    }
+    println!("built into {}", out_dir.display());
+    Ok(())
+}
+
+/// Formatting, lints, licences and the tests of every crate but the end-to-end ones.
+pub(crate) fn unit() -> Result<()> {
+    tools::ensure_packages(tools::NODE_PACKAGES)?;
+    tools::ensure_packages(tools::COMPARISON_PACKAGES)?;
+    cargo(&["fmt", "--all", "--check"], &[])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])?;
+    licences()?;
+    cargo_test("unit", &["test", "--workspace"])
+}
+
+/// `cargo deny`, installed when it is missing.
+fn licences() -> Result<()> {
+    let present = Command::new("cargo-deny").arg("--version").output().is_ok();
+    if !present {
+        println!("installing cargo-deny (once)");
+        cargo(&["install", "--locked", "--quiet", "cargo-deny"], &[])?;
+    }
+    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"], &[])
+}
+
+/// End-to-end tests on private nodes.
+pub(crate) fn node(args: &[&str]) -> Result<()> {
+    if !namespace::is_private() {
+        prepare()?;
+        Programs::build_failpoints()?;
+        cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;
+        return namespace::run_in_private(&[&["node"], args].concat());
+    }
+    namespace::bring_loopback_up()?;
+    let mut command = vec!["test", "--package", "berth-test", "--tests", "--", "--include-ignored"];
+    command.extend(["--test-threads", "2"]);
+    command.extend(args);
+    cargo_test("node", &command)
+}
+
+pub(crate) fn critest(args: &[&str]) -> Result<()> {
+    let options = critest_options(args)?;
+    if !namespace::is_private() {
+        prepare()?;
+        tools::CriTools::build()?;
+        return namespace::run_in_private(&[&["critest"], args].concat());
+    }
+    namespace::bring_loopback_up()?;
+    let summary = wait_for(critest::run(&options))?;
+    for surprise in &summary.surprises {
+        println!("{surprise}");
+    }
+    println!(
+        "critest: {} passed, {} failed, {} skipped",
+        summary.passed, summary.failed, summary.skipped
+    );
+    ensure!(summary.surprises.is_empty(), "{} outcomes differ from the list", summary.surprises.len());
+    Ok(())
+}
+
+fn critest_options(args: &[&str]) -> Result<critest::Options> {
+    let mut options = critest::Options::default();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--websocket" => options.websocket = true,
+            "--focus" => options.focus = Some(value(word, words.next())?),
+            "--parallel" => options.parallel = value(word, words.next())?.parse().context("--parallel")?,
+            other => bail!("critest has no option {other}"),
+        }
+    }
+    Ok(options)
+}
+
+pub(crate) fn bench_pod(args: &[&str]) -> Result<()> {
+    let mut options = bench::pod::Options::default();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let number = value(word, words.next())?.parse().context("a number of rounds or pods")?;
+        match *word {
+            "--rounds" => options.rounds = number,
+            "--pods" => options.pods = number,
+            other => bail!("bench pod has no option {other}"),
+        }
+    }
+    if !namespace::is_private() {
+        prepare()?;
+        tools::ensure_packages(tools::PEER_PACKAGES)?;
+        return namespace::run_in_private(&[&["bench", "pod"], args].concat());
+    }
+    namespace::bring_loopback_up()?;
+    print!("{}", wait_for(bench::pod::run(options))?);
+    Ok(())
+}
+
+pub(crate) fn demo() -> Result<()> {
+    if !namespace::is_private() {
+        prepare()?;
+        return namespace::run_in_private(&["demo"]);
+    }
+    namespace::bring_loopback_up()?;
+    wait_for(demo::run())
+}
+
+/// What every task with pods needs: packages and programs.
+fn prepare() -> Result<()> {
+    tools::ensure_packages(tools::NODE_PACKAGES)?;
+    Programs::build()?;
+    Ok(())
+}
+
+fn value(option: &str, value: Option<&&str>) -> Result<String> {
+    value.map(|value| (*value).to_owned()).with_context(|| format!("{option} needs a value"))
+}
+
+fn wait_for<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::Runtime::new().context("starting the async runtime")?.block_on(task)
+}
+
+/// Runs a cargo test command, its output shown, and ends with the sum of its summaries.
+fn cargo_test(name: &str, args: &[&str]) -> Result<()> {
+    use std::io::{BufRead, BufReader};
+    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(args)
+        .current_dir(workspace())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .context("running cargo")?;
+    let mut counts = Counts::default();
+    let output = child.stdout.take().context("cargo's output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        counts.add(&line);
+    }
+    let status = child.wait()?;
+    println!("{name}: {} passed, {} failed, {} skipped", counts.passed, counts.failed, counts.skipped);
+    ensure!(status.success(), "{name} tests failed");
+    ensure!(counts.passed > 0, "{name}: no test ran");
+    Ok(())
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Counts {
+    /// Adds a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, line: &str) {
+        let Some(rest) = line.strip_prefix("test result: ") else { return };
+        let number_before = |word: &str| {
+            let (before, _) = rest.split_once(word)?;
+            before.trim().rsplit(' ').next()?.parse().ok()
+        };
+        self.passed += number_before(" passed").unwrap_or(0);
+        self.failed += number_before(" failed").unwrap_or(0);
+        self.skipped += number_before(" ignored").unwrap_or(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_summed_over_test_binaries() {
+        let mut counts = Counts::default();
+        counts.add("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured");
+        counts.add("test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured");
+        counts.add("test foo ... ok");
+        assert_eq!(counts, Counts { passed: 5, failed: 1, skipped: 1 });
+    }
+}
