@@ -1,0 +1,254 @@
+//! The daemon's settings: one struct, its defaults, and where they are read from.
+//!
+//! `/etc/berth/berth.toml` first, then each `berth.toml.d/*.toml` beside it in the order of their names;
+//! a later file wins key by key. A key that nobody knows is an error that names file and key, never
+//! ignored. To add a setting, add one line to its section below: the default, the documentation and
+//! `berth config default` come from it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) mod section;
+#[cfg(test)]
+mod tests;
+
+use section::section;
+
+/// Where the settings are when nobody says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/berth/berth.toml";
+
+section! {
+    /// berth's settings. Paths are absolute. Keys marked (reload) follow a SIGHUP; others a restart.
+    pub struct Config {
+        /// What must outlive a reboot: images, writable layers, network attachments.
+        root: PathBuf = "/var/lib/berth".into(),
+        /// What lives as long as the machine is up; on a tmpfs.
+        run: PathBuf = "/run/berth".into(),
+        /// The CRI socket. Empty: `berth.sock` in `run`.
+        listen: PathBuf = PathBuf::new(),
+        /// What is logged: a level, or targets with levels, as `info,berth::trace=trace`. (reload)
+        log: String = "info".into(),
+        /// The monitor's program. Empty: `berth-conmon` beside berthd, else the one in PATH.
+        monitor: PathBuf = PathBuf::new(),
+        /// Threads that serve requests.
+        workers: usize = 2,
+        image: ImageSection = ImageSection::default(),
+        network: NetworkSection = NetworkSection::default(),
+        runtime: RuntimeSection = RuntimeSection::default(),
+        container: crate::container::plan::Settings = crate::container::plan::Settings::default(),
+        stream: StreamSection = StreamSection::default(),
+        metrics: MetricsSection = MetricsSection::default(),
+    }
+}
+
+section! {
+    /// Pulling and storing images.
+    pub struct ImageSection {
+        /// Registries, mirrors and short names, in the containers' format.
+        registries_conf: PathBuf = "/etc/containers/registries.conf".into(),
+        /// Drop-ins of it.
+        registries_conf_dir: PathBuf = "/etc/containers/registries.conf.d".into(),
+        /// Directories with `HOST[:PORT]/*.crt|*.cert|*.key` for TLS with registries; the first that has the host wins.
+        certs_dirs: Vec<PathBuf> = vec!["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()],
+        /// Files with credentials, in the format of `docker login`; the kubelet's own come first.
+        auth_files: Vec<PathBuf> = vec!["/etc/berth/auth.json".into(), "/run/containers/0/auth.json".into(), "/var/lib/kubelet/config.json".into()],
+        /// Which signatures an image must bear.
+        policy: PathBuf = "/etc/containers/policy.json".into(),
+        /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
+        parallel_layers: usize = 4,
+    }
+}
+
+section! {
+    /// The pods' network: CNI.
+    pub struct NetworkSection {
+        /// Where the network configuration is, and is watched.
+        conf_dir: PathBuf = "/etc/cni/net.d".into(),
+        /// Where the plugins are.
+        bin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+        /// The name of the network for pods. Empty: the first configuration by file name.
+        default_network: String = String::new(),
+        /// How long one plugin may take before it is killed.
+        plugin_timeout_s: u64 = 60,
+    }
+}
+
+section! {
+    /// Who makes the containers.
+    pub struct RuntimeSection {
+        /// The handler of pods that name none: `berth` is the runtime in the monitor.
+        default_handler: String = "berth".into(),
+        /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`.
+        handlers: BTreeMap<String, HandlerSection> = BTreeMap::new(),
+    }
+}
+
+/// An OCI runtime that the monitor runs as a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandlerSection {
+    /// Its program.
+    pub path: PathBuf,
+    /// Its `--root`. Absent: `runtime-NAME` in `run`.
+    #[serde(default)]
+    pub root: Option<PathBuf>,
+}
+
+section! {
+    /// The server for exec, attach and port-forward, which the kubelet dials.
+    pub struct StreamSection {
+        /// Address and port; port 0 takes a free one.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0)),
+        /// A connection on which nothing moves for this long is closed.
+        idle_timeout_s: u64 = 4 * 60 * 60,
+    }
+}
+
+section! {
+    /// Prometheus metrics over HTTP.
+    pub struct MetricsSection {
+        /// Address and port, as `127.0.0.1:9537`. Empty: no metrics.
+        listen: String = String::new(),
+    }
+}
+
+/// A table of settings that can say what each key means.
+pub trait Described {
+    const ABOUT: &'static [&'static str];
+    const KEYS: &'static [(&'static str, &'static [&'static str])];
+}
+
+impl Config {
+    /// The socket to serve on.
+    pub fn socket(&self) -> PathBuf {
+        if self.listen.as_os_str().is_empty() { self.run.join("berth.sock") } else { self.listen.clone() }
+    }
+
+    /// Reads `file` and the drop-ins beside it. A `file` that is not there is all defaults, unless it was
+    /// asked for by name.
+    ///
+    /// # Errors
+    /// When a file cannot be read, is not TOML, or has a key or a value that does not belong.
+    pub fn read(file: &Path, must_exist: bool) -> Result<Self, Error> {
+        let mut merged = toml::Table::new();
+        for path in files(file, must_exist)? {
+            merge(&mut merged, read_table(&path)?);
+        }
+        let config: Config = merged.try_into().map_err(|source| Error::Merged { source: Box::new(source) })?;
+        config.checked()
+    }
+
+    /// Itself, when its values make sense together.
+    ///
+    /// # Errors
+    /// Names the first key that does not.
+    pub fn checked(self) -> Result<Self, Error> {
+        for (key, path) in [("root", &self.root), ("run", &self.run), ("network.conf_dir", &self.network.conf_dir)] {
+            if !path.is_absolute() {
+                return Err(Error::Value { key, why: format!("{} is not an absolute path", path.display()) });
+            }
+        }
+        let known = |name: &str| name == "berth" || self.runtime.handlers.contains_key(name);
+        if !known(&self.runtime.default_handler) {
+            let why = format!("no handler is named {}", self.runtime.default_handler);
+            return Err(Error::Value { key: "runtime.default_handler", why });
+        }
+        if self.workers == 0 {
+            return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
+        }
+        Ok(self)
+    }
+
+    /// A whole `berth.toml` with every key at its default and what it means.
+    pub fn default_text() -> String {
+        let defaults = Self::default();
+        let mut text = String::new();
+        write_section::<Self>(&mut text, "", &defaults);
+        write_section::<ImageSection>(&mut text, "image", &defaults.image);
+        write_section::<NetworkSection>(&mut text, "network", &defaults.network);
+        write_section::<RuntimeSection>(&mut text, "runtime", &defaults.runtime);
+        write_section::<crate::container::plan::Settings>(&mut text, "container", &defaults.container);
+        write_section::<StreamSection>(&mut text, "stream", &defaults.stream);
+        write_section::<MetricsSection>(&mut text, "metrics", &defaults.metrics);
+        text
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("reading settings from {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("settings in {}", path.display())]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("settings of all files together")]
+    Merged { source: Box<toml::de::Error> },
+    #[error("setting {key}: {why}")]
+    Value { key: &'static str, why: String },
+}
+
+/// The file and its drop-ins, those that there are, in the order in which they count.
+fn files(file: &Path, must_exist: bool) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    if must_exist || file.exists() {
+        found.push(file.to_path_buf());
+    }
+    let mut drop_in_dir = file.as_os_str().to_os_string();
+    drop_in_dir.push(".d");
+    let drop_in_dir = PathBuf::from(drop_in_dir);
+    let entries = match std::fs::read_dir(&drop_in_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(source) => return Err(Error::Read { path: drop_in_dir, source }),
+    };
+    let mut drop_ins: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    drop_ins.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    drop_ins.sort();
+    found.extend(drop_ins);
+    Ok(found)
+}
+
+/// One file. It is read as settings by itself first, so that a mistake is told with its file and line.
+fn read_table(path: &Path) -> Result<toml::Table, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let parse = |source| Error::Parse { path: path.into(), source: Box::new(source) };
+    toml::from_str::<Config>(&text).map_err(parse)?;
+    toml::from_str(&text).map_err(parse)
+}
+
+fn merge(into: &mut toml::Table, from: toml::Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
+            (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+fn write_section<T: Described + Serialize>(text: &mut String, name: &str, values: &T) {
+    let table = toml::Table::try_from(values).expect("settings are made of what TOML can hold");
+    for line in T::ABOUT {
+        let _ = writeln!(text, "#{line}");
+    }
+    if !name.is_empty() {
+        let _ = writeln!(text, "[{name}]");
+    }
+    text.push('\n');
+    for (key, doc) in T::KEYS {
+        let Some(value) = table.get(*key) else { continue };
+        if matches!(value, toml::Value::Table(_)) && doc.is_empty() {
+            continue;
+        }
+        for line in *doc {
+            let _ = writeln!(text, "#{line}");
+        }
+        let _ = match value {
+            toml::Value::Table(_) => writeln!(text, "# [{name}.{key}.NAME]\n"),
+            value => writeln!(text, "{key} = {value}\n"),
+        };
+    }
+}

@@ -1,0 +1,77 @@
+//! What settings files mean, and what of them is refused.
+
+use super::*;
+
+fn read(files: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("berth.toml.d")).unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    Config::read(&dir.path().join("berth.toml"), false).map_err(|error| {
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            text = format!("{text}: {error}");
+            cause = error.source();
+        }
+        text
+    })
+}
+
+#[test]
+fn no_file_is_all_defaults() {
+    assert_eq!(read(&[]).unwrap(), Config::default());
+}
+
+#[test]
+fn the_printed_defaults_are_the_defaults() {
+    let text = Config::default_text();
+    assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default(), "{text}");
+}
+
+#[test]
+fn every_key_but_a_table_says_what_it_means() {
+    fn check<T: Described + Serialize + Default>() {
+        let table = toml::Table::try_from(T::default()).unwrap();
+        for (key, doc) in T::KEYS {
+            let is_table = matches!(table.get(*key), Some(toml::Value::Table(_)));
+            assert!(is_table || !doc.is_empty(), "{key} is not documented");
+        }
+    }
+    check::<Config>();
+    check::<ImageSection>();
+    check::<NetworkSection>();
+    check::<RuntimeSection>();
+    check::<StreamSection>();
+    check::<MetricsSection>();
+}
+
+#[test]
+fn a_later_drop_in_wins_key_by_key() {
+    let config = read(&[
+        ("berth.toml", "root = \"/a\"\n[network]\nplugin_timeout_s = 1\ndefault_network = \"x\""),
+        ("berth.toml.d/20.toml", "[network]\nplugin_timeout_s = 3"),
+        ("berth.toml.d/10.toml", "[network]\nplugin_timeout_s = 2"),
+        ("berth.toml.d/30.off", "not even TOML"),
+    ])
+    .unwrap();
+    assert_eq!(config.root, PathBuf::from("/a"));
+    assert_eq!(config.network.plugin_timeout_s, 3);
+    assert_eq!(config.network.default_network, "x");
+}
+
+#[test]
+fn what_does_not_belong_is_refused_with_its_place() {
+    let check = |text: &str, words: &[&str]| {
+        let error = read(&[("berth.toml", text)]).unwrap_err();
+        for word in words {
+            assert!(error.contains(word), "{error:?} does not say {word:?}");
+        }
+    };
+    check("[network]\nplugin_timeout = 3", &["berth.toml", "line 2", "plugin_timeout", "plugin_timeout_s"]);
+    check("workers = \"two\"", &["berth.toml", "line 1", "integer"]);
+    check("root = \"var\"", &["root", "not an absolute path"]);
+    check("[runtime]\ndefault_handler = \"kata\"", &["default_handler", "kata"]);
+    check("workers = 0", &["workers"]);
+}

@@ -1,0 +1,1 @@
+//! A monitor played by the test.
