@@ -1,1 +1,27 @@
-//! placeholder
+//! Pulls, verifies, stores and unpacks container images, and lends their layers to containers.
+//!
+//! [`Images`] is the whole service. It has never heard of pods: it knows names, digests, layers and the
+//! writable layers that lie on them. What it holds is on disk in [`Settings::root`]; readers look at a
+//! published snapshot and never wait for the disk.
+
+pub mod auth;
+pub mod digest;
+pub mod manifest;
+pub mod platform;
+pub mod reference;
+pub mod registries_conf;
+pub mod registry;
+
+mod error;
+pub mod image;
+mod images;
+pub mod policy;
+mod pull;
+pub mod unpack;
+
+pub use auth::Credentials;
+pub use error::Error;
+pub use image::{Accounts, Image, ImageConfig, Layer};
+pub use images::{Images, RootfsPlan, Settings, Usage};
+pub use platform::Platform;
+pub use pull::{LayerProgress, Progress, PullRequest};

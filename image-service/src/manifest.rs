@@ -1,0 +1,306 @@
+//! What a registry says an image is: OCI manifests and indexes, and Docker's schema 2 pair of them.
+//!
+//! [`parse`] is total and bounded: a document is at most [`MAX_DOCUMENT_BYTES`], an image has at most
+//! [`MAX_LAYERS`] layers, an index at most [`MAX_ENTRIES`] entries. A document that two readers could
+//! read in two ways is refused (GHSA-5j5w-g665-5m35), and so is one whose type is not the type that
+//! the registry or the index named.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+use crate::platform::Platform;
+
+/// OCI distribution-spec asks registries to take at least 4 MiB; the peers read no more either.
+pub const MAX_DOCUMENT_BYTES: usize = 4 << 20;
+/// An overlay mount takes at most 500 lower directories (Linux, `OVL_MAX_STACK`).
+pub const MAX_LAYERS: usize = 500;
+/// More instances of one image than anyone has published.
+pub const MAX_ENTRIES: usize = 1000;
+/// Indexes inside indexes: the spec allows them, nobody needs more.
+pub const MAX_INDEX_DEPTH: usize = 4;
+/// An image's configuration is JSON that is read whole.
+pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
+
+/// The four kinds of document that are understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MediaType {
+    OciManifest,
+    OciIndex,
+    DockerManifest,
+    DockerList,
+}
+
+impl MediaType {
+    pub const ALL: [MediaType; 4] =
+        [MediaType::OciManifest, MediaType::OciIndex, MediaType::DockerManifest, MediaType::DockerList];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MediaType::OciManifest => "application/vnd.oci.image.manifest.v1+json",
+            MediaType::OciIndex => "application/vnd.oci.image.index.v1+json",
+            MediaType::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
+            MediaType::DockerList => "application/vnd.docker.distribution.manifest.list.v2+json",
+        }
+    }
+
+    pub fn is_index(self) -> bool {
+        match self {
+            MediaType::OciIndex | MediaType::DockerList => true,
+            MediaType::OciManifest | MediaType::DockerManifest => false,
+        }
+    }
+
+    fn named(text: &str) -> Option<MediaType> {
+        MediaType::ALL.into_iter().find(|known| known.as_str() == text)
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.as_str())
+    }
+}
+
+/// What names a blob or a manifest: OCI image-spec, descriptor.md. Its `urls` are never read: a
+/// manifest must not say where we go (CVE-2020-15157).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    pub fn new(media_type: &str, digest: Digest, size: u64) -> Descriptor {
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            platform: None,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// How the tar of a layer is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    pub descriptor: Descriptor,
+    pub compression: Compression,
+}
+
+/// One image for one platform; layers from the bottom up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    pub media_type: MediaType,
+    pub config: Descriptor,
+    pub layers: Vec<Layer>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Instances of one image, each for its platform, or further indexes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    pub media_type: MediaType,
+    pub manifests: Vec<Descriptor>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Document {
+    Manifest(Manifest),
+    Index(Index),
+}
+
+impl Document {
+    pub fn media_type(&self) -> MediaType {
+        match self {
+            Document::Manifest(manifest) => manifest.media_type,
+            Document::Index(index) => index.media_type,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the manifest is larger than {MAX_DOCUMENT_BYTES} bytes")]
+    TooLarge,
+    #[error("the manifest is not the JSON it should be")]
+    Json(#[source] serde_json::Error),
+    #[error("the manifest is ambiguous: {0}")]
+    Ambiguous(&'static str),
+    #[error("the manifest says it is {found:?}, but was announced as {announced:?}")]
+    TypeMismatch { announced: String, found: String },
+    #[error("the manifest has the unknown type {0:?}")]
+    UnknownType(String),
+    #[error(
+        "the manifest is of Docker's schema 1, which can't be verified; push the image again with a tool of this decade"
+    )]
+    Schema1,
+    #[error("the manifest has schemaVersion {0}, and only 2 is known")]
+    SchemaVersion(u64),
+    #[error("the manifest has no {0}")]
+    Missing(&'static str),
+    #[error("the image has {0} layers, and at most {MAX_LAYERS} can be stacked")]
+    TooManyLayers(usize),
+    #[error("the index has {0} entries, more than {MAX_ENTRIES}")]
+    TooManyEntries(usize),
+    #[error("layer {0} is foreign: its bytes lie outside the registry, and are not fetched from there")]
+    ForeignLayer(Digest),
+    #[error("layer {0} is encrypted, and no key is configured")]
+    EncryptedLayer(Digest),
+    #[error("layer {digest} has the unknown type {media_type:?}")]
+    UnknownLayer { digest: Digest, media_type: String },
+    #[error("this is an artifact with a configuration of type {0:?}, not a container image")]
+    Artifact(String),
+    #[error("the sizes in the manifest add up to more than a disk holds")]
+    Size,
+}
+
+/// Reads a document. `announced` is its type by the registry's Content-Type or by the index above it.
+pub fn parse(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
+    if bytes.len() > MAX_DOCUMENT_BYTES {
+        return Err(Error::TooLarge);
+    }
+    let raw: Raw = serde_json::from_slice(bytes).map_err(Error::Json)?;
+    let media_type = kind(&raw, announced)?;
+    match raw.schema_version {
+        None if media_type == MediaType::OciIndex || media_type == MediaType::OciManifest => {}
+        None => return Err(Error::Missing("schemaVersion")),
+        Some(2) => {}
+        Some(other) => return Err(Error::SchemaVersion(other)),
+    }
+    if media_type.is_index() { index(raw, media_type) } else { manifest(raw, media_type) }
+}
+
+/// Every field that any of the formats gives a meaning to, so that none is overlooked.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Raw {
+    schema_version: Option<u64>,
+    media_type: Option<String>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    fs_layers: Option<serde::de::IgnoredAny>,
+    history: Option<serde::de::IgnoredAny>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    annotations: BTreeMap<String, String>,
+}
+
+fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Which of the four the document is, by its own word, by the announcement and by its shape: all of
+/// those that speak must agree.
+fn kind(raw: &Raw, announced: Option<&str>) -> Result<MediaType, Error> {
+    if raw.fs_layers.is_some() || raw.history.is_some() || raw.schema_version == Some(1) {
+        return Err(Error::Schema1);
+    }
+    let announced = announced.and_then(specific);
+    let own = raw.media_type.as_deref().filter(|text| !text.is_empty());
+    if let (Some(announced), Some(own)) = (announced, own)
+        && announced != own
+    {
+        return Err(Error::TypeMismatch { announced: announced.to_owned(), found: own.to_owned() });
+    }
+    match own.or(announced) {
+        Some(text) if text.starts_with("application/vnd.docker.distribution.manifest.v1+") => {
+            Err(Error::Schema1)
+        }
+        Some(text) => MediaType::named(text).ok_or_else(|| Error::UnknownType(text.to_owned())),
+        None if raw.manifests.is_some() => Ok(MediaType::OciIndex),
+        None => Ok(MediaType::OciManifest),
+    }
+}
+
+/// The announcement, unless it is one of the words that servers say when they don't know.
+fn specific(announced: &str) -> Option<&str> {
+    let plain = announced.split(';').next().unwrap_or_default().trim();
+    let vague = ["", "application/json", "text/plain", "application/octet-stream", "binary/octet-stream"];
+    (!vague.contains(&plain)).then_some(plain)
+}
+
+fn index(raw: Raw, media_type: MediaType) -> Result<Document, Error> {
+    if raw.layers.is_some() || raw.config.is_some() {
+        return Err(Error::Ambiguous("an index with layers or a configuration"));
+    }
+    let manifests = raw.manifests.ok_or(Error::Missing("manifests"))?;
+    if manifests.len() > MAX_ENTRIES {
+        return Err(Error::TooManyEntries(manifests.len()));
+    }
+    Ok(Document::Index(Index { media_type, manifests, annotations: raw.annotations }))
+}
+
+fn manifest(raw: Raw, media_type: MediaType) -> Result<Document, Error> {
+    if raw.manifests.is_some() {
+        return Err(Error::Ambiguous("an image with a list of manifests"));
+    }
+    let config = raw.config.ok_or(Error::Missing("config"))?;
+    let layers = raw.layers.ok_or(Error::Missing("layers"))?;
+    if !is_image_config(&config.media_type) {
+        return Err(Error::Artifact(config.media_type));
+    }
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::TooManyLayers(layers.len()));
+    }
+    let total = layers.iter().try_fold(config.size, |sum, layer| sum.checked_add(layer.size));
+    total.filter(|total| *total <= i64::MAX as u64).ok_or(Error::Size)?;
+    if config.size > MAX_CONFIG_BYTES {
+        return Err(Error::Size);
+    }
+    let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
+    Ok(Document::Manifest(Manifest { media_type, config, layers, annotations: raw.annotations }))
+}
+
+fn is_image_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.oci.image.config.v1+json" | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
+fn layer(descriptor: Descriptor) -> Result<Layer, Error> {
+    let media_type = descriptor.media_type.as_str();
+    if media_type.ends_with("+encrypted") {
+        return Err(Error::EncryptedLayer(descriptor.digest));
+    }
+    if media_type.contains(".nondistributable.") || media_type.contains(".foreign.") {
+        return Err(Error::ForeignLayer(descriptor.digest));
+    }
+    let compression = match media_type {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
+            Compression::None
+        }
+        "application/vnd.oci.image.layer.v1.tar+gzip"
+        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => Compression::Gzip,
+        "application/vnd.oci.image.layer.v1.tar+zstd"
+        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Compression::Zstd,
+        _ => {
+            let media_type = media_type.to_owned();
+            return Err(Error::UnknownLayer { digest: descriptor.digest, media_type });
+        }
+    };
+    Ok(Layer { descriptor, compression })
+}
