@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod critest;
 pub mod demo;
+pub mod fixture;
 pub mod image;
 pub mod leaks;
 pub mod node;

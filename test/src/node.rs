@@ -38,6 +38,10 @@ pub struct Options {
     pub failpoint: Option<String>,
     /// Another CNI configuration list than a bridge.
     pub cni: Option<serde_json::Value>,
+    /// Lines for the table `[network]` instead of Debian's plugin folder.
+    pub network: Option<String>,
+    /// A file system of its own of this size for the node's root.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A running private node.
@@ -69,6 +73,7 @@ impl Node {
         let programs = Programs::built();
         let mut node = Node { dir, programs, options, number, daemon: None };
         node.write_configuration()?;
+        node.mount_small_disk()?;
         node.start_daemon().await?;
         Ok(node)
     }
@@ -117,6 +122,14 @@ impl Node {
         Ok(())
     }
 
+    fn mount_small_disk(&self) -> Result<()> {
+        let Some(bytes) = self.options.disk_bytes else { return Ok(()) };
+        let options = std::ffi::CString::new(format!("size={bytes}"))?;
+        let root = self.dir().join("root");
+        rustix::mount::mount("tmpfs", root, "tmpfs", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))?;
+        Ok(())
+    }
+
     fn bridge(&self) -> serde_json::Value {
         let (high, low) = (self.number / 100 % 200, self.number % 100);
         json!({
@@ -151,9 +164,11 @@ impl Node {
 
     fn configuration(&self) -> String {
         let dir = self.dir().display();
+        let debian = "bin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n".to_owned();
+        let network = self.options.network.clone().unwrap_or(debian);
         format!(
             "root = \"{dir}/root\"\nrun = \"{dir}/run\"\nmonitor = \"{}\"\ncgroup_parent = \"{}\"\n\
-             [network]\nconf_dir = \"{dir}/cni\"\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\
+             [network]\nconf_dir = \"{dir}/cni\"\n{network}\
              [images]\nregistries_conf = \"{dir}/registries.conf\"\n\
              registries_conf_dir = \"{dir}/registries.conf.d\"\npolicy = \"{dir}/policy.json\"\n{}",
             self.programs.conmon.display(),

@@ -15,7 +15,9 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/sbin/iptables", "iptables"),
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/cc", "gcc"),
-    ("/usr/bin/ipcmk", "util-linux-extra"),
+    ("/usr/bin/ipcmk", "util-linux"),
+    // The k8s-cri crate generates its code when it is built.
+    ("/usr/bin/protoc", "protobuf-compiler"),
 ];
 
 /// The peer that benchmarks measure beside berth.

@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("conmon", &["conmon-protocol", "kernel", "runtime"]),
     ("cri-server", &["conmon-protocol", "image-service", "network", "proto"]),
     ("test-programs", &[]),
-    ("berth-test", &["conmon-protocol", "proto", "runtime", "cri-server", "image-service"]),
+    ("berth-test", &["conmon-protocol", "proto"]),
     ("xtask", &["berth-test"]),
 ];
 

@@ -55,6 +55,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
     if !namespace::is_private() {
         prepare()?;
         Programs::build_failpoints()?;
+        tools::CriTools::build()?;
         cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;
         return namespace::run_in_private(&[&["node"], args].concat());
     }

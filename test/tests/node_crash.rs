@@ -1,0 +1,90 @@
+//! Crash-only: daemons and monitors are killed, and nothing is lost or left.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use berth_test::fixture::Fixture;
+use proto::v1;
+use rustix::process::{Pid, Signal, kill_process};
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_killed_daemon_finds_every_pod_again() -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.05; done";
+    let (pod, container) = fixture.run("survivor", &["sh", "-c", script]).await?;
+    let (short_pod, short) = fixture.run("short", &["sh", "-c", "sleep 1; exit 5"]).await?;
+    let ip = fixture.client.pod(&pod).await?.network.context("a network")?.ip;
+
+    fixture.node.kill_daemon();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    fixture.node.start_daemon().await?;
+    fixture.reconnect().await?;
+
+    let status = fixture.client.container(&container).await?;
+    assert_eq!(status.state(), v1::ContainerState::ContainerRunning);
+    assert_eq!(fixture.client.pod(&pod).await?.network.context("a network")?.ip, ip);
+    let exited = fixture.client.wait_for_exit(&short).await?;
+    assert_eq!(exited.exit_code, 5, "the exit code of a container that ended while the daemon was away");
+    let answer = fixture.client.exec(&container, &["echo", "still here"], 10).await?;
+    assert_eq!(answer.stdout, b"still here\n");
+    assert_lines_are_whole(&fixture.log("survivor"));
+    fixture.remove(&pod).await?;
+    fixture.remove(&short_pod).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_killed_monitor_is_noticed_and_replaced() -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.05; done";
+    let (pod, container) = fixture.run("watched", &["sh", "-c", script]).await?;
+    let monitor = monitor_of(fixture.node.dir()).context("finding the monitor")?;
+    kill_process(Pid::from_raw(monitor).context("a pid")?, Signal::KILL)?;
+
+    let mut answer = fixture.client.exec(&container, &["echo", "again"], 10).await;
+    for _ in 0..50 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        answer = fixture.client.exec(&container, &["echo", "again"], 10).await;
+    }
+    assert_eq!(answer?.stdout, b"again\n");
+    let status = fixture.client.container(&container).await?;
+    assert_eq!(status.state(), v1::ContainerState::ContainerRunning);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_lines_are_whole(&fixture.log("watched"));
+
+    fixture.client.stop(&container, 0).await?;
+    assert_eq!(fixture.client.container(&container).await?.exit_code, 137);
+    let before = fixture.node.inventory();
+    fixture.remove(&pod).await?;
+    let after = fixture.node.inventory();
+    assert!(after.leaked_since(&before).is_empty());
+    assert!(after.processes.is_empty(), "{:?}", after.processes);
+    Ok(())
+}
+
+/// Lines `line 0`, `line 1`, … in order, none missing.
+fn assert_lines_are_whole(log: &str) {
+    let numbers: Vec<u32> = log
+        .lines()
+        .filter_map(|line| line.rsplit_once("F line ").and_then(|(_, number)| number.parse().ok()))
+        .collect();
+    assert!(numbers.len() > 5, "log:\n{log}");
+    let expected: Vec<u32> = (0..numbers.len() as u32).collect();
+    assert_eq!(numbers, expected, "no line of the log is lost or repeated");
+}
+
+/// The PID of the only monitor of a node.
+fn monitor_of(node_dir: &Path) -> Option<i32> {
+    let needle = node_dir.to_string_lossy().into_owned();
+    let names = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| name.parse::<i32>().ok()).find(|pid| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).into_owned();
+        command.contains(&needle) && command.contains("--pod-dir")
+    })
+}
