@@ -1,0 +1,256 @@
+//! What a container is to be: the request, its sandbox, its image and the machine in; the OCI
+//! configuration and everything else that making needs out.
+//!
+//! Pure, save [`gather`], which looks at the machine beforehand. What cannot be honoured is refused with
+//! the name of the field, never left out in silence. Image configuration, labels and annotations decide
+//! nothing but the process itself: none of them becomes an option of the daemon or of the OCI runtime.
+
+use std::path::{Path, PathBuf};
+
+use conmon_protocol::{Owner, PodPlan, Stdin};
+use oci_spec::runtime::{Linux, Process, Root, Spec};
+use proto::v1;
+use serde::{Deserialize, Serialize};
+
+mod annotations;
+mod args;
+mod capabilities;
+mod devices;
+mod env;
+mod exec;
+mod gather;
+mod invalid;
+mod log;
+mod mounts;
+mod namespaces;
+mod resources;
+mod security;
+mod settings;
+mod signal;
+mod user;
+
+#[cfg(test)]
+mod tests;
+
+pub use exec::exec_process;
+pub use gather::{CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather};
+pub use invalid::Invalid;
+pub use settings::Settings;
+
+use invalid::require;
+
+/// Everything that the plan of a container depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    pub container_id: &'a str,
+    pub config: &'a v1::ContainerConfig,
+    pub sandbox: SandboxFacts<'a>,
+    pub image: ImageFacts<'a>,
+    pub host: &'a HostFacts,
+    pub settings: &'a Settings,
+}
+
+/// The sandbox that the container goes into.
+#[derive(Debug, Clone, Copy)]
+pub struct SandboxFacts<'a> {
+    /// What the kubelet asked for in RunPodSandbox.
+    pub config: &'a v1::PodSandboxConfig,
+    /// What was decided: namespaces, ID maps, cgroup parent, directory.
+    pub pod: &'a PodPlan,
+    /// The name that `uname` gives inside the pod: its own, or the host's.
+    pub hostname: &'a str,
+}
+
+/// What an image says about the process to run. Written by strangers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImageFacts<'a> {
+    /// The name the container was asked with, for error texts.
+    pub name: &'a str,
+    pub entrypoint: &'a [String],
+    pub cmd: &'a [String],
+    pub env: &'a [String],
+    pub user: &'a str,
+    pub working_dir: &'a str,
+    pub stop_signal: &'a str,
+    /// `/etc/passwd` and `/etc/group` of the image.
+    pub passwd: Option<&'a [u8]>,
+    pub group: Option<&'a [u8]>,
+}
+
+/// What is to be made. Stored as the container's `plan`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerPlan {
+    pub spec: Spec,
+    pub cgroup_path: String,
+    /// Absolute; `None` drops the output.
+    pub log_path: Option<PathBuf>,
+    pub terminal: bool,
+    pub stdin: Stdin,
+    pub stdio_owner: Owner,
+    pub user: User,
+    /// A number that `kill` takes.
+    pub stop_signal: i32,
+    /// Sources of bind mounts that do not exist yet: to be made as directories first.
+    pub missing_sources: Vec<PathBuf>,
+}
+
+/// Who the process runs as, seen from inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups, the primary one included.
+    pub groups: Vec<u32>,
+}
+
+impl From<&User> for v1::ContainerUser {
+    fn from(user: &User) -> Self {
+        let linux = v1::LinuxContainerUser {
+            uid: i64::from(user.uid),
+            gid: i64::from(user.gid),
+            supplemental_groups: user.groups.iter().map(|gid| i64::from(*gid)).collect(),
+        };
+        v1::ContainerUser { linux: Some(linux) }
+    }
+}
+
+/// The version of the runtime specification whose words the plan uses.
+const OCI_VERSION: &str = "1.2.0";
+
+/// The cgroup of a container under its sandbox's.
+pub fn cgroup_path(cgroup_parent: &str, container_id: &str) -> String {
+    let parent = if cgroup_parent.is_empty() { "/berth" } else { cgroup_parent.trim_end_matches('/') };
+    format!("{parent}/berth-{container_id}")
+}
+
+/// Decides what to make.
+///
+/// # Errors
+/// Names the field of the request that cannot be honoured, and why.
+pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
+    let security = security::context(inputs.config);
+    check(inputs, &security)?;
+    let resolved = user::resolve(&security, &inputs.image)?;
+    let mounts = mounts::mounts(inputs, &security)?;
+    let process = process(inputs, &security, &resolved)?;
+    let linux = linux(inputs, &security, &process, mounts.rootfs_propagation)?;
+    let mut spec = Spec::default();
+    spec.set_version(OCI_VERSION.to_owned())
+        .set_root(Some(root(&security)))
+        .set_mounts(Some(mounts.mounts))
+        .set_annotations(Some(annotations::annotations(inputs)))
+        .set_hostname(None)
+        .set_linux(Some(linux))
+        .set_process(Some(process));
+    Ok(ContainerPlan {
+        spec,
+        cgroup_path: cgroup_path(&inputs.sandbox.pod.cgroup_parent, inputs.container_id),
+        log_path: log::log_path(inputs)?,
+        terminal: inputs.config.tty,
+        stdin: stdin(inputs.config),
+        stdio_owner: owner(inputs, &resolved.user)?,
+        user: resolved.user,
+        stop_signal: signal::stop_signal(inputs.config, &inputs.image)?,
+        missing_sources: mounts.missing_sources,
+    })
+}
+
+/// What concerns no single part of the plan.
+fn check(inputs: &Inputs<'_>, security: &v1::LinuxContainerSecurityContext) -> Result<(), Invalid> {
+    let pod = inputs.sandbox.config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let pod_privileged = pod.is_some_and(|pod| pod.privileged);
+    require(pod_privileged || !security.privileged, "security_context.privileged", || {
+        "the sandbox is not privileged".to_owned()
+    })?;
+    require(inputs.config.windows.is_none(), "windows", || "this is a Linux node".to_owned())?;
+    security::check_selinux(inputs, security)
+}
+
+fn root(security: &v1::LinuxContainerSecurityContext) -> Root {
+    let mut root = Root::default();
+    root.set_path("rootfs".into()).set_readonly(Some(security.readonly_rootfs));
+    root
+}
+
+fn process(
+    inputs: &Inputs<'_>,
+    security: &v1::LinuxContainerSecurityContext,
+    resolved: &user::Resolved,
+) -> Result<Process, Invalid> {
+    let resources = resources::asked(inputs.config);
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(inputs.config.tty))
+        .set_user(oci_user(&resolved.user))
+        .set_args(Some(args::args(inputs.config, &inputs.image)?))
+        .set_env(Some(env::env(inputs, &resolved.home)?))
+        .set_cwd(working_dir(inputs)?)
+        .set_capabilities(Some(capabilities::capabilities(inputs, security)?))
+        .set_rlimits(None)
+        .set_no_new_privileges(Some(security.no_new_privs))
+        .set_apparmor_profile(security::apparmor(inputs, security)?)
+        .set_oom_score_adj(Some(resources::oom_score_adj(&resources, &inputs.host.machine)?));
+    Ok(process)
+}
+
+fn oci_user(user: &User) -> oci_spec::runtime::User {
+    let mut oci = oci_spec::runtime::User::default();
+    oci.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups.clone()));
+    oci
+}
+
+/// An image built elsewhere may name its directory without the leading slash; a request may not.
+fn working_dir(inputs: &Inputs<'_>) -> Result<PathBuf, Invalid> {
+    let (asked, image) = (&inputs.config.working_dir, inputs.image.working_dir);
+    require(!asked.contains('\0') && !image.contains('\0'), "working_dir", || "it has a NUL byte".to_owned())?;
+    if asked.is_empty() {
+        return Ok(Path::new("/").join(image));
+    }
+    require(Path::new(asked).is_absolute(), "working_dir", || format!("{asked} is not an absolute path"))?;
+    Ok(PathBuf::from(asked))
+}
+
+fn linux(
+    inputs: &Inputs<'_>,
+    security: &v1::LinuxContainerSecurityContext,
+    process: &Process,
+    rootfs_propagation: Option<String>,
+) -> Result<Linux, Invalid> {
+    let devices = devices::devices(inputs, security)?;
+    let paths = security::paths(inputs, security)?;
+    let maps = inputs.sandbox.pod.user.as_ref();
+    let capabilities = process.capabilities().clone().unwrap_or_default();
+    let asked = resources::asked(inputs.config);
+    let mut linux = Linux::default();
+    linux
+        .set_namespaces(Some(namespaces::namespaces(inputs, security)?))
+        .set_uid_mappings(maps.map(|maps| namespaces::id_mappings(&maps.uids)))
+        .set_gid_mappings(maps.map(|maps| namespaces::id_mappings(&maps.gids)))
+        .set_cgroups_path(Some(cgroup_path(&inputs.sandbox.pod.cgroup_parent, inputs.container_id).into()))
+        .set_resources(Some(resources::resources(inputs, &asked, &devices)?))
+        .set_devices(Some(devices.nodes))
+        .set_seccomp(security::filter(inputs, security, &capabilities)?)
+        .set_rootfs_propagation(rootfs_propagation)
+        .set_masked_paths(Some(paths.masked))
+        .set_readonly_paths(Some(paths.readonly));
+    Ok(linux)
+}
+
+fn stdin(config: &v1::ContainerConfig) -> Stdin {
+    match (config.stdin, config.stdin_once) {
+        (false, _) => Stdin::Closed,
+        (true, false) => Stdin::Open,
+        (true, true) => Stdin::Once,
+    }
+}
+
+/// The FIFOs belong to the user as the host knows it, so that the process can open /dev/stdout again.
+fn owner(inputs: &Inputs<'_>, user: &User) -> Result<Owner, Invalid> {
+    let maps = inputs.sandbox.pod.user.as_ref();
+    let uid = namespaces::on_host(user.uid, maps.map(|maps| maps.uids.as_slice()));
+    let gid = namespaces::on_host(user.gid, maps.map(|maps| maps.gids.as_slice()));
+    match (uid, gid) {
+        (Some(uid), Some(gid)) => Ok(Owner { uid, gid }),
+        _ => Err(Invalid::wrong("run_as_user", "the user namespace of the pod does not map the user or its group")),
+    }
+}

@@ -1,0 +1,377 @@
+//! Looks at the machine before a container is planned: the only I/O of the plan.
+//!
+//! What never changes while berthd runs is read once ([`Machine`]); what the request names is read for
+//! each request. Nothing here is decided, and nothing is read without a bound.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use oci_spec::runtime::{Capability, LinuxDeviceType};
+use proto::v1;
+use rustix::fs::OFlags;
+
+use super::{Invalid, capabilities, security};
+
+/// A profile larger than this is a mistake or an attack.
+const PROFILE_MAX_BYTES: u64 = 1 << 20;
+/// Every file of /proc or /sys that is read here is far smaller.
+const FACT_MAX_BYTES: u64 = 1 << 16;
+/// A host has a few hundred device nodes; one with more than this is not walked to its end.
+const DEVICES_MAX: usize = 16_384;
+/// `/dev/bus/usb/001/004` is four deep.
+const DEVICE_DEPTH_MAX: usize = 8;
+
+/// What the plan needs to know about the machine.
+#[derive(Debug, Clone)]
+pub struct HostFacts {
+    pub machine: Machine,
+    /// In the order of `config.devices`, a directory opened up into the nodes below it.
+    pub devices: Vec<HostDevice>,
+    /// Every device node of the host; only looked for when the container is privileged.
+    pub all_devices: Vec<HostDevice>,
+    /// One for each of `config.mounts`.
+    pub mounts: Vec<MountSource>,
+    /// The text of the localhost seccomp profile, when one is asked for.
+    pub seccomp_profile: Option<Vec<u8>>,
+}
+
+/// What does not change while berthd runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    pub cgroup: CgroupVersion,
+    /// What we hold ourselves, and so all that a container can get.
+    pub capabilities: Vec<Capability>,
+    /// The lowest oom_score_adj that we can give; without CAP_SYS_RESOURCE it is our own.
+    pub oom_score_adj_floor: i32,
+    pub apparmor: bool,
+    pub selinux: bool,
+    /// Page sizes that the hugetlb controller can limit, as the CRI names them: `2MB`.
+    pub hugepage_sizes: BTreeSet<String>,
+    pub swap_accounting: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupVersion {
+    /// One hierarchy per controller, perhaps with an empty cgroup2 beside them.
+    V1,
+    V2,
+}
+
+/// A device node of the host, and where the container wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostDevice {
+    pub path: PathBuf,
+    pub kind: LinuxDeviceType,
+    pub major: i64,
+    pub minor: i64,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// `config.devices[..].permissions`; all of them for a privileged container.
+    pub permissions: String,
+}
+
+/// The host's side of a bind mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountSource {
+    /// With its symbolic links followed, as far as it exists.
+    pub path: PathBuf,
+    pub kind: SourceKind,
+    /// Of the mount that the path lies on; only looked at when the request asks for propagation.
+    pub propagation: Propagation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceKind {
+    Missing,
+    Directory,
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+}
+
+/// Looks at what the request names. Blocking, for some tens of microseconds.
+pub fn gather(config: &v1::ContainerConfig) -> Result<HostFacts, Invalid> {
+    static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::read);
+    let security = security::context(config);
+    Ok(HostFacts {
+        machine: MACHINE.clone(),
+        devices: requested_devices(&config.devices)?,
+        all_devices: if security.privileged { all_devices() } else { Vec::new() },
+        mounts: mount_sources(&config.mounts)?,
+        seccomp_profile: seccomp_profile(&security)?,
+    })
+}
+
+impl Machine {
+    pub fn read() -> Self {
+        let status = read_fact("/proc/self/status");
+        let held = capabilities::from_mask(hex_field(&status, "CapPrm:") & hex_field(&status, "CapBnd:"));
+        let cgroup = cgroup_version();
+        Self {
+            oom_score_adj_floor: oom_score_adj_floor(&held),
+            capabilities: held,
+            apparmor: read_fact("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            hugepage_sizes: hugepage_sizes(),
+            swap_accounting: swap_accounting(cgroup),
+            cgroup,
+        }
+    }
+}
+
+fn cgroup_version() -> CgroupVersion {
+    let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    if unified { CgroupVersion::V2 } else { CgroupVersion::V1 }
+}
+
+/// The kernel's `oom_score_adj_min` cannot be read; our own value is never below it.
+fn oom_score_adj_floor(held: &[Capability]) -> i32 {
+    if held.contains(&Capability::SysResource) {
+        return -1000;
+    }
+    read_fact("/proc/self/oom_score_adj").trim().parse().unwrap_or(0)
+}
+
+/// On v2 the root has no `memory.swap.max`, so a kernel that can account swap is one with swap support.
+fn swap_accounting(cgroup: CgroupVersion) -> bool {
+    match cgroup {
+        CgroupVersion::V1 => Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists(),
+        CgroupVersion::V2 => Path::new("/proc/swaps").exists(),
+    }
+}
+
+fn hugepage_sizes() -> BTreeSet<String> {
+    if !read_fact("/proc/cgroups").lines().any(|line| line.starts_with("hugetlb")) {
+        return BTreeSet::new();
+    }
+    let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeSet::new() };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter_map(|name| hugepage_size(&name)).collect()
+}
+
+/// `hugepages-2048kB` is `2MB` to the interface and to the controller.
+fn hugepage_size(directory: &str) -> Option<String> {
+    let kib: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    Some(match kib {
+        _ if kib % (1 << 20) == 0 => format!("{}GB", kib >> 20),
+        _ if kib % (1 << 10) == 0 => format!("{}MB", kib >> 10),
+        _ => format!("{kib}KB"),
+    })
+}
+
+fn hex_field(status: &str, name: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    u64::from_str_radix(value.trim(), 16).unwrap_or(0)
+}
+
+/// A fact of the kernel; one that cannot be read is empty.
+fn read_fact(path: &str) -> String {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(FACT_MAX_BYTES).read_to_string(&mut text));
+    read.map(|_| text).unwrap_or_default()
+}
+
+fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
+    let mut found = Vec::new();
+    for (index, device) in asked.iter().enumerate() {
+        let field = format!("devices[{index}].host_path");
+        let path = fs::canonicalize(&device.host_path).map_err(|e| unreachable(&field, &device.host_path, e))?;
+        let metadata = fs::metadata(&path).map_err(|e| unreachable(&field, &device.host_path, e))?;
+        let target = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+        let before = found.len();
+        if metadata.is_dir() {
+            walk(&path, Path::new(target), &device.permissions, DEVICE_DEPTH_MAX, &mut found);
+        } else {
+            found.extend(node(&metadata, PathBuf::from(target), &device.permissions));
+        }
+        if found.len() == before {
+            return Err(Invalid::wrong(field, format!("{} is not a device and has none below it", device.host_path)));
+        }
+    }
+    Ok(found)
+}
+
+fn unreachable(field: &str, path: &str, source: io::Error) -> Invalid {
+    Invalid::Unreachable { field: field.to_owned(), path: PathBuf::from(path), source }
+}
+
+fn all_devices() -> Vec<HostDevice> {
+    let mut found = Vec::new();
+    walk(Path::new("/dev"), Path::new("/dev"), "rwm", DEVICE_DEPTH_MAX, &mut found);
+    found
+}
+
+/// Below /dev, what each container has of its own.
+const NOT_THE_HOSTS: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/ptmx"];
+
+fn walk(host_dir: &Path, target_dir: &Path, permissions: &str, depth: usize, found: &mut Vec<HostDevice>) {
+    let Ok(entries) = fs::read_dir(host_dir) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let Ok(metadata) = entry.metadata() else { continue };
+        if NOT_THE_HOSTS.iter().any(|own| path == Path::new(own)) || found.len() >= DEVICES_MAX {
+            continue;
+        }
+        let target = target_dir.join(entry.file_name());
+        if metadata.is_dir() && depth > 0 {
+            walk(&path, &target, permissions, depth - 1, found);
+        } else {
+            found.extend(node(&metadata, target, permissions));
+        }
+    }
+}
+
+/// `None` for what is not a device.
+fn node(metadata: &Metadata, path: PathBuf, permissions: &str) -> Option<HostDevice> {
+    let kind = match metadata.file_type() {
+        file_type if file_type.is_block_device() => LinuxDeviceType::B,
+        file_type if file_type.is_char_device() => LinuxDeviceType::C,
+        _ => return None,
+    };
+    Some(HostDevice {
+        path,
+        kind,
+        major: i64::from(rustix::fs::major(metadata.rdev())),
+        minor: i64::from(rustix::fs::minor(metadata.rdev())),
+        mode: metadata.mode() & 0o7777,
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        permissions: permissions.to_owned(),
+    })
+}
+
+fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
+    let private = v1::MountPropagation::PropagationPrivate as i32;
+    let table = if mounts.iter().any(|mount| mount.propagation != private) { mount_table() } else { Vec::new() };
+    mounts.iter().enumerate().map(|(index, mount)| mount_source(index, mount, &table)).collect()
+}
+
+fn mount_source(index: usize, mount: &v1::Mount, table: &[MountPoint]) -> Result<MountSource, Invalid> {
+    let asked = Path::new(&mount.host_path);
+    let missing = |path: &Path| MountSource {
+        path: path.to_owned(),
+        kind: SourceKind::Missing,
+        propagation: Propagation::Private,
+    };
+    match fs::canonicalize(asked) {
+        Ok(path) => {
+            let kind = if path.is_dir() { SourceKind::Directory } else { SourceKind::Other };
+            Ok(MountSource { propagation: propagation_of(&path, table), path, kind })
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(missing(asked)),
+        Err(e) => Err(unreachable(&format!("mounts[{index}].host_path"), &mount.host_path, e)),
+    }
+}
+
+/// A line of /proc/self/mountinfo, as far as it matters here.
+#[derive(Debug)]
+struct MountPoint {
+    path: PathBuf,
+    propagation: Propagation,
+}
+
+fn mount_table() -> Vec<MountPoint> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    text.lines().filter_map(mount_point).collect()
+}
+
+/// proc(5): the fifth field is the mount point; optional fields follow the sixth up to a lone hyphen.
+fn mount_point(line: &str) -> Option<MountPoint> {
+    let mut fields = line.split(' ');
+    let path = fields.nth(4)?;
+    let optional: Vec<&str> = fields.skip(1).take_while(|field| *field != "-").collect();
+    let has = |prefix: &str| optional.iter().any(|field| field.starts_with(prefix));
+    let propagation = match () {
+        () if has("shared:") => Propagation::Shared,
+        () if has("master:") => Propagation::Slave,
+        () => Propagation::Private,
+    };
+    Some(MountPoint { path: unescape(path), propagation })
+}
+
+/// The kernel writes blank, tab, newline and backslash as a backslash and three octal digits.
+fn unescape(text: &str) -> PathBuf {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    let plain = escapes.iter().fold(text.to_owned(), |text, (code, plain)| text.replace(code, plain));
+    PathBuf::from(plain)
+}
+
+/// Of the last mounted among the deepest mounts that hold the path: that is the one a lookup ends on.
+fn propagation_of(path: &Path, table: &[MountPoint]) -> Propagation {
+    let holding = table.iter().filter(|mount| path.starts_with(&mount.path));
+    let deepest = holding.max_by_key(|mount| mount.path.components().count());
+    deepest.map_or(Propagation::Private, |mount| mount.propagation)
+}
+
+fn seccomp_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Option<Vec<u8>>, Invalid> {
+    let security::Seccomp::Localhost(path) = security::seccomp(security)? else { return Ok(None) };
+    let field = "security_context.seccomp.localhost_ref";
+    let text = read_profile(&path).map_err(|e| unreachable(field, &path.display().to_string(), e))?;
+    if text.len() as u64 > PROFILE_MAX_BYTES {
+        return Err(Invalid::wrong(field, format!("{} is larger than 1 MiB", path.display())));
+    }
+    Ok(Some(text))
+}
+
+/// Neither waits for a FIFO nor reads a device.
+fn read_profile(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = (OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY).bits() as i32;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(PROFILE_MAX_BYTES + 1).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mountinfo_line_gives_its_path_and_propagation() {
+        let check = |line: &str, path: &str, propagation: Propagation| {
+            let found = mount_point(line).unwrap();
+            assert_eq!((found.path, found.propagation), (PathBuf::from(path), propagation), "{line}");
+        };
+        check("31 23 0:28 / /a\\040b rw - tmpfs tmpfs rw", "/a b", Propagation::Private);
+        check("31 23 0:28 / /x rw shared:7 - ext4 /dev/sda rw", "/x", Propagation::Shared);
+        check("31 23 0:28 / /x rw master:7 - ext4 /dev/sda rw", "/x", Propagation::Slave);
+        check("31 23 0:28 / /x rw shared:9 master:7 - ext4 /dev/sda rw", "/x", Propagation::Shared);
+    }
+
+    #[test]
+    fn page_sizes_are_named_as_the_interface_names_them() {
+        let check = |directory: &str, size: Option<&str>| {
+            assert_eq!(hugepage_size(directory).as_deref(), size, "{directory}");
+        };
+        check("hugepages-2048kB", Some("2MB"));
+        check("hugepages-1048576kB", Some("1GB"));
+        check("hugepages-64kB", Some("64KB"));
+        check("other", None);
+    }
+
+    #[test]
+    fn a_privileged_container_sees_the_null_device_and_no_terminal() {
+        let devices = all_devices();
+        assert!(devices.iter().any(|device| device.path == Path::new("/dev/null") && device.minor == 3));
+        assert!(!devices.iter().any(|device| device.path.starts_with("/dev/pts")));
+    }
+
+    #[test]
+    fn a_profile_that_is_no_regular_file_is_refused() {
+        assert!(read_profile(Path::new("/dev/zero")).is_err());
+        assert!(read_profile(Path::new("/proc")).is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! What is mounted where: the promised file systems, the pod's own files, and the mounts asked for.
+
+use std::path::{Component, Path, PathBuf};
+
+use conmon_protocol::Sharing;
+use oci_spec::runtime::{LinuxIdMapping, Mount};
+use proto::v1::{self, LinuxContainerSecurityContext, MountPropagation};
+
+use super::gather::{MountSource, Propagation, SourceKind};
+use super::invalid::require;
+use super::namespaces::on_host;
+use super::{Inputs, Invalid};
+
+/// Group of the terminals in devpts, "tty" on every distribution.
+const TTY_GID: u32 = 5;
+/// Options that a CRI mount may carry besides its own fields.
+const EXTRA_OPTIONS: [&str; 3] = ["noexec", "nodev", "nosuid"];
+/// Files of /proc that something like lxcfs replaces (the list is runc's).
+const PROC_FILES: [&str; 9] = [
+    "cpuinfo",
+    "diskstats",
+    "loadavg",
+    "meminfo",
+    "slabinfo",
+    "stat",
+    "swaps",
+    "uptime",
+    "sys/crypto/fips_enabled",
+];
+
+#[derive(Debug)]
+pub(super) struct Mounts {
+    /// Parents before what lies below them.
+    pub(super) mounts: Vec<Mount>,
+    pub(super) rootfs_propagation: Option<String>,
+    pub(super) missing_sources: Vec<PathBuf>,
+}
+
+pub(super) fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Result<Mounts, Invalid> {
+    let mut asked = Vec::new();
+    for (index, (mount, source)) in inputs.config.mounts.iter().zip(&inputs.host.mounts).enumerate() {
+        asked.push(bind(&format!("mounts[{index}]"), mount, source, inputs)?);
+    }
+    let mut mounts = promised(inputs, security);
+    mounts.extend(pod_files(inputs, security));
+    mounts.retain(|mount| !replaced(mount.destination(), &asked));
+    mounts.extend(asked);
+    mounts.sort_by_key(|mount| mount.destination().components().count());
+    let missing = inputs.host.mounts.iter().filter(|source| source.kind == SourceKind::Missing);
+    Ok(Mounts {
+        mounts,
+        rootfs_propagation: rootfs_propagation(inputs.config),
+        missing_sources: missing.map(|source| source.path.clone()).collect(),
+    })
+}
+
+/// One of ours gives way to one asked for at the same place, and all of ours in /dev to a /dev asked for.
+fn replaced(ours: &Path, asked: &[Mount]) -> bool {
+    let dev = Path::new("/dev");
+    asked.iter().any(|mount| mount.destination() == ours || (mount.destination() == dev && ours.starts_with(dev)))
+}
+
+fn mount(destination: &str, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(PathBuf::from(destination))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source.into()))
+        .set_options(Some(options.iter().map(ToString::to_string).collect()));
+    mount
+}
+
+fn promised(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<Mount> {
+    let access = if security.privileged { "rw" } else { "ro" };
+    let sealed = ["nosuid", "noexec", "nodev"];
+    vec![
+        mount("/proc", "proc", "proc", &sealed),
+        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        devpts(inputs),
+        mount("/dev/mqueue", "mqueue", "mqueue", &sealed),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
+    ]
+}
+
+/// A pod that does not map the group tty cannot give terminals to it.
+fn devpts(inputs: &Inputs<'_>) -> Mount {
+    let gids = inputs.sandbox.pod.user.as_ref().map(|maps| maps.gids.as_slice());
+    let group = format!("gid={TTY_GID}");
+    let mut options = vec!["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"];
+    options.extend(on_host(TTY_GID, gids).map(|_| group.as_str()));
+    mount("/dev/pts", "devpts", "devpts", &options)
+}
+
+/// What all containers of the pod share: shared memory, its name, its resolver.
+fn pod_files(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<Mount> {
+    let pod = inputs.sandbox.pod;
+    let access = if security.readonly_rootfs { "ro" } else { "rw" };
+    let shm = match pod.ipc {
+        Sharing::Own => pod.pod_dir.join("shm"),
+        Sharing::Host => PathBuf::from("/dev/shm"),
+    };
+    vec![
+        mount("/dev/shm", "bind", shm, &["rbind", "rprivate", "nosuid", "nodev", "noexec", "rw"]),
+        mount("/etc/hostname", "bind", pod.pod_dir.join("hostname"), &["rbind", "rprivate", access]),
+        mount("/etc/resolv.conf", "bind", pod.pod_dir.join("resolv.conf"), &["rbind", "rprivate", access]),
+    ]
+}
+
+fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
+    refuse_unsupported(field, asked, inputs)?;
+    let destination = destination(field, asked, source)?;
+    let propagation = propagation(field, asked, source)?;
+    let mut options = vec!["rbind", propagation, access(field, asked)?];
+    for option in &asked.mount_options {
+        let known = EXTRA_OPTIONS.iter().find(|known| *known == option);
+        options.push(known.ok_or_else(|| Invalid::wrong(format!("{field}.mount_options"), format!("{option} is not one of {EXTRA_OPTIONS:?}")))?);
+    }
+    let mut bound = mount(&destination, "bind", source.path.clone(), &options);
+    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
+        bound.set_uid_mappings(Some(mappings(&asked.uid_mappings)));
+        bound.set_gid_mappings(Some(mappings(&asked.gid_mappings)));
+    }
+    Ok(bound)
+}
+
+fn refuse_unsupported(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<(), Invalid> {
+    if asked.image.as_ref().is_some_and(|image| *image != v1::ImageSpec::default()) || !asked.image_sub_path.is_empty() {
+        return Err(Invalid::unsupported(format!("{field}.image"), "an image as a volume"));
+    }
+    if asked.selinux_relabel && inputs.host.machine.selinux {
+        return Err(Invalid::unsupported(format!("{field}.selinux_relabel"), "SELinux relabelling"));
+    }
+    let absolute = Path::new(&asked.host_path).is_absolute();
+    require(absolute, &format!("{field}.host_path"), || format!("{:?} is not an absolute path", asked.host_path))?;
+    let both = asked.uid_mappings.is_empty() == asked.gid_mappings.is_empty();
+    require(both, &format!("{field}.uid_mappings"), || "users and groups are mapped together or not at all".to_owned())
+}
+
+fn mappings(asked: &[v1::IdMapping]) -> Vec<LinuxIdMapping> {
+    let mapping = |map: &v1::IdMapping| {
+        let mut mapping = LinuxIdMapping::default();
+        mapping.set_container_id(map.container_id).set_host_id(map.host_id).set_size(map.length);
+        mapping
+    };
+    asked.iter().map(mapping).collect()
+}
+
+/// Cleaned of `.`, `..` and doubled slashes; neither the root nor, save for single files, anything in /proc,
+/// whose contents the runtime itself trusts (CVE-2019-16884).
+fn destination(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<String, Invalid> {
+    let field = format!("{field}.container_path");
+    let path = &asked.container_path;
+    require(Path::new(path).is_absolute(), &field, || format!("{path:?} is not an absolute path"))?;
+    let clean = clean(Path::new(path));
+    require(clean != "/", &field, || "the root of the container cannot be a mount".to_owned())?;
+    let in_proc = match clean.strip_prefix("/proc") {
+        Some("") => source.path != Path::new("/proc"),
+        Some(file) => file.starts_with('/') && !PROC_FILES.contains(&&file[1..]),
+        None => false,
+    };
+    require(!in_proc, &field, || format!("{clean} belongs to the runtime"))?;
+    Ok(clean)
+}
+
+fn clean(path: &Path) -> String {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_str().expect("made of a str")),
+            Component::ParentDir => drop(parts.pop()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn asked_propagation(mount: &v1::Mount) -> Option<MountPropagation> {
+    MountPropagation::try_from(mount.propagation).ok()
+}
+
+/// What happens on one side can only reach the other when the host's mount passes it on.
+fn propagation(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<&'static str, Invalid> {
+    let field = format!("{field}.propagation");
+    let Some(wish) = asked_propagation(asked) else {
+        return Err(Invalid::wrong(field, format!("there is no propagation {}", asked.propagation)));
+    };
+    let (option, possible) = match wish {
+        MountPropagation::PropagationPrivate => ("rprivate", true),
+        MountPropagation::PropagationHostToContainer => ("rslave", source.propagation != Propagation::Private),
+        MountPropagation::PropagationBidirectional => ("rshared", source.propagation == Propagation::Shared),
+    };
+    require(possible || source.kind == SourceKind::Missing, &field, || {
+        format!("{} lies on a mount of the host that does not propagate so", source.path.display())
+    })?;
+    Ok(option)
+}
+
+/// The interface: recursive only with read-only, and only with private propagation.
+fn access(field: &str, asked: &v1::Mount) -> Result<&'static str, Invalid> {
+    if !asked.recursive_read_only {
+        return Ok(if asked.readonly { "ro" } else { "rw" });
+    }
+    let field = format!("{field}.recursive_read_only");
+    require(asked.readonly, &field, || "the mount is not readonly".to_owned())?;
+    let private = asked_propagation(asked) == Some(MountPropagation::PropagationPrivate);
+    require(private, &field, || "the propagation of the mount is not private".to_owned())?;
+    Ok("rro")
+}
+
+/// The container's root must pass on what one of its mounts passes on.
+fn rootfs_propagation(config: &v1::ContainerConfig) -> Option<String> {
+    let any = |wish| config.mounts.iter().any(|mount| asked_propagation(mount) == Some(wish));
+    if any(MountPropagation::PropagationBidirectional) {
+        return Some("rshared".to_owned());
+    }
+    any(MountPropagation::PropagationHostToContainer).then(|| "rslave".to_owned())
+}
