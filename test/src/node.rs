@@ -34,8 +34,6 @@ pub struct Options {
     pub mirror: Option<String>,
     /// More lines for `berth.toml`.
     pub config: String,
-    /// `step=kill` for the daemon with fail points.
-    pub failpoint: Option<String>,
     /// Another CNI configuration list than a bridge.
     pub cni: Option<serde_json::Value>,
     /// Lines for the table `[network]` instead of Debian's plugin folder.
@@ -167,9 +165,10 @@ impl Node {
         let debian = "bin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n".to_owned();
         let network = self.options.network.clone().unwrap_or(debian);
         format!(
-            "root = \"{dir}/root\"\nrun = \"{dir}/run\"\nmonitor = \"{}\"\ncgroup_parent = \"{}\"\n\
+            "root = \"{dir}/root\"\nrun = \"{dir}/run\"\nmonitor = \"{}\"\n\
+             [container]\ncgroup_parent = \"{}\"\n\
              [network]\nconf_dir = \"{dir}/cni\"\n{network}\
-             [images]\nregistries_conf = \"{dir}/registries.conf\"\n\
+             [image]\nregistries_conf = \"{dir}/registries.conf\"\n\
              registries_conf_dir = \"{dir}/registries.conf.d\"\npolicy = \"{dir}/policy.json\"\n{}",
             self.programs.conmon.display(),
             self.cgroup(),
@@ -179,18 +178,22 @@ impl Node {
 
     /// Starts the daemon on the same folders; after [`Node::kill_daemon`] this is a restart.
     pub async fn start_daemon(&mut self) -> Result<()> {
-        let program = match &self.options.failpoint {
-            Some(_) => &self.programs.berthd_failpoints,
-            None => &self.programs.berthd,
-        };
+        let program = self.programs.berthd.clone();
+        self.spawn_daemon(Command::new(program)).await
+    }
+
+    /// Starts the daemon that kills itself before a step, named as `sandbox.network=kill`.
+    pub async fn start_with_failpoint(&mut self, failpoint: &str) -> Result<()> {
+        let mut command = Command::new(&self.programs.berthd_failpoints);
+        command.env("BERTH_FAILPOINT", failpoint);
+        self.spawn_daemon(command).await
+    }
+
+    async fn spawn_daemon(&mut self, mut command: Command) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.dir().join("berthd.log"))?;
-        let mut command = Command::new(program);
         command.arg("--config").arg(self.config_file());
-        if let Some(failpoint) = self.options.failpoint.take() {
-            command.env("BERTH_FAILPOINT", failpoint);
-        }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = command.spawn().with_context(|| format!("starting {}", program.display()))?;
+        let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
         self.daemon = Some(child);
         self.wait_until_ready().await
     }

@@ -88,3 +88,64 @@ fn monitor_of(node_dir: &Path) -> Option<i32> {
         command.contains(&needle) && command.contains("--pod-dir")
     })
 }
+
+/// Every step of making a pod or a container (`cri-server/src/step.rs`), and whether a pod is whole before it.
+const STEPS: [&str; 13] = [
+    "sandbox.store",
+    "sandbox.monitor",
+    "sandbox.namespaces",
+    "sandbox.files",
+    "sandbox.network",
+    "sandbox.ready",
+    "container.plan",
+    "container.store",
+    "container.rootfs",
+    "container.create",
+    "container.created",
+    "container.start",
+    "container.started",
+];
+
+#[test]
+fn the_list_of_steps_is_the_daemons() {
+    let source = include_str!("../../cri-server/src/step.rs");
+    let named = source.matches("=> \"sandbox.").count() + source.matches("=> \"container.").count();
+    assert_eq!(named, STEPS.len(), "a step was added to the daemon or taken away");
+    for step in STEPS {
+        assert!(source.contains(&format!("\"{step}\"")), "{step}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_daemon_killed_at_any_step_leaves_a_whole_pod_or_nothing() -> Result<()> {
+    for step in STEPS {
+        dies_cleanly_at(step).await.with_context(|| format!("killed before {step}"))?;
+    }
+    Ok(())
+}
+
+async fn dies_cleanly_at(step: &str) -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    let before = fixture.node.inventory();
+    fixture.node.kill_daemon();
+    fixture.node.start_with_failpoint(&format!("{step}=kill")).await?;
+    fixture.reconnect().await?;
+    fixture.run("doomed", &["sleep", "1000"]).await.err().context("the daemon lived")?;
+    fixture.node.wait_for_death().await?;
+
+    fixture.node.start_daemon().await?;
+    fixture.reconnect().await?;
+    let pods = fixture.client.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
+    for pod in pods.into_inner().items {
+        assert_eq!(pod.state(), v1::PodSandboxState::SandboxReady, "a listed pod is whole: {pod:?}");
+    }
+    // The kubelet asks again, and must get a working pod; what was half made is not in its way.
+    let (pod, container) = fixture.run("doomed", &["sleep", "1000"]).await?;
+    assert_eq!(fixture.client.exec(&container, &["echo", "up"], 10).await?.stdout, b"up\n");
+    fixture.remove(&pod).await?;
+    fixture.node.remove_all_pods().await?;
+    let leaks = fixture.node.inventory().leaked_since(&before);
+    assert_eq!(leaks, Vec::<String>::new());
+    Ok(())
+}
