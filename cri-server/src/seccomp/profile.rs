@@ -5,7 +5,7 @@
 //! does not exist (ENOSYS), so that a C library falls back to what it used before the call was invented.
 
 use oci_spec::runtime::{
-    Capability, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall,
+    Capability, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder, LinuxSeccompOperator, LinuxSyscall,
 };
 
 use super::{Machine, rule};
@@ -59,9 +59,8 @@ fn sockets(may_write_audit: bool) -> Vec<LinuxSyscall> {
 }
 
 fn arg(index: usize, op: LinuxSeccompOperator, value: u64) -> LinuxSeccompArg {
-    let mut arg = LinuxSeccompArg::default();
-    arg.set_index(index).set_op(op).set_value(value);
-    arg
+    let arg = LinuxSeccompArgBuilder::default().index(index).op(op).value(value);
+    arg.build().expect("every field that must be is set")
 }
 
 /// Allowed to those who hold the capability, forbidden (EPERM) to others.

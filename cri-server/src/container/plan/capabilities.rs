@@ -110,7 +110,7 @@ fn asked(
 /// The operator's default set, as far as we hold it ourselves.
 fn defaults(inputs: &Inputs<'_>, held: &Capabilities) -> Result<Capabilities, Invalid> {
     let set = parse("default_capabilities", &inputs.settings.default_capabilities)?;
-    Ok(set.named.into_keys().filter(|capability| held.contains(capability)).collect())
+    Ok(set.named.into_iter().filter(|capability| held.contains(capability)).collect())
 }
 
 #[derive(Debug)]

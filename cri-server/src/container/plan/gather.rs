@@ -258,17 +258,16 @@ fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
 
 fn mount_source(index: usize, mount: &v1::Mount, table: &[MountPoint]) -> Result<MountSource, Invalid> {
     let asked = Path::new(&mount.host_path);
-    let missing = |path: &Path| MountSource {
-        path: path.to_owned(),
-        kind: SourceKind::Missing,
-        propagation: Propagation::Private,
-    };
     match fs::canonicalize(asked) {
         Ok(path) => {
             let kind = if path.is_dir() { SourceKind::Directory } else { SourceKind::Other };
             Ok(MountSource { propagation: propagation_of(&path, table), path, kind })
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(missing(asked)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(MountSource {
+            path: asked.to_owned(),
+            kind: SourceKind::Missing,
+            propagation: propagation_of(asked, table),
+        }),
         Err(e) => Err(unreachable(&format!("mounts[{index}].host_path"), &mount.host_path, e)),
     }
 }

@@ -8,7 +8,7 @@ use proto::v1::{self, LinuxContainerSecurityContext, MountPropagation};
 
 use super::gather::{MountSource, Propagation, SourceKind};
 use super::invalid::require;
-use super::namespaces::on_host;
+use super::namespaces::{id_mapping, on_host};
 use super::{Inputs, Invalid};
 
 /// Group of the terminals in devpts, "tty" on every distribution.
@@ -138,12 +138,7 @@ fn refuse_unsupported(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Re
 }
 
 fn mappings(asked: &[v1::IdMapping]) -> Vec<LinuxIdMapping> {
-    let mapping = |map: &v1::IdMapping| {
-        let mut mapping = LinuxIdMapping::default();
-        mapping.set_container_id(map.container_id).set_host_id(map.host_id).set_size(map.length);
-        mapping
-    };
-    asked.iter().map(mapping).collect()
+    asked.iter().map(|map| id_mapping(map.container_id, map.host_id, map.length)).collect()
 }
 
 /// Cleaned of `.`, `..` and doubled slashes; neither the root nor, save for single files, anything in /proc,
@@ -190,7 +185,7 @@ fn propagation(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<&
         MountPropagation::PropagationHostToContainer => ("rslave", source.propagation != Propagation::Private),
         MountPropagation::PropagationBidirectional => ("rshared", source.propagation == Propagation::Shared),
     };
-    require(possible || source.kind == SourceKind::Missing, &field, || {
+    require(possible, &field, || {
         format!("{} lies on a mount of the host that does not propagate so", source.path.display())
     })?;
     Ok(option)

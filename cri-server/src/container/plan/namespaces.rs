@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use conmon_protocol::{IdMap, PidSharing, Sharing};
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType};
 use proto::v1::{LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, UserNamespace};
 
 use super::gather::CgroupVersion;
@@ -117,12 +117,12 @@ fn same(ours: &[IdMap], asked: &[proto::v1::IdMapping]) -> bool {
 }
 
 pub(super) fn id_mappings(maps: &[IdMap]) -> Vec<LinuxIdMapping> {
-    let mapping = |map: &IdMap| {
-        let mut mapping = LinuxIdMapping::default();
-        mapping.set_container_id(map.container_id).set_host_id(map.host_id).set_size(map.length);
-        mapping
-    };
-    maps.iter().map(mapping).collect()
+    maps.iter().map(|map| id_mapping(map.container_id, map.host_id, map.length)).collect()
+}
+
+pub(super) fn id_mapping(container_id: u32, host_id: u32, size: u32) -> LinuxIdMapping {
+    let mapping = LinuxIdMappingBuilder::default().container_id(container_id).host_id(host_id).size(size);
+    mapping.build().expect("every field is set")
 }
 
 /// The ID on the host that an ID of the container is; `None` when the pod does not map it.
