@@ -17,9 +17,13 @@ pub enum Error {
     Refused { plugin: String, verb: &'static str, network: String, refusal: Refusal },
     #[error("CNI plugin {plugin} did not finish {verb} of network {network} within {limit:?} and was killed")]
     TimedOut { plugin: String, verb: &'static str, network: String, limit: Duration },
-    #[error("CNI plugin {plugin} failed {verb} of network {network} without saying why (exit {exit}): {said}")]
+    #[error(
+        "CNI plugin {plugin} failed {verb} of network {network} without saying why (exit {exit}): {said}"
+    )]
     Crashed { plugin: String, verb: &'static str, network: String, exit: String, said: String },
-    #[error("CNI plugin {plugin} answered {verb} of network {network} with something that is not a result: {said}")]
+    #[error(
+        "CNI plugin {plugin} answered {verb} of network {network} with something that is not a result: {said}"
+    )]
     Garbage { plugin: String, verb: &'static str, network: String, said: String },
     #[error("running CNI plugin {plugin}")]
     Spawn { plugin: String, source: io::Error },
@@ -29,8 +33,8 @@ pub enum Error {
     Watch { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("sandbox {sandbox_id} has no attachment")]
     Unknown { sandbox_id: String },
-    #[error("sandbox {sandbox_id} is already attached")]
-    Attached { sandbox_id: String },
+    #[error("network {network} gave sandbox {sandbox_id} no address")]
+    NoAddress { network: String, sandbox_id: String },
     /// Taking away went on past these.
     #[error("{} plugins failed, the first: {}", .0.len(), first(.0))]
     Several(Vec<Error>),
@@ -57,6 +61,8 @@ pub enum NotReady {
     BadConfiguration { file: PathBuf, reason: String },
     #[error("CNI plugin {plugin:?} of network {network} is in none of {}", list(.bin_dirs))]
     PluginNotFound { plugin: String, network: String, bin_dirs: Vec<PathBuf> },
+    #[error("CNI plugin {plugin} speaks versions {spoken}; network {network} is written for {offered}")]
+    Version { plugin: String, network: String, offered: String, spoken: String },
     #[error("CNI plugin {plugin} of network {network} says it is not ready: {reason}")]
     Status { plugin: String, network: String, reason: String },
 }

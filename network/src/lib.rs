@@ -1,4 +1,4 @@
-//! Gives pods their network by running CNI plugins (specification 0.3.1 to 1.1).
+//! Gives pods their network by running CNI plugins (specification 0.3.0 to 1.1.0).
 //!
 //! Owns the choice of the network from the configuration directory, the runs
 //! of the plugins, and the record of each attachment with the configuration
@@ -6,13 +6,17 @@
 //! monitor's, everything else the plugins'.
 
 pub mod attachment;
+mod capabilities;
 pub mod conf;
 pub mod error;
 pub mod netns;
 mod network;
+mod plugin;
 pub mod pod;
+mod record;
+mod watch;
 
 pub use attachment::Attachment;
-pub use error::{Error, NotReady};
+pub use error::{Error, NotReady, Refusal};
 pub use network::{Network, Settings};
 pub use pod::{Bandwidth, Dns, Pod, PortMapping, Protocol};
