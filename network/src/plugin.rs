@@ -22,6 +22,10 @@ const SAID_MAX_CHARS: usize = 500;
 /// A plugin that left a child behind which holds its stdout is given this long to have meant it.
 const DRAIN: Duration = Duration::from_millis(500);
 
+/// How often and how long a program that is being written is waited for.
+const BUSY_RETRIES: usize = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
+
 /// What a plugin is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
@@ -89,11 +93,24 @@ impl Runner {
         let program = self.find(run.kind)?;
         let spawn_failed = |source| Error::Spawn { plugin: run.kind.into(), source };
         let input = serde_json::to_vec(conf).map_err(|error| spawn_failed(error.into()))?;
-        let running = Running::of(self.spawn(&program, run).map_err(spawn_failed)?);
+        let running = Running::of(self.spawn_patiently(&program, run).await.map_err(spawn_failed)?);
         match tokio::time::timeout(self.timeout, running.converse(input)).await {
             Ok(said) => run.judge(said.map_err(spawn_failed)?),
             Err(_) => Err(run.timed_out(self.timeout)),
         }
+    }
+
+    /// A program that is being replaced under us (an installer at work) is busy for a moment.
+    async fn spawn_patiently(&self, program: &Path, run: Run<'_>) -> io::Result<Child> {
+        for _ in 0..BUSY_RETRIES {
+            match self.spawn(program, run) {
+                Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                    tokio::time::sleep(BUSY_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+        self.spawn(program, run)
     }
 
     fn spawn(&self, program: &Path, run: Run<'_>) -> io::Result<Child> {
