@@ -75,6 +75,27 @@ pub struct ImageFacts<'a> {
     /// `/etc/passwd` and `/etc/group` of the image.
     pub passwd: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
+    /// Why one of the two could not be taken although it is there.
+    pub accounts_unusable: Option<&'a str>,
+}
+
+impl<'a> ImageFacts<'a> {
+    /// What `image`, which the container names `name`, says.
+    pub fn of(image: &'a image_service::Image, name: &'a str) -> Self {
+        let (config, accounts) = (&image.config, &image.accounts);
+        Self {
+            name,
+            entrypoint: &config.entrypoint,
+            cmd: &config.cmd,
+            env: &config.env,
+            user: &config.user,
+            working_dir: &config.working_dir,
+            stop_signal: config.stop_signal.as_deref().unwrap_or_default(),
+            passwd: accounts.passwd.as_deref(),
+            group: accounts.group.as_deref(),
+            accounts_unusable: accounts.unusable.as_deref(),
+        }
+    }
 }
 
 /// What is to be made. Stored as the container's `plan`.

@@ -111,7 +111,8 @@ fn id(field: &str, number: i64) -> Result<u32, Invalid> {
 }
 
 fn unknown(field: &str, what: &str, name: &str, file: &str, image: &ImageFacts<'_>) -> Invalid {
-    Invalid::wrong(field, format!("the {what} {name:?} is not in /etc/{file} of the image {}", image.name))
+    let why = image.accounts_unusable.map(|why| format!(": {why}")).unwrap_or_default();
+    Invalid::wrong(field, format!("the {what} {name:?} is not in /etc/{file} of the image {}{why}", image.name))
 }
 
 fn account<'a>(who: Who<'_>, passwd: Option<&'a [u8]>) -> Option<Account<'a>> {

@@ -1,0 +1,217 @@
+//! Reads one cgroup's files, relative to descriptors of the hierarchies and into one buffer.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+
+use super::parse::{keyed, number, pressure};
+use super::{CgroupStats, Cpu, Io, Memory, Pressure, Processes, Swap};
+
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// memory.stat, the largest, is under 4 KiB today.
+const FILE_MAX_BYTES: usize = 64 * 1024;
+/// v1 writes "no limit" as the greatest whole number of pages.
+const V1_UNLIMITED: u64 = 1 << 60;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("opening the cgroup hierarchy {}", path.display())]
+    Hierarchy { path: PathBuf, source: std::io::Error },
+    #[error("there is no cgroup {path}")]
+    Gone { path: String },
+    #[error("opening the cgroup {path}")]
+    Open { path: String, source: std::io::Error },
+}
+
+/// Where the hierarchies are.
+#[derive(Debug)]
+pub struct Reader {
+    hierarchies: Hierarchies,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Hierarchies {
+    V2(OwnedFd),
+    /// One for each controller that is mounted, and the empty cgroup2 that a hybrid host has beside them.
+    V1 { cpuacct: Option<OwnedFd>, memory: Option<OwnedFd>, pids: Option<OwnedFd>, unified: Option<OwnedFd> },
+}
+
+impl Reader {
+    /// # Errors
+    /// When the machine's cgroup hierarchies are not where they always are.
+    pub fn open() -> Result<Self, Error> {
+        let root = Path::new(CGROUPS);
+        let hierarchies = if root.join("cgroup.controllers").exists() {
+            Hierarchies::V2(directory(root)?)
+        } else {
+            let mounted = |name: &str| directory(&root.join(name)).ok();
+            Hierarchies::V1 {
+                cpuacct: mounted("cpuacct").or_else(|| mounted("cpu,cpuacct")),
+                memory: Some(directory(&root.join("memory"))?),
+                pids: mounted("pids"),
+                unified: mounted("unified"),
+            }
+        };
+        Ok(Self { hierarchies, buffer: Vec::with_capacity(8192) })
+    }
+
+    /// Everything that the kernel tells about the cgroup; what it does not tell stays `None`.
+    ///
+    /// # Errors
+    /// When there is no such cgroup.
+    pub fn read(&mut self, cgroup_path: &str, at_ns: i64) -> Result<CgroupStats, Error> {
+        let buffer = &mut self.buffer;
+        match &self.hierarchies {
+            Hierarchies::V2(root) => Ok(v2(&open(root, cgroup_path)?, at_ns, buffer)),
+            Hierarchies::V1 { cpuacct, memory, pids, unified } => {
+                let find = |hierarchy: &Option<OwnedFd>| hierarchy.as_ref().map(|root| open(root, cgroup_path)).transpose();
+                let (memory, cpuacct, pids) = (find(memory)?, find(cpuacct)?, find(pids)?);
+                let mut stats = v1(cpuacct.as_ref(), memory.as_ref(), pids.as_ref(), at_ns, buffer);
+                if let Ok(Some(unified)) = find(unified) {
+                    add_pressure(&mut stats, &unified, at_ns, buffer);
+                }
+                Ok(stats)
+            }
+        }
+    }
+}
+
+fn directory(path: &Path) -> Result<OwnedFd, Error> {
+    let opened = File::open(path).map(OwnedFd::from);
+    opened.map_err(|source| Error::Hierarchy { path: path.to_owned(), source })
+}
+
+/// Confined to the hierarchy, whatever the path says.
+fn open(root: &OwnedFd, cgroup_path: &str) -> Result<OwnedFd, Error> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let relative = cgroup_path.trim_start_matches('/');
+    let relative = if relative.is_empty() { "." } else { relative };
+    match openat2(root, relative, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS) {
+        Ok(fd) => Ok(fd),
+        Err(Errno::NOENT) => Err(Error::Gone { path: cgroup_path.to_owned() }),
+        Err(e) => Err(Error::Open { path: cgroup_path.to_owned(), source: e.into() }),
+    }
+}
+
+/// The file's text; empty when the kernel has no such file, or no longer.
+fn text<'a>(directory: &OwnedFd, name: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    buffer.clear();
+    if let Ok(file) = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        fill(file.as_fd(), buffer);
+    }
+    buffer
+}
+
+/// Files of a cgroup come whole in one read when the buffer is large enough; the loop is for those that grow.
+fn fill(file: BorrowedFd<'_>, buffer: &mut Vec<u8>) {
+    while buffer.len() < FILE_MAX_BYTES {
+        buffer.reserve(4096);
+        match rustix::io::read(file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(0) => return,
+            Ok(_) | Err(Errno::INTR) => {}
+            // PSI that is switched off answers EOPNOTSUPP, a cgroup that goes away ENODEV.
+            Err(_) => return buffer.clear(),
+        }
+    }
+}
+
+fn v2(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> CgroupStats {
+    let cpu = keyed(text(cgroup, "cpu.stat", buffer), "usage_usec");
+    let mut stats = CgroupStats {
+        cpu: cpu.map(|usage_us| Cpu { at_ns, usage_ns: usage_us.saturating_mul(1000), ..Cpu::default() }),
+        memory: v2_memory(cgroup, at_ns, buffer),
+        swap: v2_swap(cgroup, at_ns, buffer),
+        processes: processes(cgroup, at_ns, buffer),
+        io: None,
+    };
+    add_pressure(&mut stats, cgroup, at_ns, buffer);
+    stats
+}
+
+fn v2_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Memory> {
+    let usage_bytes = number(text(cgroup, "memory.current", buffer))?;
+    let limit_bytes = number(text(cgroup, "memory.max", buffer));
+    let stat = text(cgroup, "memory.stat", buffer);
+    let of = |name: &str| keyed(stat, name).unwrap_or_default();
+    let working_set_bytes = usage_bytes.saturating_sub(of("inactive_file"));
+    Some(Memory {
+        at_ns,
+        usage_bytes,
+        working_set_bytes,
+        available_bytes: limit_bytes.map(|limit| limit.saturating_sub(working_set_bytes)),
+        rss_bytes: of("anon"),
+        page_faults: of("pgfault"),
+        major_page_faults: of("pgmajfault"),
+        pressure: None,
+    })
+}
+
+fn v2_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
+    let usage_bytes = number(text(cgroup, "memory.swap.current", buffer))?;
+    let limit_bytes = number(text(cgroup, "memory.swap.max", buffer));
+    Some(Swap { at_ns, usage_bytes, available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)) })
+}
+
+fn v1(
+    cpuacct: Option<&OwnedFd>,
+    memory: Option<&OwnedFd>,
+    pids: Option<&OwnedFd>,
+    at_ns: i64,
+    buffer: &mut Vec<u8>,
+) -> CgroupStats {
+    let cpu = cpuacct.and_then(|cgroup| number(text(cgroup, "cpuacct.usage", buffer)));
+    CgroupStats {
+        cpu: cpu.map(|usage_ns| Cpu { at_ns, usage_ns, ..Cpu::default() }),
+        memory: memory.and_then(|cgroup| v1_memory(cgroup, at_ns, buffer)),
+        swap: memory.and_then(|cgroup| v1_swap(cgroup, at_ns, buffer)),
+        processes: pids.and_then(|cgroup| processes(cgroup, at_ns, buffer)),
+        io: None,
+    }
+}
+
+fn v1_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Memory> {
+    let usage_bytes = number(text(cgroup, "memory.usage_in_bytes", buffer))?;
+    let stat = text(cgroup, "memory.stat", buffer);
+    let of = |name: &str| keyed(stat, name).unwrap_or_default();
+    let limit_bytes = Some(of("hierarchical_memory_limit")).filter(|limit| *limit < V1_UNLIMITED);
+    let working_set_bytes = usage_bytes.saturating_sub(of("total_inactive_file"));
+    Some(Memory {
+        at_ns,
+        usage_bytes,
+        working_set_bytes,
+        available_bytes: limit_bytes.map(|limit| limit.saturating_sub(working_set_bytes)),
+        rss_bytes: of("total_rss"),
+        page_faults: of("total_pgfault"),
+        major_page_faults: of("total_pgmajfault"),
+        pressure: None,
+    })
+}
+
+/// v1 limits memory and swap together.
+fn v1_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
+    let stat = text(cgroup, "memory.stat", buffer);
+    let usage_bytes = keyed(stat, "total_swap")?;
+    let both = keyed(stat, "hierarchical_memsw_limit").filter(|limit| *limit < V1_UNLIMITED);
+    let memory = keyed(stat, "hierarchical_memory_limit").filter(|limit| *limit < V1_UNLIMITED);
+    let limit_bytes = both.zip(memory).map(|(both, memory)| both.saturating_sub(memory));
+    Some(Swap { at_ns, usage_bytes, available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)) })
+}
+
+fn processes(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Processes> {
+    number(text(cgroup, "pids.current", buffer)).map(|count| Processes { at_ns, count })
+}
+
+fn add_pressure(stats: &mut CgroupStats, cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) {
+    let mut of = |name: &str| -> Option<Pressure> { pressure(text(cgroup, name, buffer)) };
+    if let Some(cpu) = &mut stats.cpu {
+        cpu.pressure = of("cpu.pressure");
+    }
+    if let Some(memory) = &mut stats.memory {
+        memory.pressure = of("memory.pressure");
+    }
+    stats.io = of("io.pressure").map(|pressure| Io { at_ns, pressure });
+}

@@ -1,0 +1,58 @@
+//! Readings of this machine's own cgroups, and what is made of them.
+
+use super::parse::{keyed, number, pressure};
+use super::*;
+
+#[test]
+fn the_kernels_texts_are_read() {
+    assert_eq!(number(b"42\n"), Some(42));
+    assert_eq!(number(b"max\n"), None);
+    assert_eq!(keyed(b"anon 1\ninactive_file 2\ninactive_file_x 3\n", "inactive_file"), Some(2));
+    assert_eq!(keyed(b"anon 1\n", "file"), None);
+    let text = b"some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
+    let pressure = pressure(text).unwrap();
+    assert_eq!((pressure.some.average_10s, pressure.some.total_ns, pressure.full.total_ns), (1.5, 12_000, 3_000));
+}
+
+#[test]
+fn a_rate_is_made_of_two_readings_far_enough_apart() {
+    let check = |last: Option<(i64, u64)>, now: (i64, u64), rate: Option<u64>| {
+        let last = last.map(|(at_ns, usage_ns)| Sample { at_ns, usage_ns, rate_nanocores: Some(7) });
+        assert_eq!(Sample::after(last.as_ref(), now.0, now.1).rate_nanocores, rate, "{last:?} {now:?}");
+    };
+    check(None, (1_000_000_000, 5), None);
+    check(Some((0, 0)), (1_000_000_000, 500_000_000), Some(500_000_000));
+    check(Some((0, 0)), (2_000_000_000, 500_000_000), Some(250_000_000));
+    // Too close: the rate before.
+    check(Some((0, 0)), (50_000_000, 1), Some(7));
+    // The counter went back: another cgroup of the same name.
+    check(Some((0, 9)), (1_000_000_000, 5), None);
+}
+
+#[test]
+fn the_cgroup_that_holds_everything_has_used_something() {
+    let mut reader = Reader::open().unwrap();
+    let stats = reader.read("/", 1).unwrap();
+    assert!(stats.cpu.is_some_and(|cpu| cpu.usage_ns > 0 && cpu.at_ns == 1), "{stats:?}");
+    // The root of v2 has no memory.current.
+    if let Some(memory) = stats.memory {
+        assert!(memory.working_set_bytes <= memory.usage_bytes && memory.page_faults > 0, "{memory:?}");
+        assert_eq!(memory.available_bytes, None);
+    }
+}
+
+#[test]
+fn a_cgroup_that_is_not_there_is_gone_and_none_is_outside() {
+    let mut reader = Reader::open().unwrap();
+    assert!(matches!(reader.read("/no/such", 1), Err(Error::Gone { .. })));
+    assert!(matches!(reader.read("/../../etc", 1), Err(Error::Open { .. })));
+}
+
+#[test]
+fn the_second_reading_of_a_busy_cgroup_has_a_rate() {
+    let stats = Stats::open().unwrap();
+    assert_eq!(stats.read("/").unwrap().cpu.unwrap().rate_nanocores, None);
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(150);
+    while std::time::Instant::now() < until {}
+    assert!(stats.read("/").unwrap().cpu.unwrap().rate_nanocores.unwrap() > 0);
+}
