@@ -1,5 +1,7 @@
 //! The caller's side against plugins that misbehave: shell scripts written for each test.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,6 +1,8 @@
 //! Attaching with the plugins that everybody uses (Debian's `containernetworking-plugins`), in a
 //! network namespace that plays the host and dies with the test. Needs root.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
