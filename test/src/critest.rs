@@ -49,8 +49,9 @@ pub async fn run(options: &Options) -> Result<Summary> {
     println!("pushing the stand-in images to {}", registry.address());
     let pushed = stand_ins::push_all(&registry, &Programs::built()).await?;
     let critest = with_digest_replaced(&tools.critest, &out_dir, &pushed.digest_image)?;
-    let node = Node::start(NodeOptions { mirror: Some(registry.address().to_string()), ..Default::default() })
-        .await?;
+    let node =
+        Node::start(NodeOptions { mirror: Some(registry.address().to_string()), ..Default::default() })
+            .await?;
     let report = execute(&critest, &tools, &node, &out_dir, options)?;
     std::fs::write(out_dir.join("berthd.log"), node.log())?;
     let outcomes = outcomes(&report)?;
@@ -78,7 +79,13 @@ fn with_digest_replaced(critest: &Path, out_dir: &Path, digest: &str) -> Result<
     Ok(copy)
 }
 
-fn execute(critest: &Path, tools: &CriTools, node: &Node, out_dir: &Path, options: &Options) -> Result<PathBuf> {
+fn execute(
+    critest: &Path,
+    tools: &CriTools,
+    node: &Node,
+    out_dir: &Path,
+    options: &Options,
+) -> Result<PathBuf> {
     let report = out_dir.join("report.json");
     std::fs::remove_file(&report).ok();
     let text = File::create(out_dir.join("critest.txt"))?;
@@ -135,7 +142,8 @@ struct Failure {
 type Outcomes = BTreeMap<String, (String, String)>;
 
 fn outcomes(report: &Path) -> Result<Outcomes> {
-    let suites: Vec<Suite> = serde_json::from_slice(&std::fs::read(report)?).context("critest's JSON report")?;
+    let suites: Vec<Suite> =
+        serde_json::from_slice(&std::fs::read(report)?).context("critest's JSON report")?;
     let specs = suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default());
     let mut outcomes = Outcomes::new();
     for spec in specs.filter(|spec| spec.leaf_node_type == "It") {
@@ -157,7 +165,8 @@ fn listed() -> Result<BTreeMap<String, String>> {
     let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .map(|line| {
-            let (name, reason) = line.split_once(" :: ").with_context(|| format!("no reason given: {line}"))?;
+            let (name, reason) =
+                line.split_once(" :: ").with_context(|| format!("no reason given: {line}"))?;
             Ok((name.trim().to_owned(), reason.trim().to_owned()))
         })
         .collect()
@@ -184,7 +193,9 @@ fn summarise(outcomes: &Outcomes, listed: Option<&BTreeMap<String, String>>) -> 
         }
     }
     let missing = listed.into_iter().flatten().filter(|(name, _)| !outcomes.contains_key(*name));
-    summary.surprises.extend(missing.map(|(name, _)| format!("listed, but critest has no such spec: {name}")));
+    summary
+        .surprises
+        .extend(missing.map(|(name, _)| format!("listed, but critest has no such spec: {name}")));
     summary
 }
 
@@ -203,7 +214,8 @@ mod tests {
     #[test]
     fn only_what_the_list_does_not_foresee_is_a_surprise() {
         let outcomes = outcomes_of(&[("a", "passed"), ("b", "failed"), ("c", "skipped"), ("d", "passed")]);
-        let listed = [("c", "no LSM"), ("d", "old")].map(|(name, why)| (name.to_owned(), why.to_owned())).into();
+        let listed =
+            [("c", "no LSM"), ("d", "old")].map(|(name, why)| (name.to_owned(), why.to_owned())).into();
         let summary = summarise(&outcomes, Some(&listed));
         assert_eq!((summary.passed, summary.failed, summary.skipped), (2, 1, 1));
         assert_eq!(summary.surprises, ["failed: b: why", "passes now, take it off the list: d"]);

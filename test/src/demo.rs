@@ -49,7 +49,10 @@ pub async fn run() -> Result<()> {
     node.start_daemon().await?;
     client = node.client().await?;
     let status = client.container(&container).await?;
-    ensure!(status.state() == v1::ContainerState::ContainerRunning, "the container did not survive: {status:?}");
+    ensure!(
+        status.state() == v1::ContainerState::ContainerRunning,
+        "the container did not survive: {status:?}"
+    );
     show(&mut client, &pod, &container).await?;
     show_log(&log_dir)?;
 

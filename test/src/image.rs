@@ -85,7 +85,14 @@ impl Layer {
         Layer { tar: tar::Builder::new(Vec::new()) }
     }
 
-    fn entry(mut self, kind: tar::EntryType, path: &str, mode: u32, link: Option<&str>, data: &[u8]) -> Layer {
+    fn entry(
+        mut self,
+        kind: tar::EntryType,
+        path: &str,
+        mode: u32,
+        link: Option<&str>,
+        data: &[u8],
+    ) -> Layer {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);
@@ -137,7 +144,13 @@ pub struct Recipe {
 
 impl Recipe {
     pub fn new(layers: Vec<Vec<u8>>, config: Value) -> Recipe {
-        Recipe { format: Format::Oci, compression: Compression::Gzip, layers, config, architectures: Vec::new() }
+        Recipe {
+            format: Format::Oci,
+            compression: Compression::Gzip,
+            layers,
+            config,
+            architectures: Vec::new(),
+        }
     }
 
     /// A Docker manifest list for amd64 and arm64, as most published images are.

@@ -4,6 +4,8 @@
 //! critest, containerd as the peer. What must be built on the spot (images,
 //! stand-ins, a private node) is built here. Nothing here is linked into berth.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 pub mod bench;
 pub mod critest;
 pub mod demo;

@@ -124,7 +124,13 @@ impl Node {
         let Some(bytes) = self.options.disk_bytes else { return Ok(()) };
         let options = std::ffi::CString::new(format!("size={bytes}"))?;
         let root = self.dir().join("root");
-        rustix::mount::mount("tmpfs", root, "tmpfs", rustix::mount::MountFlags::empty(), Some(options.as_c_str()))?;
+        rustix::mount::mount(
+            "tmpfs",
+            root,
+            "tmpfs",
+            rustix::mount::MountFlags::empty(),
+            Some(options.as_c_str()),
+        )?;
         Ok(())
     }
 
@@ -156,7 +162,8 @@ impl Node {
                  [[registry.mirror]]\nlocation = \"{mirror}\"\ninsecure = true\n\n"
             )
         };
-        let own = format!("[[registry]]\nprefix = \"{mirror}\"\nlocation = \"{mirror}\"\ninsecure = true\n\n");
+        let own =
+            format!("[[registry]]\nprefix = \"{mirror}\"\nlocation = \"{mirror}\"\ninsecure = true\n\n");
         crate::stand_ins::MIRRORED.iter().map(table).chain([own]).collect()
     }
 

@@ -166,7 +166,11 @@ impl Kitchen {
             .dir("var/log/nginx/", 0o755)
             .dir("var/lib/nginx/", 0o755)
             .file("etc/nginx/nginx.conf", 0o644, config.as_bytes())
-            .file("usr/share/nginx/html/index.html", 0o644, b"<html><title>Welcome to nginx!</title></html>\n");
+            .file(
+                "usr/share/nginx/html/index.html",
+                0o644,
+                b"<html><title>Welcome to nginx!</title></html>\n",
+            );
         for file in nginx_files(&self.nginx)? {
             let data = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
             let inside = file.strip_prefix(&self.nginx).unwrap_or(&file);
@@ -206,7 +210,10 @@ fn busybox_layer(stand_in: &[u8]) -> Result<Vec<u8>> {
     let list = Command::new("/bin/busybox").arg("--list").output().context("running /bin/busybox --list")?;
     let applets = String::from_utf8(list.stdout).context("busybox's list of applets")?;
     let mut layer = Layer::new();
-    for dir in ["bin/", "dev/", "etc/", "home/", "proc/", "root/", "run/", "sys/", "usr/", "usr/bin/", "var/", "var/www/"] {
+    for dir in [
+        "bin/", "dev/", "etc/", "home/", "proc/", "root/", "run/", "sys/", "usr/", "usr/bin/", "var/",
+        "var/www/",
+    ] {
         layer = layer.dir(dir, 0o755);
     }
     layer = layer.dir("tmp/", 0o1777).file("bin/busybox", 0o755, &program);
@@ -214,10 +221,11 @@ fn busybox_layer(stand_in: &[u8]) -> Result<Vec<u8>> {
     for applet in applets.lines().filter(|applet| !own.contains(applet)) {
         layer = layer.hard_link(&format!("bin/{applet}"), "bin/busybox");
     }
-    layer = layer.file("bin/pgrep", 0o755, stand_in).hard_link("bin/ipcs", "bin/pgrep").hard_link("bin/pause", "bin/pgrep");
     layer = layer
-        .file("etc/passwd", 0o644, PASSWD.as_bytes())
-        .file("etc/group", 0o644, GROUP.as_bytes());
+        .file("bin/pgrep", 0o755, stand_in)
+        .hard_link("bin/ipcs", "bin/pgrep")
+        .hard_link("bin/pause", "bin/pgrep");
+    layer = layer.file("etc/passwd", 0o644, PASSWD.as_bytes()).file("etc/group", 0o644, GROUP.as_bytes());
     Ok(layer.finish())
 }
 

@@ -1,5 +1,7 @@
 //! Crash-only: daemons and monitors are killed, and nothing is lost or left.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -81,7 +83,8 @@ fn assert_lines_are_whole(log: &str) {
 /// The PID of the only monitor of a node.
 fn monitor_of(node_dir: &Path) -> Option<i32> {
     let needle = node_dir.to_string_lossy().into_owned();
-    let names = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names =
+        std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| name.parse::<i32>().ok()).find(|pid| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let command = String::from_utf8_lossy(&command).into_owned();

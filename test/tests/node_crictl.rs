@@ -1,5 +1,7 @@
 //! crictl's tour: an operator's usual commands, against a private node.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use std::path::Path;
 use std::process::Command;
 
@@ -17,7 +19,14 @@ impl Crictl {
     /// Runs it; what it printed. Its configuration file is none of the machine's.
     fn run(&self, args: &[&str]) -> Result<String> {
         let output = Command::new(target_dir().join("tools/crictl"))
-            .args(["--config", "/dev/null", "--runtime-endpoint", &self.endpoint, "--image-endpoint", &self.endpoint])
+            .args([
+                "--config",
+                "/dev/null",
+                "--runtime-endpoint",
+                &self.endpoint,
+                "--image-endpoint",
+                &self.endpoint,
+            ])
             .args(args)
             .output()
             .context("running crictl")?;

@@ -1,6 +1,8 @@
 //! Bad input and broken neighbours: each gets its CRI code and a message that
 //! names the object, and leaves nothing behind.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use anyhow::Result;
 use berth_test::fixture::Fixture;
 use berth_test::node::{Options, container_config};
@@ -75,7 +77,8 @@ async fn a_network_plugin_that_fails_or_hangs_fails_the_pod_and_leaves_nothing()
         let plugins = tempfile::tempdir()?;
         let cni = plugin_list(plugins.path(), script);
         let config = format!("bin_dirs = [\"{}\"]\nplugin_timeout_s = 2\n", plugins.path().display());
-        let mut fixture = Fixture::with(Options { cni: Some(cni), network: Some(config), ..Options::default() }).await?;
+        let mut fixture =
+            Fixture::with(Options { cni: Some(cni), network: Some(config), ..Options::default() }).await?;
         let before = fixture.node.inventory();
         let pod_config = fixture.pod_config("netless");
         let refused = fixture.client.run_pod(&pod_config).await.expect_err("no network");
@@ -89,7 +92,8 @@ async fn a_network_plugin_that_fails_or_hangs_fails_the_pod_and_leaves_nothing()
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn a_full_disk_fails_the_pull_and_frees_what_it_took() -> Result<()> {
     let mut fixture = Fixture::with(Options { disk_bytes: Some(4 << 20), ..Options::default() }).await?;
-    let noise: Vec<u8> = (0..8u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let noise: Vec<u8> =
+        (0..8u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let layer = berth_test::image::Layer::new().file("noise", 0o644, &noise).finish();
     let big = berth_test::image::Recipe::new(vec![layer], json!({})).build();
     fixture.registry.push("big", &["1"], &big).await?;

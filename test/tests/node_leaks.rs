@@ -1,5 +1,7 @@
 //! A hundred pods come and go, and the node is as it was.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use anyhow::Result;
 use berth_test::fixture::Fixture;
 use berth_test::node::container_config;

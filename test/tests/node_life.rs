@@ -1,5 +1,7 @@
 //! One pod's life through CRI, on a private node with a real registry and CNI.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use anyhow::Result;
 use berth_test::fixture::Fixture;
 use berth_test::node::container_config;
@@ -21,7 +23,8 @@ async fn a_pod_runs_logs_execs_and_leaves_nothing() -> Result<()> {
     let ip = pod_status.network.expect("a network").ip;
     assert!(ip.starts_with("10."), "the pod's IP is {ip:?}");
 
-    let answer = fixture.client.exec(&container, &["sh", "-c", "echo hello; echo oops >&2; exit 7"], 10).await?;
+    let answer =
+        fixture.client.exec(&container, &["sh", "-c", "echo hello; echo oops >&2; exit 7"], 10).await?;
     assert_eq!((answer.stdout.as_slice(), answer.stderr.as_slice()), (&b"hello\n"[..], &b"oops\n"[..]));
     assert_eq!(answer.exit_code, 7);
 
@@ -48,7 +51,9 @@ async fn a_pod_runs_logs_execs_and_leaves_nothing() -> Result<()> {
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn exit_codes_and_reasons_are_told() -> Result<()> {
     let mut fixture = Fixture::new().await?;
-    for (script, code, reason) in [("exit 0", 0, "Completed"), ("exit 3", 3, "Error"), ("kill -9 $$", 137, "Error")] {
+    for (script, code, reason) in
+        [("exit 0", 0, "Completed"), ("exit 3", 3, "Error"), ("kill -9 $$", 137, "Error")]
+    {
         let name = format!("exit{code}");
         let (pod, container) = fixture.run(&name, &["sh", "-c", script]).await?;
         let status = fixture.client.wait_for_exit(&container).await?;
@@ -109,7 +114,11 @@ async fn an_exec_that_takes_too_long_is_killed_and_says_so() -> Result<()> {
     let refused = fixture.client.exec(&container, &["sleep", "777"], 1).await.expect_err("a timeout");
     assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
     let left = fixture.client.exec(&container, &["pgrep", "sleep"], 10).await?;
-    assert_eq!(String::from_utf8_lossy(&left.stdout).lines().count(), 1, "only the container's own sleep is left");
+    assert_eq!(
+        String::from_utf8_lossy(&left.stdout).lines().count(),
+        1,
+        "only the container's own sleep is left"
+    );
     fixture.remove(&pod).await
 }
 

@@ -1,5 +1,7 @@
 //! An older kubelet's client, from a crate that we did not write, is served.
 
+#![allow(clippy::large_futures, reason = "a test may have a large future")]
+
 use anyhow::Result;
 use berth_test::fixture::Fixture;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;

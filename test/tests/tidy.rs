@@ -32,7 +32,8 @@ fn rust_files() -> Vec<PathBuf> {
         .output()
         .expect("git ls-files");
     let names = String::from_utf8(listed.stdout).expect("UTF-8 names");
-    let files: Vec<PathBuf> = names.lines().map(|name| workspace().join(name)).filter(|file| file.exists()).collect();
+    let files: Vec<PathBuf> =
+        names.lines().map(|name| workspace().join(name)).filter(|file| file.exists()).collect();
     assert!(files.len() > 20, "git lists only {} files", files.len());
     files
 }
@@ -77,7 +78,8 @@ fn every_file_opens_by_saying_what_it_owns() {
         let text = std::fs::read_to_string(file).expect("a source file");
         !text.starts_with("//!") && !text.contains("@generated")
     };
-    let generated = |file: &PathBuf| file.ends_with("proto/src/v1.rs") || shown(file).starts_with("proto/src/berth");
+    let generated =
+        |file: &PathBuf| file.ends_with("proto/src/v1.rs") || shown(file).starts_with("proto/src/berth");
     let offenders: Vec<String> =
         rust_files().iter().filter(|file| silent(file) && !generated(file)).map(|file| shown(file)).collect();
     none("files that do not open with //!", &offenders);
@@ -95,7 +97,12 @@ fn unsafe_and_libc_live_only_in_kernel() {
         for (number, line) in text.lines().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             let has = |word: &str| code.contains(word);
-            if has("unsafe {") || has("unsafe fn") || has("unsafe impl") || has("libc::") || has("allow(unsafe_code)") {
+            if has("unsafe {")
+                || has("unsafe fn")
+                || has("unsafe impl")
+                || has("libc::")
+                || has("allow(unsafe_code)")
+            {
                 offenders.push(format!("{name}:{}: {}", number + 1, line.trim()));
             }
         }
@@ -108,7 +115,8 @@ fn files_are_named_for_what_they_own() {
     let empty = |file: &PathBuf| {
         file.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| EMPTY_NAMES.contains(&stem))
     };
-    let offenders: Vec<String> = rust_files().iter().filter(|file| empty(file)).map(|file| shown(file)).collect();
+    let offenders: Vec<String> =
+        rust_files().iter().filter(|file| empty(file)).map(|file| shown(file)).collect();
     none("file names that name nothing", &offenders);
 }
 

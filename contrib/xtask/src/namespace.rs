@@ -46,4 +46,3 @@ pub(crate) fn bring_loopback_up() -> Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("allowing forwarding in the namespace")?;
     Ok(())
 }
-

@@ -78,10 +78,7 @@ pub(crate) fn critest(args: &[&str]) -> Result<()> {
     for surprise in &summary.surprises {
         println!("{surprise}");
     }
-    println!(
-        "critest: {} passed, {} failed, {} skipped",
-        summary.passed, summary.failed, summary.skipped
-    );
+    println!("critest: {} passed, {} failed, {} skipped", summary.passed, summary.failed, summary.skipped);
     ensure!(summary.surprises.is_empty(), "{} outcomes differ from the list", summary.surprises.len());
     Ok(())
 }

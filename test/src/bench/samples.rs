@@ -36,7 +36,12 @@ impl Samples {
 pub fn table(ours: &Samples, peer: &Samples, peer_name: &str, rows: &[(&'static str, &str)]) -> String {
     let mut text = format!(
         "{:<22} {:>10} {:>10} {:>12} {:>12} {:>8}\n",
-        "", "berth p50", "p90", format!("{peer_name} p50"), "p90", "ratio"
+        "",
+        "berth p50",
+        "p90",
+        format!("{peer_name} p50"),
+        "p90",
+        "ratio"
     );
     for (name, title) in rows {
         let (our_p50, peer_p50) = (ours.p50(name), peer.p50(name));
