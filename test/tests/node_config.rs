@@ -8,6 +8,9 @@ use berth_test::node::container_config;
 use proto::v1;
 use tonic::Code;
 
+/// Makes a good request a bad one.
+type Spoil = fn(&mut v1::ContainerConfig);
+
 /// A container as the kubelet asks for it: Guaranteed, RuntimeDefault, limits, and pages it has no controller for.
 fn kubelets_container(image: &str, command: &[&str]) -> v1::ContainerConfig {
     let mut config = container_config("main", image, command);
@@ -96,7 +99,7 @@ async fn what_contradicts_itself_is_invalid() -> Result<()> {
     let mut fixture = Fixture::new().await?;
     let pod_config = fixture.pod_config("invalid");
     let pod = fixture.client.run_pod(&pod_config).await?;
-    let spoilt: [(&str, fn(&mut v1::ContainerConfig)); 4] = [
+    let spoilt: [(&str, Spoil); 4] = [
         ("group without user", |config| {
             let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
             security.expect("a security context").run_as_user = None;
