@@ -1,1 +1,691 @@
-//! Plans, by their output.
+//! Plans by their output: a request and a machine in, an OCI configuration or a refusal out.
+
+use conmon_protocol::{IdMap, IdMaps, PidSharing, Sharing};
+use oci_spec::runtime::{Capability, LinuxDeviceType, LinuxNamespaceType, Mount};
+use v1::security_profile::ProfileType;
+
+use super::*;
+
+/// Everything a plan depends on, all of it ordinary until a test changes it.
+#[derive(Debug)]
+struct Case {
+    config: v1::ContainerConfig,
+    sandbox: v1::PodSandboxConfig,
+    pod: PodPlan,
+    image: TestImage,
+    host: HostFacts,
+    settings: Settings,
+}
+
+#[derive(Debug, Default)]
+struct TestImage {
+    entrypoint: Vec<String>,
+    cmd: Vec<String>,
+    env: Vec<String>,
+    user: String,
+    working_dir: String,
+    stop_signal: String,
+    passwd: Option<Vec<u8>>,
+    group: Option<Vec<u8>>,
+}
+
+const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\n\
+    app:x:1000:1001::/home/app:/bin/sh\n1002:x:0:0::/root:/bin/sh\n4294967296:x:0:0::/:/bin/sh\nbad:x:nine:0::/:\n";
+const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\nvideo:x:44:app,www-data\nwheel:x:10:root,app\n4294967295:x:7:\n";
+
+impl Case {
+    fn new() -> Self {
+        let metadata = v1::PodSandboxMetadata {
+            name: "web".into(),
+            uid: "uid-1".into(),
+            namespace: "shop".into(),
+            attempt: 0,
+        };
+        Self {
+            config: v1::ContainerConfig {
+                metadata: Some(v1::ContainerMetadata { name: "app".into(), attempt: 0 }),
+                image: Some(v1::ImageSpec { image: "sha256:11".into(), ..Default::default() }),
+                linux: Some(v1::LinuxContainerConfig {
+                    resources: Some(v1::LinuxContainerResources::default()),
+                    security_context: Some(v1::LinuxContainerSecurityContext::default()),
+                }),
+                ..Default::default()
+            },
+            sandbox: v1::PodSandboxConfig {
+                metadata: Some(metadata),
+                log_directory: "/var/log/pods/shop_web".into(),
+                linux: Some(v1::LinuxPodSandboxConfig {
+                    security_context: Some(v1::LinuxSandboxSecurityContext::default()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            },
+            pod: PodPlan {
+                sandbox_id: "s1".into(),
+                pod_dir: "/run/berth/sandboxes/s1".into(),
+                hostname: Some("web".into()),
+                network: Sharing::Own,
+                ipc: Sharing::Own,
+                uts: Sharing::Own,
+                pid: PidSharing::Container,
+                user: None,
+                sysctls: Vec::new(),
+                shm_size_bytes: None,
+                cgroup_parent: "/kubepods/poduid-1".into(),
+            },
+            image: TestImage {
+                entrypoint: vec!["/entry".into()],
+                cmd: vec!["--serve".into()],
+                env: vec!["COLOUR=red".into(), "PATH=/opt/bin:/bin".into()],
+                passwd: Some(PASSWD.to_vec()),
+                group: Some(GROUP.to_vec()),
+                ..Default::default()
+            },
+            host: HostFacts {
+                machine: Machine {
+                    cgroup: CgroupVersion::V2,
+                    capabilities: capabilities::from_mask((1 << 41) - 1),
+                    oom_score_adj_floor: -1000,
+                    apparmor: false,
+                    selinux: false,
+                    hugepage_sizes: ["2MB".to_owned()].into(),
+                    swap_accounting: true,
+                },
+                devices: Vec::new(),
+                all_devices: Vec::new(),
+                mounts: Vec::new(),
+                seccomp_profile: None,
+            },
+            settings: Settings::default(),
+        }
+    }
+
+    fn security(&mut self) -> &mut v1::LinuxContainerSecurityContext {
+        self.config.linux.as_mut().unwrap().security_context.as_mut().unwrap()
+    }
+
+    fn resources(&mut self) -> &mut v1::LinuxContainerResources {
+        self.config.linux.as_mut().unwrap().resources.as_mut().unwrap()
+    }
+
+    fn privileged(&mut self) {
+        self.security().privileged = true;
+        self.sandbox.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    }
+
+    fn mount(&mut self, mount: v1::Mount, propagation: Propagation) {
+        let path = PathBuf::from(&mount.host_path);
+        self.host.mounts.push(MountSource { path, kind: SourceKind::Directory, propagation });
+        self.config.mounts.push(mount);
+    }
+
+    fn plan(&self) -> Result<ContainerPlan, Invalid> {
+        let image = ImageFacts {
+            name: "img",
+            entrypoint: &self.image.entrypoint,
+            cmd: &self.image.cmd,
+            env: &self.image.env,
+            user: &self.image.user,
+            working_dir: &self.image.working_dir,
+            stop_signal: &self.image.stop_signal,
+            passwd: self.image.passwd.as_deref(),
+            group: self.image.group.as_deref(),
+            accounts_unusable: None,
+        };
+        plan(&Inputs {
+            container_id: "c1",
+            config: &self.config,
+            sandbox: SandboxFacts { config: &self.sandbox, pod: &self.pod, hostname: "web" },
+            image,
+            host: &self.host,
+            settings: &self.settings,
+        })
+    }
+}
+
+fn planned(change: impl FnOnce(&mut Case)) -> ContainerPlan {
+    let mut case = Case::new();
+    change(&mut case);
+    case.plan().unwrap()
+}
+
+/// The refusal, which must say `words`.
+fn refused(words: &str, change: impl FnOnce(&mut Case)) {
+    let mut case = Case::new();
+    change(&mut case);
+    let error = case.plan().expect_err(words).to_string();
+    assert!(error.contains(words), "{error:?} does not say {words:?}");
+}
+
+/// Sets have no order and the default filter has a test of its own.
+fn readable(plan: &ContainerPlan) -> serde_json::Value {
+    let mut value = serde_json::to_value(plan).unwrap();
+    let sets = value["spec"]["process"]["capabilities"].as_object_mut().unwrap();
+    for set in sets.values_mut().filter_map(|set| set.as_array_mut()) {
+        set.sort_by_key(|name| name.to_string());
+    }
+    if let Some(seccomp) = value["spec"]["linux"].get_mut("seccomp") {
+        *seccomp = seccomp["defaultAction"].take();
+    }
+    value
+}
+
+fn snapshot(name: &str, change: impl FnOnce(&mut Case)) {
+    let plan = planned(change);
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true, sort_maps => true }, {
+        insta::assert_json_snapshot!(name, readable(&plan));
+    });
+}
+
+/// A plan comes back from its file as it went in.
+#[test]
+fn a_plan_survives_being_stored() {
+    let plan = planned(|case| case.privileged());
+    let stored = serde_json::to_vec(&plan).unwrap();
+    assert_eq!(serde_json::from_slice::<ContainerPlan>(&stored).unwrap(), plan);
+}
+
+fn volume(container_path: &str, host_path: &str) -> v1::Mount {
+    v1::Mount { container_path: container_path.into(), host_path: host_path.into(), ..Default::default() }
+}
+
+#[test]
+fn a_pod_of_the_kubelet() {
+    snapshot("kubelet", |case| {
+        case.config.envs = vec![v1::KeyValue { key: "COLOUR".into(), value: b"blue".to_vec() }];
+        case.config.log_path = "app/0.log".into();
+        case.mount(volume("/etc/hosts", "/var/lib/kubelet/pods/uid-1/etc-hosts"), Propagation::Private);
+        case.mount(volume("/dev/termination-log", "/var/lib/kubelet/pods/uid-1/log"), Propagation::Private);
+        *case.resources() = v1::LinuxContainerResources {
+            cpu_period: 100_000,
+            cpu_quota: 50_000,
+            cpu_shares: 512,
+            memory_limit_in_bytes: 64 << 20,
+            memory_swap_limit_in_bytes: 64 << 20,
+            oom_score_adj: -997,
+            hugepage_limits: ["2MB", "1GB"].map(|size| v1::HugepageLimit { page_size: size.into(), limit: 0 }).into(),
+            ..Default::default()
+        };
+        let security = case.security();
+        security.run_as_user = Some(v1::Int64Value { value: 1000 });
+        security.seccomp = Some(v1::SecurityProfile::default());
+        security.masked_paths = vec!["/proc/kcore".into(), "/sys/firmware".into()];
+        security.readonly_paths = vec!["/proc/sys".into()];
+        security.no_new_privs = true;
+    });
+}
+
+#[test]
+fn a_privileged_container_in_the_hosts_namespaces() {
+    snapshot("privileged", |case| {
+        case.privileged();
+        case.security().seccomp = Some(v1::SecurityProfile::default());
+        (case.pod.network, case.pod.ipc, case.pod.uts) = (Sharing::Host, Sharing::Host, Sharing::Host);
+        case.pod.pid = PidSharing::Host;
+        case.host.all_devices = vec![device("/dev/kmsg", 1, 11), device("/dev/null", 1, 3)];
+        let bidirectional = v1::MountPropagation::PropagationBidirectional as i32;
+        case.mount(v1::Mount { propagation: bidirectional, ..volume("/csi", "/csi") }, Propagation::Shared);
+    });
+}
+
+#[test]
+fn a_pod_with_users_of_its_own() {
+    snapshot("users", |case| {
+        let map = IdMap { container_id: 0, host_id: 65_536, length: 65_536 };
+        case.pod.user = Some(IdMaps { uids: vec![map], gids: vec![map] });
+        case.pod.pid = PidSharing::Pod;
+        case.image.user = "app".into();
+        let mapping = v1::IdMapping { container_id: 0, host_id: 65_536, length: 65_536 };
+        let (uid_mappings, gid_mappings) = (vec![mapping], vec![mapping]);
+        case.mount(v1::Mount { uid_mappings, gid_mappings, ..volume("/data", "/vol") }, Propagation::Private);
+        case.config.tty = true;
+    });
+}
+
+fn device(path: &str, major: i64, minor: i64) -> HostDevice {
+    HostDevice {
+        path: path.into(),
+        kind: LinuxDeviceType::C,
+        major,
+        minor,
+        mode: 0o600,
+        uid: 0,
+        gid: 0,
+        permissions: "rwm".into(),
+    }
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn command_and_args_stand_over_entrypoint_and_cmd() {
+    let check = |command: &[&str], args: &[&str], expected: &[&str]| {
+        let plan = planned(|case| (case.config.command, case.config.args) = (strings(command), strings(args)));
+        assert_eq!(plan.spec.process().as_ref().unwrap().args().as_ref().unwrap(), &strings(expected));
+    };
+    check(&[], &[], &["/entry", "--serve"]);
+    check(&["sh"], &[], &["sh"]);
+    check(&[], &["-v"], &["/entry", "-v"]);
+    check(&["sh"], &["-c", "x"], &["sh", "-c", "x"]);
+    refused("command: neither", |case| (case.image.entrypoint, case.image.cmd) = (Vec::new(), Vec::new()));
+    refused("command: a word", |case| case.config.command = vec!["a\0b".into()]);
+}
+
+fn env_of(plan: &ContainerPlan) -> &[String] {
+    plan.spec.process().as_ref().unwrap().env().as_ref().unwrap()
+}
+
+fn set(case: &mut Case, key: &str, value: &[u8]) {
+    case.config.envs.push(v1::KeyValue { key: key.into(), value: value.to_vec() });
+}
+
+#[test]
+fn the_environment_is_made_of_layers() {
+    let plan = planned(|case| {
+        case.config.tty = true;
+        case.settings.default_env = vec!["ZONE=a".into()];
+        set(case, "COLOUR", b"blue");
+        set(case, "EMPTY", b"");
+    });
+    let expected = ["PATH=/opt/bin:/bin", "TERM=xterm", "ZONE=a", "COLOUR=blue", "HOSTNAME=web", "EMPTY=", "HOME=/root"];
+    assert_eq!(env_of(&plan), expected);
+    refused("envs[0]: \"\" cannot", |case| set(case, "", b"x"));
+    refused("envs[0]: \"A=B\" cannot", |case| set(case, "A=B", b"x"));
+    refused("NUL", |case| set(case, "A", b"x\0y"));
+    refused("not UTF-8", |case| set(case, "A", b"\xff"));
+}
+
+#[test]
+fn a_home_directory_cannot_smuggle_a_passwd_line() {
+    let plan = planned(|case| set(case, "HOME", b"/h"));
+    assert!(env_of(&plan).contains(&"HOME=/h".to_owned()));
+    refused("HOME is", |case| set(case, "HOME", b"/h\nevil:x:0:0::/:/bin/sh"));
+    refused("HOME is", |case| set(case, "HOME", b"/h:x"));
+    refused("HOME is", |case| case.image.env.push("HOME=/h\nx".into()));
+}
+
+#[test]
+fn users_and_groups_are_found_as_they_were_written() {
+    let check = |change: &dyn Fn(&mut Case), uid: u32, gid: u32, groups: &[u32]| {
+        let user = planned(change).user;
+        assert_eq!((user.uid, user.gid, user.groups.as_slice()), (uid, gid, groups));
+    };
+    let image = |user: &'static str| move |case: &mut Case| case.image.user = user.into();
+    check(&image(""), 0, 0, &[0, 10]);
+    check(&image("app"), 1000, 1001, &[1001, 44, 10]);
+    check(&image("1000"), 1000, 1001, &[1001, 44, 10]);
+    check(&image("app:video"), 1000, 44, &[44, 10]);
+    check(&image("1000:1004"), 1000, 1004, &[1004, 44, 10]);
+    check(&image("1000:"), 1000, 1001, &[1001, 44, 10]);
+    check(&image(":33"), 0, 33, &[33, 10]);
+    // A number is never looked up as a name: the entry named 1002 is root's.
+    check(&image("1002"), 1002, 0, &[0]);
+    let pod = |case: &mut Case| {
+        let security = case.security();
+        security.run_as_user = Some(v1::Int64Value { value: 1000 });
+        security.run_as_group = Some(v1::Int64Value { value: 50 });
+        security.supplemental_groups = vec![44, 60_000];
+    };
+    check(&pod, 1000, 50, &[50, 44, 10, 60_000]);
+    let strict = |case: &mut Case| {
+        pod(case);
+        case.security().supplemental_groups_policy = v1::SupplementalGroupsPolicy::Strict as i32;
+    };
+    check(&strict, 1000, 50, &[50, 44, 60_000]);
+    check(&|case: &mut Case| case.security().run_as_username = "www-data".into(), 33, 33, &[33, 44]);
+}
+
+#[test]
+fn a_user_that_is_none_is_refused_and_never_root() {
+    for user in ["4294967296", "2147483648", "4294967295", "-1", "+5", "99999999999999999999", "-"] {
+        let check = |words: &str| refused(words, |case| case.image.user = user.into());
+        check("image.config.user: ");
+    }
+    refused("is not in /etc/passwd", |case| case.image.user = "nobody".into());
+    refused("is not in /etc/passwd", |case| case.image.user = "bad".into());
+    refused("is not in /etc/group", |case| case.image.user = "app:none".into());
+    refused("image.config.user", |case| case.image.user = "app:4294967295".into());
+    refused("run_as_group needs", |case| case.security().run_as_group = Some(v1::Int64Value { value: 1 }));
+    refused("run_as_user: -1", |case| case.security().run_as_user = Some(v1::Int64Value { value: -1 }));
+    refused("run_as_username: 1000 is a number", |case| case.security().run_as_username = "1000".into());
+    refused("supplemental_groups: ", |case| case.security().supplemental_groups = vec![1 << 31]);
+}
+
+#[test]
+fn the_home_directory_is_the_users() {
+    let check = |user: &str, home: &str| {
+        let plan = planned(|case| case.image.user = user.into());
+        assert!(env_of(&plan).contains(&format!("HOME={home}")), "{:?}", env_of(&plan));
+    };
+    check("app", "/home/app");
+    check("1000", "/home/app");
+    check("12345", "/");
+}
+
+#[test]
+fn capabilities_are_added_to_and_taken_from_the_default() {
+    let check = |add: &[&str], drop: &[&str], has: &[Capability], lacks: &[Capability], count: usize| {
+        let plan = planned(|case| {
+            case.security().capabilities = Some(v1::Capability {
+                add_capabilities: strings(add),
+                drop_capabilities: strings(drop),
+                ..Default::default()
+            });
+        });
+        let sets = plan.spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+        let bounding = sets.bounding().clone().unwrap();
+        assert!(has.iter().all(|c| bounding.contains(c)), "{add:?} {drop:?}");
+        assert!(!lacks.iter().any(|c| bounding.contains(c)), "{add:?} {drop:?}");
+        assert_eq!(bounding.len(), count, "{add:?} {drop:?}");
+        assert!(sets.inheritable().as_ref().unwrap().is_empty());
+    };
+    check(&[], &[], &[Capability::Chown], &[Capability::SysAdmin], 14);
+    check(&["SYS_ADMIN", "cap_net_admin"], &[], &[Capability::SysAdmin, Capability::NetAdmin], &[], 16);
+    check(&["ALL"], &["CAP_CHOWN"], &[Capability::SysAdmin], &[Capability::Chown], 40);
+    check(&["CHOWN"], &["ALL"], &[Capability::Chown], &[Capability::Kill], 1);
+    check(&[], &["all"], &[], &[Capability::Chown], 0);
+    refused("there is no capability CAP_FLY", |case| capability(case, "CAP_FLY"));
+    refused("does not hold CAP_SYS_RESOURCE", |case| {
+        case.host.machine.capabilities.retain(|held| *held != Capability::SysResource);
+        capability(case, "SYS_RESOURCE");
+    });
+}
+
+fn capability(case: &mut Case, name: &str) {
+    let capabilities = v1::Capability { add_capabilities: vec![name.into()], ..Default::default() };
+    case.security().capabilities = Some(capabilities);
+}
+
+#[test]
+fn an_ambient_capability_is_inheritable_and_no_other_is() {
+    let plan = planned(|case| {
+        let capabilities = v1::Capability { add_ambient_capabilities: strings(&["NET_ADMIN"]), ..Default::default() };
+        case.security().capabilities = Some(capabilities);
+    });
+    let sets = plan.spec.process().as_ref().unwrap().capabilities().clone().unwrap();
+    let expected = Some([Capability::NetAdmin].into());
+    assert_eq!((sets.ambient(), sets.inheritable()), (&expected, &expected));
+    assert!(sets.permitted().as_ref().unwrap().contains(&Capability::NetAdmin));
+}
+
+fn mount_at<'a>(plan: &'a ContainerPlan, path: &str) -> Option<&'a Mount> {
+    plan.spec.mounts().as_ref().unwrap().iter().find(|mount| mount.destination() == Path::new(path))
+}
+
+fn options(plan: &ContainerPlan, path: &str) -> Vec<String> {
+    mount_at(plan, path).unwrap().options().clone().unwrap()
+}
+
+#[test]
+fn mounts_have_the_options_that_were_asked_for() {
+    let check = |mount: v1::Mount, source: Propagation, expected: &[&str]| {
+        let path = mount.container_path.clone();
+        let plan = planned(|case| case.mount(mount, source));
+        assert_eq!(options(&plan, &path), strings(expected));
+    };
+    let slave = v1::MountPropagation::PropagationHostToContainer as i32;
+    check(volume("/v", "/h"), Propagation::Private, &["rbind", "rprivate", "rw"]);
+    check(v1::Mount { readonly: true, ..volume("/v", "/h") }, Propagation::Private, &["rbind", "rprivate", "ro"]);
+    let recursive = v1::Mount { readonly: true, recursive_read_only: true, ..volume("/v", "/h") };
+    check(recursive, Propagation::Private, &["rbind", "rprivate", "rro"]);
+    let host_to_container = v1::Mount { propagation: slave, ..volume("/v", "/h") };
+    check(host_to_container.clone(), Propagation::Shared, &["rbind", "rslave", "rw"]);
+    let sealed = v1::Mount { mount_options: strings(&["noexec"]), ..volume("/v", "/h") };
+    check(sealed, Propagation::Private, &["rbind", "rprivate", "rw", "noexec"]);
+    let plan = planned(|case| case.mount(host_to_container, Propagation::Slave));
+    assert_eq!(plan.spec.linux().as_ref().unwrap().rootfs_propagation().as_deref(), Some("rslave"));
+}
+
+#[test]
+fn mounts_that_cannot_be_are_refused() {
+    let check = |words: &str, mount: v1::Mount| refused(words, |case| case.mount(mount, Propagation::Private));
+    let slave = v1::MountPropagation::PropagationHostToContainer as i32;
+    check("recursive_read_only: the mount is not", v1::Mount { recursive_read_only: true, ..volume("/v", "/h") });
+    let both = v1::Mount { recursive_read_only: true, readonly: true, propagation: slave, ..volume("/v", "/h") };
+    refused("recursive_read_only: the propagation", |case| case.mount(both, Propagation::Shared));
+    check("does not propagate so", v1::Mount { propagation: slave, ..volume("/v", "/h") });
+    check("mounts[0].host_path", volume("/v", ""));
+    check("mounts[0].container_path: \"v\"", volume("v", "/h"));
+    check("the root of the container", volume("/x/..", "/h"));
+    check("/proc belongs", volume("/proc", "/h"));
+    check("/proc/sys belongs", volume("/proc/./sys", "/h"));
+    check("suid is not one of", v1::Mount { mount_options: strings(&["suid"]), ..volume("/v", "/h") });
+    let image = v1::ImageSpec { image: "x".into(), ..Default::default() };
+    check("mounts[0].image: an image as a volume is not supported", v1::Mount { image: Some(image), ..volume("/v", "") });
+    let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/h") };
+    assert!(mount_at(&planned(|case| case.mount(relabel.clone(), Propagation::Private)), "/v").is_some());
+    refused("selinux_relabel", |case| {
+        case.host.machine.selinux = true;
+        case.mount(relabel, Propagation::Private);
+    });
+}
+
+#[test]
+fn a_mount_asked_for_replaces_ours_and_parents_come_first() {
+    let plan = planned(|case| {
+        case.mount(volume("/a/b/c", "/1"), Propagation::Private);
+        case.mount(volume("/a", "/2"), Propagation::Private);
+        case.mount(volume("/etc/resolv.conf", "/3"), Propagation::Private);
+        case.mount(volume("/proc/meminfo", "/4"), Propagation::Private);
+    });
+    let mounts = plan.spec.mounts().as_ref().unwrap();
+    let place = |path: &str| mounts.iter().position(|mount| mount.destination() == Path::new(path)).unwrap();
+    assert!(place("/a") < place("/a/b/c") && place("/dev") < place("/dev/shm") && place("/proc") < place("/proc/meminfo"));
+    assert_eq!(mount_at(&plan, "/etc/resolv.conf").unwrap().source(), &Some("/3".into()));
+    assert_eq!(mounts.iter().filter(|mount| mount.destination() == Path::new("/etc/resolv.conf")).count(), 1);
+    let plan = planned(|case| case.mount(volume("/dev", "/dev"), Propagation::Private));
+    assert!(mount_at(&plan, "/dev/pts").is_none() && mount_at(&plan, "/dev/shm").is_none());
+}
+
+#[test]
+fn a_source_that_is_missing_is_to_be_made() {
+    let plan = planned(|case| {
+        case.mount(volume("/v", "/gone"), Propagation::Private);
+        case.host.mounts[0].kind = SourceKind::Missing;
+    });
+    assert_eq!(plan.missing_sources, [PathBuf::from("/gone")]);
+}
+
+fn namespaces(plan: &ContainerPlan) -> Vec<(LinuxNamespaceType, Option<PathBuf>)> {
+    let namespaces = plan.spec.linux().as_ref().unwrap().namespaces().as_ref().unwrap();
+    namespaces.iter().map(|namespace| (namespace.typ(), namespace.path().clone())).collect()
+}
+
+fn with_pid(case: &mut Case, pod: PidSharing, mode: v1::NamespaceMode) {
+    case.pod.pid = pod;
+    case.security().namespace_options = Some(v1::NamespaceOption { pid: mode as i32, ..Default::default() });
+}
+
+#[test]
+fn the_pid_namespace_is_the_containers_the_pods_or_the_hosts() {
+    let pid = |plan: &ContainerPlan| namespaces(plan).into_iter().find(|(kind, _)| *kind == LinuxNamespaceType::Pid);
+    let pin = Some(PathBuf::from("/run/berth/sandboxes/s1/ns/pid"));
+    let check = |pod: PidSharing, mode: v1::NamespaceMode, expected: Option<Option<PathBuf>>| {
+        let plan = planned(|case| with_pid(case, pod, mode));
+        assert_eq!(pid(&plan).map(|(_, path)| path), expected, "{pod:?} {mode:?}");
+    };
+    check(PidSharing::Container, v1::NamespaceMode::Container, Some(None));
+    check(PidSharing::Pod, v1::NamespaceMode::Container, Some(None));
+    check(PidSharing::Pod, v1::NamespaceMode::Pod, Some(pin));
+    check(PidSharing::Host, v1::NamespaceMode::Node, None);
+    let not = |words: &str, pod, mode| refused(words, |case| with_pid(case, pod, mode));
+    not("has no PID namespace to share", PidSharing::Container, v1::NamespaceMode::Pod);
+    not("not in the host's PID namespace", PidSharing::Pod, v1::NamespaceMode::Node);
+    not("another container is not supported", PidSharing::Pod, v1::NamespaceMode::Target);
+    let network = v1::NamespaceOption { network: v1::NamespaceMode::Node as i32, ..Default::default() };
+    refused("namespace_options.network", |case| case.security().namespace_options = Some(network));
+}
+
+fn profile(kind: ProfileType, path: &str) -> Option<v1::SecurityProfile> {
+    Some(v1::SecurityProfile { profile_type: kind as i32, localhost_ref: path.into() })
+}
+
+#[test]
+fn seccomp_is_what_the_interface_says() {
+    let check = |filtered: bool, change: &dyn Fn(&mut Case)| {
+        assert_eq!(planned(change).spec.linux().as_ref().unwrap().seccomp().is_some(), filtered);
+    };
+    check(false, &|_| {});
+    check(true, &|case| case.security().seccomp = Some(v1::SecurityProfile::default()));
+    check(false, &|case| case.security().seccomp = profile(ProfileType::Unconfined, ""));
+    check(false, &|case| {
+        case.privileged();
+        case.security().seccomp = profile(ProfileType::RuntimeDefault, "");
+    });
+    let localhost = |case: &mut Case| {
+        case.security().seccomp = profile(ProfileType::Localhost, "/p.json");
+        case.host.seccomp_profile = Some(br#"{"defaultAction":"SCMP_ACT_ALLOW"}"#.to_vec());
+    };
+    check(true, &localhost);
+    refused("not an absolute path", |case| case.security().seccomp = profile(ProfileType::Localhost, "p.json"));
+    refused("/p.json: not a seccomp profile", |case| {
+        localhost(case);
+        case.host.seccomp_profile = Some(b"{".to_vec());
+    });
+    deprecated_seccomp(check);
+}
+
+#[allow(deprecated, reason = "older clients still say it so")]
+fn deprecated_seccomp(check: impl Fn(bool, &dyn Fn(&mut Case))) {
+    check(true, &|case| case.security().seccomp_profile_path = "runtime/default".into());
+    check(false, &|case| case.security().seccomp_profile_path = "unconfined".into());
+    refused("names no kind", |case| case.security().seccomp_profile_path = "something".into());
+}
+
+#[test]
+fn apparmor_and_selinux_are_no_promise_where_they_are_off() {
+    let apparmor = |case: &mut Case, kind| case.security().apparmor = profile(kind, "");
+    planned(|case| apparmor(case, ProfileType::RuntimeDefault));
+    planned(|case| apparmor(case, ProfileType::Unconfined));
+    refused("AppArmor is not enabled", |case| case.security().apparmor = profile(ProfileType::Localhost, "localhost/x"));
+    let options = Some(v1::SeLinuxOption { level: "s0:c1".into(), ..Default::default() });
+    planned(|case| case.security().selinux_options.clone_from(&options));
+    refused("SELinux", |case| {
+        case.host.machine.selinux = true;
+        case.security().selinux_options.clone_from(&options);
+    });
+    let plan = planned(|case| {
+        case.host.machine.apparmor = true;
+        case.security().apparmor = profile(ProfileType::Localhost, "localhost/mine");
+    });
+    assert_eq!(plan.spec.process().as_ref().unwrap().apparmor_profile().as_deref(), Some("mine"));
+}
+
+fn masked(plan: &ContainerPlan) -> usize {
+    plan.spec.linux().as_ref().unwrap().masked_paths().as_ref().unwrap().len()
+}
+
+#[test]
+fn paths_are_masked_unless_the_pod_has_users_of_its_own_and_asks_for_none() {
+    assert_eq!(masked(&planned(|_| {})), 12);
+    assert_eq!(masked(&planned(|case| case.security().masked_paths = vec!["/x".into()])), 2);
+    assert_eq!(masked(&planned(|case| case.privileged())), 0);
+    let users = |case: &mut Case| {
+        let map = IdMap { container_id: 0, host_id: 65_536, length: 65_536 };
+        case.pod.user = Some(IdMaps { uids: vec![map], gids: vec![map] });
+    };
+    assert_eq!(masked(&planned(users)), 0);
+}
+
+#[test]
+fn devices_are_made_and_allowed_as_asked() {
+    let asked = |permissions: &str| v1::Device {
+        host_path: "/dev/fuse".into(),
+        container_path: "/dev/fuse".into(),
+        permissions: permissions.into(),
+    };
+    let plan = planned(|case| {
+        case.config.devices = vec![asked("rw")];
+        case.host.devices = vec![HostDevice { permissions: "rw".into(), ..device("/dev/fuse", 10, 229) }];
+    });
+    let linux = plan.spec.linux().as_ref().unwrap();
+    assert_eq!(linux.devices().as_ref().unwrap().len(), 1);
+    let rules = linux.resources().as_ref().unwrap().devices().clone().unwrap();
+    let last = rules.last().unwrap();
+    assert_eq!((last.major(), last.minor(), last.access().as_deref()), (Some(10), Some(229), Some("rw")));
+    assert!(!rules[0].allow());
+    refused("devices[0].permissions", |case| case.config.devices = vec![asked("x")]);
+    refused("devices[0].permissions", |case| case.config.devices = vec![asked("")]);
+    refused("CDI", |case| case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }]);
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused() {
+    let check = |words: &str, resources: v1::LinuxContainerResources| {
+        refused(words, |case| *case.resources() = resources);
+    };
+    let limits = v1::LinuxContainerResources::default;
+    check("cpu_shares", v1::LinuxContainerResources { cpu_shares: -1, ..limits() });
+    check("cpu_period", v1::LinuxContainerResources { cpu_period: 5, ..limits() });
+    check("cpu_quota", v1::LinuxContainerResources { cpu_quota: -2, ..limits() });
+    check("cpuset_cpus", v1::LinuxContainerResources { cpuset_cpus: "0-1\n".into(), ..limits() });
+    check("memory_limit", v1::LinuxContainerResources { memory_limit_in_bytes: -5, ..limits() });
+    let swap = v1::LinuxContainerResources { memory_limit_in_bytes: 10, memory_swap_limit_in_bytes: 5, ..limits() };
+    check("memory_swap_limit", swap);
+    check("oom_score_adj", v1::LinuxContainerResources { oom_score_adj: 1001, ..limits() });
+    let pages = vec![v1::HugepageLimit { page_size: "1GB".into(), limit: 5 }];
+    check("cannot limit huge pages of 1GB", v1::LinuxContainerResources { hugepage_limits: pages, ..limits() });
+    let unified = |name: &str| [(name.to_owned(), "1".to_owned())].into();
+    check("not a file", v1::LinuxContainerResources { unified: unified("../memory.max"), ..limits() });
+    refused("no unified", |case| {
+        case.host.machine.cgroup = CgroupVersion::V1;
+        case.resources().unified = unified("memory.high");
+    });
+}
+
+#[test]
+fn a_daemon_that_may_not_lower_the_score_gives_what_it_may() {
+    let plan = planned(|case| {
+        case.host.machine.oom_score_adj_floor = 0;
+        case.resources().oom_score_adj = -997;
+    });
+    assert_eq!(plan.spec.process().as_ref().unwrap().oom_score_adj(), Some(0));
+}
+
+#[test]
+fn the_stop_signal_is_the_pods_then_the_images() {
+    let check = |asked: v1::Signal, image: &str, expected: i32| {
+        let plan = planned(|case| {
+            case.config.stop_signal = asked as i32;
+            case.image.stop_signal = image.into();
+        });
+        assert_eq!(plan.stop_signal, expected, "{asked:?} {image}");
+    };
+    check(v1::Signal::RuntimeDefault, "", 15);
+    check(v1::Signal::RuntimeDefault, "SIGQUIT", 3);
+    check(v1::Signal::Sigusr1, "SIGQUIT", 10);
+    check(v1::Signal::Sigrtminplus1, "", 35);
+    refused("stop signal of img", |case| case.image.stop_signal = "SIGWHAT".into());
+}
+
+#[test]
+fn the_log_stays_below_the_sandboxs_directory() {
+    let plan = planned(|case| case.config.log_path = "app/0.log".into());
+    assert_eq!(plan.log_path.as_deref(), Some(Path::new("/var/log/pods/shop_web/app/0.log")));
+    assert_eq!(planned(|_| {}).log_path, None);
+    refused("log_path", |case| case.config.log_path = "../x".into());
+    refused("log_path", |case| case.config.log_path = "/etc/x".into());
+}
+
+#[test]
+fn a_privileged_container_needs_a_privileged_sandbox() {
+    refused("the sandbox is not privileged", |case| case.security().privileged = true);
+}
+
+#[test]
+fn an_exec_is_the_containers_process_with_another_command() {
+    let plan = planned(|case| case.security().no_new_privs = true);
+    let process = exec_process(&plan, &strings(&["ls", "-l"]), true);
+    assert_eq!(process["args"], serde_json::json!(["ls", "-l"]));
+    assert_eq!((&process["terminal"], &process["noNewPrivileges"]), (&true.into(), &true.into()));
+    assert!(process["env"].as_array().unwrap().contains(&"TERM=xterm".into()));
+    assert_eq!(process["capabilities"]["bounding"].as_array().unwrap().len(), 14);
+}
+
+#[test]
+fn cgroup_paths_are_below_the_pods() {
+    assert_eq!(cgroup_path("", "c"), "/berth/berth-c");
+    assert_eq!(cgroup_path("/kubepods/pod1/", "c"), "/kubepods/pod1/berth-c");
+}
