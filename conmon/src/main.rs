@@ -1,2 +1,112 @@
-//! placeholder
-fn main() {}
+//! berth-conmon: the monitor of one pod. It makes the pod's namespaces and containers, keeps their logs, terminals
+//! and exit codes, and lives on when berthd does not. One thread, one epoll, no runtime of any kind.
+
+mod ask;
+mod attach;
+mod clock;
+mod container;
+mod daemon;
+mod error;
+mod exec;
+mod handler;
+mod journal;
+mod life;
+mod logfile;
+mod monitor;
+mod pod;
+mod poll;
+mod reap;
+mod record;
+mod seal;
+mod socket;
+mod stdio;
+mod turn;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rustix::fs::Mode;
+
+use crate::error::{Error, Named as _};
+use crate::monitor::Monitor;
+use crate::poll::Poll;
+use crate::turn::Turn;
+
+const USAGE: &str = "usage: berth-conmon --pod-dir DIR [--daemon-fd N]";
+
+#[derive(Debug)]
+struct Arguments {
+    pod_dir: PathBuf,
+    daemon_fd: Option<i32>,
+}
+
+fn main() -> ExitCode {
+    match std::env::args_os().nth(1) {
+        Some(argument) if argument == pod::init::ARGUMENT => pod::init::run(),
+        Some(argument) if argument == pod::nest::ARGUMENT => pod::nest::run(),
+        Some(_) | None => {}
+    }
+    let Some(arguments) = arguments() else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match monitor(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            journal::Journal::open(&arguments.pod_dir).note(&error.chain());
+            eprintln!("berth-conmon: {}", error.chain());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments() -> Option<Arguments> {
+    let mut words = std::env::args_os().skip(1);
+    let (mut pod_dir, mut daemon_fd) = (None, None);
+    while let Some(word) = words.next() {
+        let value = words.next()?;
+        match word.to_str()? {
+            "--pod-dir" => pod_dir = Some(PathBuf::from(value)),
+            "--daemon-fd" => daemon_fd = Some(value.to_str()?.parse().ok()?),
+            _ => return None,
+        }
+    }
+    Some(Arguments { pod_dir: pod_dir.filter(|dir| dir.is_absolute())?, daemon_fd })
+}
+
+fn monitor(arguments: &Arguments) -> Result<(), Error> {
+    let sealed = seal::seal();
+    let lock = socket::lock(&arguments.pod_dir)?;
+    let daemon = arguments.daemon_fd.map(inherited).transpose()?;
+    let signals = turn::block_signals()?;
+    settle()?;
+
+    let poll = Poll::new().named("making", "an epoll")?;
+    let mut monitor = Monitor::new(poll, &arguments.pod_dir);
+    monitor.note(sealed);
+    let listener = socket::listen(&arguments.pod_dir)?;
+    monitor.resume();
+    if let Some(daemon) = daemon {
+        monitor.add_daemon(daemon);
+    }
+    kernel::malloc_trim();
+    Turn::new(monitor, listener, &signals)?.run()?;
+    socket::unmake(&arguments.pod_dir, lock)
+}
+
+fn inherited(number: i32) -> Result<OwnedFd, Error> {
+    kernel::take_inherited_fd(number).named("taking the daemon's socket", number.to_string())
+}
+
+/// A monitor belongs to no directory and no terminal, and orphans of its containers are its own.
+fn settle() -> Result<(), Error> {
+    rustix::process::chdir("/").named("going to", "/")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).named("becoming", "a subreaper")?;
+    // Fails only for a leader of a session, which has what it wants already.
+    let _ = rustix::process::setsid();
+    let null = stdio::null()?;
+    rustix::stdio::dup2_stdin(&null).named("closing", "stdin")?;
+    Ok(())
+}

@@ -20,6 +20,8 @@ pub use reply::{Answer, ContainerState, Event, Exit, Message, Phase, PodState, R
 /// The version of this protocol; a monitor refuses a daemon that speaks another.
 pub const VERSION: u32 = 1;
 
+/// Most data in one packet of an attach socket, either way; the monitor puts one byte before it.
+pub const ATTACH_PACKET: usize = 16 << 10;
 /// First byte of a packet on an attach socket: the bytes that follow came from the container's stdout.
 pub const STREAM_STDOUT: u8 = 1;
 /// First byte of a packet on an attach socket: the bytes that follow came from the container's stderr.

@@ -1,0 +1,220 @@
+//! Each question of a daemon, and who in the monitor answers it.
+
+use std::os::fd::OwnedFd;
+
+use conmon_protocol::{Answer, Ask, ContainerPlan, ExecPlan, PodPlan, RefusalKind, Request, Scope, VERSION};
+use rustix::event::epoll::EventFlags;
+
+use crate::attach::{Attached, MAX_ATTACHED, Wanted};
+use crate::clock;
+use crate::container::{Container, Key};
+use crate::error::{Error, Named as _};
+use crate::exec::{self, MAX_EXECS};
+use crate::life::{self, Asked, Life};
+use crate::monitor::{Asker, Monitor};
+use crate::pod;
+use crate::poll::Token;
+
+/// In a pod at once, the exited ones too; more are refused.
+const MAX_CONTAINERS: usize = 1024;
+/// A process that is still there so long after SIGKILL is stuck in the kernel.
+const DEATH_NS: u64 = 20_000_000_000;
+
+type Answered = Result<Answer, Error>;
+
+impl Monitor {
+    pub(crate) fn hear(&mut self, daemon: Key, request: Request, fds: Vec<OwnedFd>) {
+        let asker = Asker { daemon, seq: request.seq };
+        let answer = match request.ask {
+            Ask::Hello { version } => self.hello(version),
+            Ask::MakePod(plan) => self.make_pod(&plan),
+            Ask::Create(plan) => self.create(plan),
+            Ask::Start { container_id } => self.start(&container_id),
+            Ask::Signal { container_id, signal, scope } => self.signal(&container_id, signal, scope),
+            Ask::Resize { container_id, columns, rows } => self.resize(&container_id, columns, rows),
+            Ask::Reopen { container_id } => self.reopen(&container_id),
+            Ask::KillExec { exec_id } => self.kill_exec(&exec_id),
+            Ask::Attach { container_id, stdin, stdout, stderr } => {
+                self.attach(&container_id, Wanted { stdin, stdout, stderr }, fds)
+            }
+            Ask::Exec(plan) => return self.exec(asker, plan, fds),
+            Ask::Delete { container_id } => return self.delete(asker, &container_id),
+            Ask::UnmakePod => return self.unmake_pod(asker),
+        };
+        self.answer(asker, answer, Vec::new());
+    }
+
+    fn hello(&mut self, version: u32) -> Answered {
+        if version == VERSION {
+            return Ok(Answer::Hello(self.state()));
+        }
+        let message = format!("this monitor speaks version {VERSION}, not {version}");
+        Err(Error::refused(RefusalKind::Unsupported, message))
+    }
+
+    fn make_pod(&mut self, plan: &PodPlan) -> Answered {
+        self.not_while_unmaking()?;
+        if self.pod.is_none() {
+            self.pod = Some(pod::make(plan)?);
+            kernel::malloc_trim();
+        }
+        Ok(Answer::Done)
+    }
+
+    fn create(&mut self, plan: ContainerPlan) -> Answered {
+        self.not_while_unmaking()?;
+        if self.pod.is_none() {
+            return Err(Error::refused(RefusalKind::State, "the pod is not made"));
+        }
+        if self.find(&plan.container_id).is_ok() {
+            let message = format!("container {} exists", plan.container_id);
+            return Err(Error::refused(RefusalKind::Exists, message));
+        }
+        if self.containers.len() >= MAX_CONTAINERS {
+            let message = format!("the pod has {MAX_CONTAINERS} containers already");
+            return Err(Error::refused(RefusalKind::Failed, message));
+        }
+        let key = self.next_key();
+        let container = Container::make(key, plan, &self.poll)?;
+        let pid = container.record.process.pid;
+        container.warnings.iter().for_each(|warning| self.journal.note(warning));
+        self.containers.insert(key, container);
+        kernel::malloc_trim();
+        Ok(Answer::Created { pid })
+    }
+
+    fn start(&mut self, id: &str) -> Answered {
+        let container = self.find_mut(id)?;
+        let started_at_ns = match (container.may(Asked::Start)?, container.life) {
+            (false, Life::Running { started_at_ns, .. }) => started_at_ns,
+            (true | false, _) => container.start()?,
+        };
+        Ok(Answer::Started { started_at_ns })
+    }
+
+    fn signal(&mut self, id: &str, signal: i32, scope: Scope) -> Answered {
+        let container = self.find(id)?;
+        if container.may(Asked::Signal)? {
+            container.signal(signal, scope)?;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn resize(&mut self, id: &str, columns: u16, rows: u16) -> Answered {
+        let container = self.find(id)?;
+        container.may(Asked::Resize)?;
+        container.resize(columns, rows)?;
+        Ok(Answer::Done)
+    }
+
+    fn reopen(&mut self, id: &str) -> Answered {
+        let container = self.find_mut(id)?;
+        container.may(Asked::Reopen)?;
+        container.log.reopen()?;
+        Ok(Answer::Done)
+    }
+
+    fn attach(&mut self, id: &str, wanted: Wanted, fds: Vec<OwnedFd>) -> Answered {
+        let container = self.find(id)?;
+        container.may(Asked::Attach)?;
+        let key = container.key;
+        let Ok([socket]) = <[OwnedFd; 1]>::try_from(fds) else {
+            return Err(Error::refused(RefusalKind::Invalid, "attaching needs one descriptor"));
+        };
+        if self.attached.values().filter(|client| client.container == key).count() >= MAX_ATTACHED {
+            let message = format!("{MAX_ATTACHED} clients are attached to container {id} already");
+            return Err(Error::refused(RefusalKind::Failed, message));
+        }
+        let client = self.next_key();
+        self.poll.watch(&socket, Token::Attached(client), EventFlags::IN).named("watching", "a client")?;
+        self.attached.insert(client, Attached::new(socket, key, wanted));
+        Ok(Answer::Done)
+    }
+
+    fn exec(&mut self, asker: Asker, plan: ExecPlan, fds: Vec<OwnedFd>) {
+        match self.start_exec(plan, fds) {
+            Ok((pid, console)) => {
+                self.answer(asker, Ok(Answer::ExecStarted { pid }), console.into_iter().collect());
+            }
+            Err(error) => self.answer(asker, Err(error), Vec::new()),
+        }
+    }
+
+    fn start_exec(&mut self, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<(i32, Option<OwnedFd>), Error> {
+        let container = self.find(&plan.container_id)?;
+        container.may(Asked::Exec)?;
+        if self.execs.iter().any(|exec| exec.id == plan.exec_id) {
+            return Err(Error::refused(RefusalKind::Exists, format!("exec {} exists", plan.exec_id)));
+        }
+        if self.execs.len() >= MAX_EXECS {
+            let message = format!("{MAX_EXECS} processes are being executed in this pod already");
+            return Err(Error::refused(RefusalKind::Failed, message));
+        }
+        let (exec, console) = exec::start(container, plan, fds)?;
+        let pid = exec.pid;
+        self.execs.push(exec);
+        Ok((pid, console))
+    }
+
+    fn kill_exec(&mut self, id: &str) -> Answered {
+        if let Some(exec) = self.execs.iter().find(|exec| exec.id == id) {
+            exec.kill()?;
+        }
+        Ok(Answer::Done)
+    }
+
+    fn delete(&mut self, asker: Asker, id: &str) {
+        let Ok(container) = self.find(id) else {
+            return self.answer(asker, Ok(Answer::Done), Vec::new());
+        };
+        let key = container.key;
+        self.deletes.push((key, asker));
+        self.kill_or_unmake(key);
+    }
+
+    fn unmake_pod(&mut self, asker: Asker) {
+        self.unmakes.push(asker);
+        let keys: Vec<Key> = self.containers.keys().copied().collect();
+        for key in &keys {
+            self.kill_or_unmake(*key);
+        }
+        if keys.is_empty() {
+            self.unmake_pod_when_empty();
+        }
+    }
+
+    /// A living container is killed, and taken away when it has ended.
+    fn kill_or_unmake(&mut self, key: Key) {
+        let until_ns = clock::monotonic_ns() + DEATH_NS;
+        let Some(container) = self.containers.get_mut(&key) else {
+            return;
+        };
+        match (container.life.answer(Asked::Delete), container.life.pid()) {
+            (_, None) => self.unmake_container(key),
+            (life::Answer::Do, Some(_)) => {
+                let result = container.kill(until_ns);
+                self.note(result);
+            }
+            (life::Answer::Already | life::Answer::No(_), Some(_)) => container.dies_until_ns = until_ns,
+        }
+    }
+
+    fn not_while_unmaking(&self) -> Result<(), Error> {
+        if self.unmakes.is_empty() && !self.over {
+            return Ok(());
+        }
+        Err(Error::refused(RefusalKind::State, "the pod is being taken away"))
+    }
+
+    fn find(&self, id: &str) -> Result<&Container, Error> {
+        self.containers.values().find(|container| container.id() == id).ok_or_else(|| unknown(id))
+    }
+
+    fn find_mut(&mut self, id: &str) -> Result<&mut Container, Error> {
+        self.containers.values_mut().find(|container| container.id() == id).ok_or_else(|| unknown(id))
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    Error::refused(RefusalKind::NotFound, format!("no container {id} in this pod"))
+}

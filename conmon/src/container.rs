@@ -1,0 +1,292 @@
+//! One container: made, started, heard of, taken away. Each is a list of steps on values that others decided.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use conmon_protocol::{ContainerPlan, Exit, RefusalKind, Scope, Stdin};
+use rustix::event::epoll::EventFlags;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use crate::clock;
+use crate::error::{Error, Leftovers, Named as _};
+use crate::handler;
+use crate::life::{Answer, Asked, Heard, Life};
+use crate::logfile::{Log, Stream};
+use crate::poll::{Poll, Token};
+use crate::reap::{self, Birth};
+use crate::record::{self, ContainerRecord};
+use crate::stdio::{self, Streams};
+
+/// A number that is never used twice in this monitor.
+pub(crate) type Key = u32;
+
+const SIGKILL: i32 = 9;
+
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) key: Key,
+    pub(crate) record: ContainerRecord,
+    pub(crate) life: Life,
+    pub(crate) streams: Streams,
+    pub(crate) log: Log,
+    /// Read from a client, not yet taken by the container; at most one packet.
+    pub(crate) stdin_rest: Vec<u8>,
+    /// What to do with stdin once the rest is written.
+    pub(crate) stdin_ends: bool,
+    /// Of a process that an earlier monitor started.
+    pub(crate) inherited: Option<OwnedFd>,
+    /// When we say that it could not be killed; 0 when nobody waits.
+    pub(crate) dies_until_ns: u64,
+    /// What was asked and done in part only.
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Container {
+    /// Makes a container whose process waits. On failure nothing stays.
+    pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
+        match Self::make_all(key, &plan, poll) {
+            Ok(container) => Ok(container),
+            Err(error) => match unmake(&plan) {
+                Ok(()) => Err(error),
+                Err(left) => Err(Error::Left(vec![error, left])),
+            },
+        }
+    }
+
+    fn make_all(key: Key, plan: &ContainerPlan, poll: &Poll) -> Result<Container, Error> {
+        let log = Log::open(plan.log_path.as_deref())?;
+        let (mut streams, ends) = if plan.terminal {
+            (Streams::default(), None)
+        } else {
+            let (streams, ends) = stdio::make(plan)?;
+            (streams, Some(ends))
+        };
+        let made = handler::create(plan, ends)?;
+        streams.console = made.console;
+        let record = ContainerRecord {
+            plan: plan.clone(),
+            process: Birth::of(made.pid),
+            started_at_ns: None,
+            cgroup: made.cgroup,
+            owns_pid_namespace: made.owns_pid_namespace,
+        };
+        record.write()?;
+        let mut container = Container::new(key, record, Life::Created { pid: made.pid }, streams, log);
+        container.warnings = made.warnings;
+        container.watch_streams(poll)?;
+        Ok(container)
+    }
+
+    fn new(key: Key, record: ContainerRecord, life: Life, streams: Streams, log: Log) -> Container {
+        Container {
+            key,
+            record,
+            life,
+            streams,
+            log,
+            stdin_rest: Vec::new(),
+            stdin_ends: false,
+            inherited: None,
+            dies_until_ns: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// A container that an earlier monitor made. Its log is opened again; what it wrote meanwhile is in the FIFOs.
+    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> Result<Container, Error> {
+        let dir = &record.plan.container_dir;
+        if let Some(exit) = record::read_exit(dir)? {
+            let (streams, log) = (Streams::default(), Log::open(None)?);
+            return Ok(Container::new(key, record, Life::Exited(exit), streams, log));
+        }
+        let log = Log::open(record.plan.log_path.as_deref())?;
+        let streams = if record.plan.terminal { Streams::default() } else { stdio::reopen(&record.plan) };
+        let life = life_of(&record);
+        let mut container = Container::new(key, record, life, streams, log);
+        container.inherited = container.record.process.open();
+        container.watch_streams(poll)?;
+        if let Some(pidfd) = &container.inherited {
+            poll.watch(pidfd, Token::Inherited(key), EventFlags::IN).named("watching", "the process")?;
+        }
+        Ok(container)
+    }
+
+    fn watch_streams(&self, poll: &Poll) -> Result<(), Error> {
+        let (key, streams) = (self.key, &self.streams);
+        if let Some(stdout) = &streams.stdout {
+            poll.watch(stdout, Token::Stdout(key), EventFlags::IN).named("watching", "stdout")?;
+        }
+        if let Some(stderr) = &streams.stderr {
+            poll.watch(stderr, Token::Stderr(key), EventFlags::IN).named("watching", "stderr")?;
+        }
+        if let Some(console) = &streams.console {
+            rustix::fs::fcntl_setfl(console, OFlags::RDWR | OFlags::NONBLOCK)
+                .named("opening", "the terminal")?;
+            poll.watch(console, Token::Console(key), EventFlags::IN).named("watching", "the terminal")?;
+        }
+        if let Some(stdin) = &streams.stdin {
+            poll.watch(stdin, Token::Stdin(key), EventFlags::empty()).named("watching", "stdin")?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.record.plan.container_id
+    }
+
+    /// Yes, already so, or no and why.
+    pub(crate) fn may(&self, asked: Asked) -> Result<bool, Error> {
+        match self.life.answer(asked) {
+            Answer::Do => Ok(true),
+            Answer::Already => Ok(false),
+            Answer::No(why) => {
+                let message = format!("container {} {why}", self.id());
+                Err(Error::refused(RefusalKind::State, message))
+            }
+        }
+    }
+
+    /// Lets the process go on. Written down first: a monitor that dies in between must not think it waits.
+    pub(crate) fn start(&mut self) -> Result<i64, Error> {
+        let at_ns = clock::now_ns();
+        self.record.started_at_ns = Some(at_ns);
+        self.record.write()?;
+        if let Err(error) = handler::start(&self.record.plan) {
+            self.record.started_at_ns = None;
+            self.record.write()?;
+            return Err(error);
+        }
+        self.life = self.life.hear(Heard::Started { at_ns });
+        Ok(at_ns)
+    }
+
+    pub(crate) fn signal(&self, signal: i32, scope: Scope) -> Result<(), Error> {
+        handler::kill(&self.record.plan, signal, scope)
+    }
+
+    /// Kills it so that it can be taken away once it has ended.
+    pub(crate) fn kill(&mut self, until_ns: u64) -> Result<(), Error> {
+        self.life = self.life.hear(Heard::DeleteAsked);
+        self.dies_until_ns = until_ns;
+        let Some(pidfd) = self.record.process.open() else {
+            return Ok(());
+        };
+        let whole = handler::kill(&self.record.plan, SIGKILL, Scope::All);
+        reap::kill(pidfd.as_fd()).named("killing the first process of", self.id())?;
+        whole
+    }
+
+    /// Its first process ended. Says what could not be done about it; the container is Exited in any case.
+    pub(crate) fn ended(&mut self, code: i32) -> (Exit, Result<(), Error>) {
+        let finished_at_ns = clock::now_ns();
+        let mut left = Leftovers::default();
+        self.log.end(finished_at_ns);
+        let oom_killed = code != 0 && handler::oom_kills(self.record.cgroup.as_deref()) > 0;
+        let exit = Exit { code, oom_killed, finished_at_ns };
+        left.note(record::write_exit(&self.record.plan.container_dir, &exit));
+        self.life = self.life.hear(Heard::Ended(exit));
+        self.streams = Streams::default();
+        self.inherited = None;
+        self.stdin_rest = Vec::new();
+        (exit, left.result())
+    }
+
+    /// Processes that its first process left behind, where no PID namespace ends with it.
+    pub(crate) fn end_the_rest(&self) -> Result<(), Error> {
+        if self.record.owns_pid_namespace {
+            return Ok(());
+        }
+        handler::kill(&self.record.plan, SIGKILL, Scope::All)
+    }
+
+    /// Others may hold copies for a moment (a child between clone and exec), so closing alone is not enough.
+    pub(crate) fn unwatch_all(&self, poll: &Poll) {
+        let streams = &self.streams;
+        let fds = [&streams.stdin, &streams.stdout, &streams.stderr, &streams.console, &self.inherited];
+        fds.into_iter().flatten().for_each(|fd| poll.unwatch(fd));
+    }
+
+    /// Gives input to the container; what it doesn't take at once is the rest, and it is asked again.
+    pub(crate) fn feed(&mut self, bytes: &[u8], poll: &Poll) {
+        let taken = match self.input() {
+            None => bytes.len(),
+            Some((fd, _)) => match rustix::io::write(fd, bytes) {
+                Ok(count) => count,
+                Err(Errno::AGAIN | Errno::INTR) => 0,
+                // Nobody reads any more, so nobody misses it.
+                Err(_) => bytes.len(),
+            },
+        };
+        self.stdin_rest = bytes[taken..].to_vec();
+        if let Some((fd, token)) = self.input() {
+            let mut interest = EventFlags::empty();
+            interest.set(EventFlags::IN, matches!(token, Token::Console(_)));
+            interest.set(EventFlags::OUT, !self.stdin_rest.is_empty());
+            // It fails only for a descriptor that is not watched, and this one is.
+            let _ = poll.rewatch(fd, token, interest);
+        }
+        if self.stdin_ends {
+            self.end_stdin(poll);
+        }
+    }
+
+    /// A client has no more input. Where stdin is for one client only, that is its end for the container too.
+    pub(crate) fn end_stdin(&mut self, poll: &Poll) {
+        if self.record.plan.stdin != Stdin::Once {
+            return;
+        }
+        self.stdin_ends = true;
+        if self.stdin_rest.is_empty()
+            && let Some(fd) = self.streams.stdin.take()
+        {
+            poll.unwatch(&fd);
+        }
+    }
+
+    fn input(&self) -> Option<(&OwnedFd, Token)> {
+        let stdin = self.streams.stdin.as_ref().map(|fd| (fd, Token::Stdin(self.key)));
+        stdin.or_else(|| self.streams.console.as_ref().map(|fd| (fd, Token::Console(self.key))))
+    }
+
+    /// A stream's descriptor, while it is open.
+    pub(crate) fn output(&self, token: Token) -> Option<(&OwnedFd, Stream)> {
+        match token {
+            Token::Stdout(_) => Some((self.streams.stdout.as_ref()?, Stream::Stdout)),
+            Token::Stderr(_) => Some((self.streams.stderr.as_ref()?, Stream::Stderr)),
+            Token::Console(_) => Some((self.streams.console.as_ref()?, Stream::Stdout)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
+        let Some(console) = &self.streams.console else {
+            let message = format!("container {} has no terminal", self.id());
+            return Err(Error::refused(RefusalKind::Invalid, message));
+        };
+        resize(console, columns, rows).named("resizing the terminal of", self.id())
+    }
+}
+
+fn resize(console: &OwnedFd, columns: u16, rows: u16) -> Result<(), Errno> {
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    rustix::termios::tcsetwinsize(console, size)
+}
+
+fn life_of(record: &ContainerRecord) -> Life {
+    let pid = record.process.pid;
+    let started = record.started_at_ns.filter(|_| handler::has_started(&record.plan));
+    match started {
+        Some(started_at_ns) => Life::Running { pid, started_at_ns },
+        None => Life::Created { pid },
+    }
+}
+
+/// Takes all of it away, from any point, and past failures. Safe twice. Its process is expected to have ended.
+pub(crate) fn unmake(plan: &ContainerPlan) -> Result<(), Error> {
+    let mut left = Leftovers::default();
+    left.note(handler::delete(plan));
+    left.note(stdio::unmake(&plan.container_dir));
+    left.note(stdio::remove(&record::exit_path(&plan.container_dir)));
+    left.note(stdio::remove(&ContainerRecord::path(&plan.container_dir)));
+    left.result()
+}

@@ -1,0 +1,155 @@
+//! Further processes in a container: started, timed, ended. Their streams are the daemon's own descriptors, so no
+//! byte of theirs passes through here.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use conmon_protocol::{ExecPlan, RefusalKind};
+
+use crate::clock;
+use crate::container::Container;
+use crate::error::{Error, Named as _};
+use crate::handler;
+use crate::reap::{self, Birth};
+use crate::stdio::{self, Ends};
+
+/// In a pod at once; more are refused.
+pub(crate) const MAX_EXECS: usize = 1024;
+/// Descendants that a kill follows.
+const MAX_DESCENDANTS: usize = 4096;
+
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) id: String,
+    pub(crate) pid: i32,
+    pidfd: OwnedFd,
+    pub(crate) deadline_ns: Option<u64>,
+    pub(crate) timed_out: bool,
+}
+
+/// Starts the process; returns its terminal's master if it has one.
+pub(crate) fn start(
+    container: &Container,
+    plan: ExecPlan,
+    fds: Vec<OwnedFd>,
+) -> Result<(Exec, Option<OwnedFd>), Error> {
+    let ends = if plan.terminal { None } else { Some(ends(&plan, fds)?) };
+    let entered = handler::exec(&container.record.plan, plan.process, ends)?;
+    let deadline_ns =
+        plan.timeout_ms.map(|ms| clock::monotonic_ns().saturating_add(ms.saturating_mul(1_000_000)));
+    let exec =
+        Exec { id: plan.exec_id, pid: entered.pid, pidfd: entered.pidfd, deadline_ns, timed_out: false };
+    Ok((exec, entered.console))
+}
+
+/// The descriptors that came, in the order stdin, stdout, stderr; /dev/null for those that did not.
+fn ends(plan: &ExecPlan, fds: Vec<OwnedFd>) -> Result<Ends, Error> {
+    let flagged = [plan.stdin, plan.stdout, plan.stderr];
+    let count = flagged.iter().filter(|flag| **flag).count();
+    if count != fds.len() {
+        let message = format!("exec {} names {count} descriptors and brings {}", plan.exec_id, fds.len());
+        return Err(Error::refused(RefusalKind::Invalid, message));
+    }
+    let mut fds = fds.into_iter();
+    let mut next = |flag: bool| match flag.then(|| fds.next()).flatten() {
+        Some(fd) => Ok(fd),
+        None => stdio::null(),
+    };
+    Ok(Ends { stdin: next(plan.stdin)?, stdout: next(plan.stdout)?, stderr: next(plan.stderr)? })
+}
+
+impl Exec {
+    pub(crate) fn is_due(&self, now_ns: u64) -> bool {
+        !self.timed_out && self.deadline_ns.is_some_and(|deadline| deadline <= now_ns)
+    }
+
+    /// Its time is over. The end of the process is heard as any other.
+    pub(crate) fn time_out(&mut self) -> Result<(), Error> {
+        self.timed_out = true;
+        self.deadline_ns = None;
+        self.kill()
+    }
+
+    /// Kills the process and what it started, as far as that can still be told from its parents.
+    pub(crate) fn kill(&self) -> Result<(), Error> {
+        let descendants = descendants(self.pid);
+        let result = reap::kill(self.pidfd.as_fd()).named("killing exec", &self.id);
+        for pidfd in descendants.into_iter().filter_map(Birth::open) {
+            // One that is gone already was not ours to kill.
+            let _ = reap::kill(pidfd.as_fd());
+        }
+        result
+    }
+}
+
+fn descendants(pid: i32) -> Vec<Birth> {
+    let mut found: Vec<Birth> = Vec::new();
+    let mut parent = Some(pid);
+    let mut looked_at = 0;
+    while let Some(pid) = parent {
+        let room = MAX_DESCENDANTS.saturating_sub(found.len());
+        found.extend(children(pid).into_iter().take(room).map(Birth::of));
+        parent = found.get(looked_at).map(|birth| birth.pid);
+        looked_at += 1;
+    }
+    found
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let lists =
+        threads.flatten().filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(stdin: bool, stdout: bool, stderr: bool) -> ExecPlan {
+        ExecPlan {
+            exec_id: "e".into(),
+            container_id: "c".into(),
+            process: serde_json::Value::Null,
+            terminal: false,
+            stdin,
+            stdout,
+            stderr,
+            timeout_ms: None,
+        }
+    }
+
+    #[test]
+    fn descriptors_go_where_the_plan_says_and_their_number_must_fit() {
+        let check = |flags: [bool; 3], count: usize, fits: bool| {
+            let fds = (0..count).map(|_| stdio::null().unwrap()).collect();
+            assert_eq!(ends(&plan(flags[0], flags[1], flags[2]), fds).is_ok(), fits, "{flags:?} {count}");
+        };
+        check([false; 3], 0, true);
+        check([false, true, true], 2, true);
+        check([true; 3], 3, true);
+        check([true; 3], 2, false);
+        check([false; 3], 1, false);
+    }
+
+    #[test]
+    fn descendants_are_found_through_generations() {
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "sh -c 'sleep 60 & echo; wait' & wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut byte = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
+        let found = descendants(child.id() as i32);
+        assert_eq!(found.len(), 2);
+        for birth in found {
+            reap::kill(birth.open().unwrap().as_fd()).unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,104 @@
+//! The first process of a PID namespace that a pod's containers share: it reaps, and does nothing else.
+//!
+//! Containers see it, so there is nothing to be had from it: its root is an empty read-only tmpfs, it has no
+//! capability and no descriptor, it can't be traced or read (not dumpable), and its executable is opened
+//! through a read-only mount (see [`crate::seal`]). Signals from inside its namespace don't reach it.
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use conmon_protocol::RefusalKind;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
+    fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
+};
+use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
+
+use crate::error::{Error, Named as _};
+use crate::reap::{self, Birth};
+
+pub(crate) const ARGUMENT: &str = "--pod-init";
+
+/// Starts it as the next child, whose PID namespace the caller has already made, and waits until it is safe.
+pub(crate) fn spawn() -> Result<Birth, Error> {
+    let mut child = Command::new("/proc/self/exe")
+        .arg(ARGUMENT)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .named("starting", "the first process of the pod's PID namespace")?;
+    let birth = Birth::of(child.id() as i32);
+    let mut said = [0; 1];
+    let ready = child.stdout.take().is_some_and(|mut stdout| stdout.read_exact(&mut said).is_ok());
+    if ready {
+        // Not waited for here: it is reaped with all other children.
+        return Ok(birth);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(Error::refused(RefusalKind::Failed, "the first process of the pod's PID namespace did not get ready"))
+}
+
+/// What the process itself does, for ever.
+pub(crate) fn run() -> ! {
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    if children.thread_block().is_err() || leave_everything().is_err() || say_ready().is_err() {
+        std::process::exit(1);
+    }
+    loop {
+        while reap::next_child().is_some() {}
+        let _ = children.wait();
+    }
+}
+
+fn leave_everything() -> Result<(), Errno> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    set_no_new_privs(true)?;
+    leave_root()?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+}
+
+/// Makes an empty tmpfs its root; /proc is where it is put down for a moment, since that always exists.
+fn leave_root() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
+    mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&root, "", CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    fchdir(&root)?;
+    pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    chdir("/")
+}
+
+fn say_ready() -> std::io::Result<()> {
+    let mut stdout = std::io::stdout();
+    stdout.write_all(b"r")?;
+    stdout.flush()?;
+    drop(stdout);
+    close_standard_streams()
+}
+
+/// The standard library keeps 0, 1 and 2 for itself, so nothing is closed: they become /dev/null, opened before
+/// the root was left and inherited as stdin.
+fn close_standard_streams() -> std::io::Result<()> {
+    let stdin = std::io::stdin();
+    rustix::stdio::dup2_stdout(&stdin)?;
+    rustix::stdio::dup2_stderr(&stdin)?;
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! How a monitor is found: monitor.sock to talk to it, and monitor.lock so that there is one.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use conmon_protocol::RefusalKind;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_on, socket_with,
+};
+
+use crate::error::{Error, Named as _};
+use crate::journal::Journal;
+use crate::stdio;
+
+const BACKLOG: i32 = 16;
+
+/// Held for life. A second monitor of the same pod would steal its streams.
+pub(crate) fn lock(pod_dir: &Path) -> Result<OwnedFd, Error> {
+    let path = pod_dir.join("monitor.lock");
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).named("opening", &path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::AGAIN) => {
+            let message = format!("another monitor holds {}", path.display());
+            Err(Error::refused(RefusalKind::Exists, message))
+        }
+        Err(errno) => Err(errno).named("locking", &path),
+    }
+}
+
+/// Listens at a temporary name and renames it, so that a daemon never finds a socket nobody listens at. The file is
+/// 0600 from the beginning: a socket's mode is what the umask leaves at bind.
+pub(crate) fn listen(pod_dir: &Path) -> Result<OwnedFd, Error> {
+    let (path, new) = (pod_dir.join("monitor.sock"), pod_dir.join("monitor.sock.new"));
+    stdio::remove(&new)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).named("making", &path)?;
+    let address = SocketAddrUnix::new(&new).named("binding", &path)?;
+    let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = bind(&socket, &address);
+    rustix::process::umask(umask);
+    bound.named("binding", &path)?;
+    listen_on(&socket, BACKLOG).named("listening at", &path)?;
+    rustix::fs::rename(&new, &path).named("naming", &path)?;
+    Ok(socket)
+}
+
+/// The last of a monitor's own files.
+pub(crate) fn unmake(pod_dir: &Path, lock: OwnedFd) -> Result<(), Error> {
+    stdio::remove(&pod_dir.join("monitor.sock"))?;
+    stdio::remove(&pod_dir.join("monitor.lock"))?;
+    drop(lock);
+    Journal::open(pod_dir).remove();
+    Ok(())
+}
