@@ -1,12 +1,17 @@
 //! CRI v1 as Rust types: the generated code, and what must never be printed.
 //!
-//! `cri-v1.proto` is ours, written from the facts in `cri-v1.json`; `v1.rs` is
-//! generated from it by the test `generated_code_is_current` (set
+//! [`v1`] is CRI; [`operator`] is what the `berth` command asks besides.
+//! `cri-v1.proto` is ours, written from the facts in `cri-v1.json`; the code is
+//! generated from the definitions by the test `generated_code_is_current` (set
 //! `BERTH_REGENERATE=1` to write it anew). Nothing here has behaviour, save the
 //! `Debug` of messages with secrets.
 
 #[allow(clippy::all, missing_debug_implementations, unreachable_pub, rustdoc::all)]
 #[rustfmt::skip]
 pub mod v1;
+
+#[allow(clippy::all, missing_debug_implementations, unreachable_pub, rustdoc::all)]
+#[rustfmt::skip]
+pub mod operator;
 
 mod redacted;

@@ -1,13 +1,13 @@
-//! The generated code is what `cri-v1.proto` gives today.
+//! The generated code is what the definitions give today.
 
 use std::path::Path;
 
 /// Messages with a field marked `debug_redact`; `src/redacted.rs` writes their `Debug`.
 const REDACTED: &[&str] = &["runtime.v1.AuthConfig"];
 
-fn generate() -> String {
+fn generate(definitions: &str, package: &str) -> String {
     let proto_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let descriptors = protox::compile(["cri-v1.proto"], [proto_dir]).expect("cri-v1.proto compiles");
+    let descriptors = protox::compile([definitions], [proto_dir]).expect("the definitions compile");
     let out_dir = tempfile::tempdir().expect("a temporary directory");
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug(REDACTED);
@@ -15,16 +15,22 @@ fn generate() -> String {
         .out_dir(out_dir.path())
         .compile_fds_with_config(descriptors, config)
         .expect("code generation");
-    std::fs::read_to_string(out_dir.path().join("runtime.v1.rs")).expect("the generated file")
+    std::fs::read_to_string(out_dir.path().join(format!("{package}.rs"))).expect("the generated file")
+}
+
+fn check(definitions: &str, package: &str, checked_in: &str) {
+    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join(checked_in);
+    let generated = generate(definitions, package);
+    if std::env::var_os("BERTH_REGENERATE").is_some() {
+        std::fs::write(&checked_in, &generated).expect("writing the generated code");
+    }
+    let present = std::fs::read_to_string(&checked_in).unwrap_or_default();
+    let path = checked_in.display();
+    assert!(present == generated, "{path} is stale: run BERTH_REGENERATE=1 cargo test -p proto");
 }
 
 #[test]
 fn generated_code_is_current() {
-    let checked_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/v1.rs");
-    let generated = generate();
-    if std::env::var_os("BERTH_REGENERATE").is_some() {
-        std::fs::write(&checked_in, &generated).expect("writing src/v1.rs");
-    }
-    let present = std::fs::read_to_string(&checked_in).unwrap_or_default();
-    assert!(present == generated, "src/v1.rs is stale: run BERTH_REGENERATE=1 cargo test -p proto");
+    check("cri-v1.proto", "runtime.v1", "src/v1.rs");
+    check("berth-v1.proto", "berth.v1", "src/operator.rs");
 }
