@@ -1,10 +1,34 @@
-//! placeholder
+//! One system call a function, under the call's own name, and all of berth's `unsafe`.
+//!
+//! What rustix and nix offer safely is used from them directly; here is the rest. Errors are bare errnos: the
+//! caller knows the step and the object.
+
+mod call;
+mod caps;
+mod clone;
+mod execve;
 mod heap;
 mod inherited;
+mod mount_setattr;
+mod namespace;
 mod pidfd_info;
+mod process;
+mod sched;
 mod seccomp;
 
+pub use caps::{
+    CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capbset_read, capget, capset,
+};
+pub use clone::{Child, clone_flags, clone3, exit};
+pub use execve::{CStringArray, execve};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
+pub use mount_setattr::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, propagation};
+pub use namespace::{setns, unshare};
 pub use pidfd_info::pidfd_exit_status;
+pub use process::{
+    close_range_cloexec, dup_onto, personality, reset_signals, set_keep_caps, set_no_new_privs,
+    set_undumpable,
+};
+pub use sched::{SchedAttr, ioprio_set, sched_setaffinity, sched_setattr, set_mempolicy};
 pub use seccomp::{SockFilter, seccomp_set_mode_filter};

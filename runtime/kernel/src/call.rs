@@ -1,0 +1,15 @@
+//! How a raw system call's answer is read.
+
+use rustix::io::{Errno, Result};
+
+/// -1 means errno; anything else is the answer.
+pub(crate) fn answer(value: libc::c_long) -> Result<libc::c_long> {
+    if value >= 0 { Ok(value) } else { Err(last()) }
+}
+
+/// The calling thread's errno.
+pub(crate) fn last() -> Errno {
+    // SAFETY: the C library gives every thread its errno for as long as the thread lives.
+    let number = unsafe { *libc::__errno_location() };
+    Errno::from_raw_os_error(number)
+}
