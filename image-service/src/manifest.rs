@@ -304,3 +304,6 @@ fn layer(descriptor: Descriptor) -> Result<Layer, Error> {
     };
     Ok(Layer { descriptor, compression })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,52 @@
 //! The registry client: manifests and blobs of one repository, from whichever endpoint has them.
-#![allow(clippy::todo, clippy::unused_async)]
+//!
+//! ```text
+//! Registry ── repository(reference, credentials) ─► Repository ── resolve(platform) ─► Resolved
+//!   settings, connections, tokens                     endpoints    └─ config(…), blob(…, offset) ─► Blob
+//! ```
+//!
+//! It is our own, on hyper: the ready-made client reads manifests without a bound, gives credentials to
+//! whatever server a challenge names, knows neither registries.conf nor certs.d, and never tries again.
+//!
+//! It never writes a file and never decides what to keep. Every byte of a manifest or configuration is
+//! verified here; a blob's digest is checked by whoever reads it, since that one hashes it anyway.
 
+mod blob;
+mod body;
+mod certs;
+mod dial;
+mod endpoint;
+mod failure;
+mod origin;
+mod retry;
+mod session;
+mod transport;
+
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use http::uri::Scheme;
 
+use self::endpoint::Endpoint;
+use self::failure::Cause;
+use self::retry::Retry;
+use self::session::Tokens;
+use self::transport::Transport;
 use crate::auth::Credentials;
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, Manifest, MediaType};
+use crate::manifest::{Descriptor, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, Manifest, MediaType};
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::registries_conf::RegistriesConf;
+use crate::registries_conf::{self, RegistriesConf};
+
+pub use self::blob::Blob;
+pub use self::failure::Failure;
+
+const AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
 
 /// What the client is told once.
 #[derive(Debug, Clone, Default)]
@@ -21,17 +56,86 @@ pub struct Settings {
     pub certs_dirs: Vec<PathBuf>,
     /// Files like `auth.json` and `~/.docker/config.json`, the first that knows the registry wins.
     pub auth_files: Vec<PathBuf>,
+    pub patience: Patience,
+    pub proxies: Proxies,
+}
+
+/// How long to wait for what, and how often to ask again.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// For an answer to begin; a small one must also end within it.
+    pub answer: Duration,
+    /// For the next bytes of a blob.
+    pub idle: Duration,
+    /// Within each window of waiting, at least `floor_bytes` of a blob must come.
+    pub window: Duration,
+    pub floor_bytes: u64,
+    /// Tries at one endpoint; progress resets the count.
+    pub attempts: u32,
+    /// Between the first two tries; doubles with each.
+    pub pause: Duration,
+    /// The longest `Retry-After` that is waited for. The kubelet comes back by itself after longer.
+    pub retry_after: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience {
+            connect: Duration::from_secs(15),
+            answer: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            window: Duration::from_secs(60),
+            floor_bytes: 16 << 10,
+            attempts: 5,
+            pause: Duration::from_millis(250),
+            retry_after: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Which proxies stand between us and registries. The loopback is never asked for through one.
+#[derive(Debug, Clone, Default)]
+pub enum Proxies {
+    /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, as curl reads them.
+    #[default]
+    Environment,
+    Given {
+        http: String,
+        https: String,
+        no: String,
+    },
 }
 
 /// The client; cheap to clone. Connections and tokens are shared by all clones.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    _shared: Arc<Settings>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    transport: Transport,
+    tokens: Tokens,
+    schemes: Schemes,
 }
 
 /// One repository as one caller sees it: its endpoints, and what may be shown to them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Repository {}
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    reference: Reference,
+    endpoints: Vec<Endpoint>,
+    /// The one that answered last: what one has of an image, it most likely has all of.
+    preferred: AtomicUsize,
+    shared: Arc<Shared>,
+}
 
 /// A manifest or an index, verified against its digest.
 #[derive(Debug, Clone)]
@@ -56,72 +160,173 @@ impl Resolved {
     }
 }
 
-/// The bytes of a blob from an offset on. Exactly `size - offset` bytes come, or an error; the digest
-/// is for the reader to check, who sees every byte anyway.
-#[derive(Debug)]
-pub struct Blob {}
-
 /// What went wrong, by what a caller could do about it; each tells every endpoint's cause.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Configuration forbids this registry.
-    #[error("{0}")]
-    Blocked(String),
+    /// registries.conf forbids this registry, or makes no name of it.
+    #[error(transparent)]
+    Blocked(#[from] registries_conf::Error),
     /// No endpoint has it.
     #[error("{0}")]
-    NotFound(String),
+    NotFound(Failure),
     /// The credentials are missing or refused.
     #[error("{0}")]
-    Unauthorized(String),
+    Unauthorized(Failure),
     /// No endpoint could be reached, or they are all in trouble.
     #[error("{0}")]
-    Unavailable(String),
+    Unavailable(Failure),
     /// Bytes that are not what their digest or size says.
     #[error("{0}")]
-    Verification(String),
-    /// An answer that no registry should give, or an image that is none.
+    Verification(Failure),
+    /// An answer that no registry should give, or an image that can't be used here.
     #[error("{0}")]
-    Invalid(String),
-    /// The node's own configuration can't be used.
+    Invalid(Failure),
+    /// The node's own configuration (certificates, credential files) can't be used.
     #[error("{0}")]
-    Configuration(String),
+    Configuration(Failure),
 }
 
 impl Registry {
-    pub fn new(settings: Settings) -> Result<Registry, Error> {
-        Ok(Registry { _shared: Arc::new(settings) })
+    /// Reads and connects to nothing yet.
+    pub fn new(settings: Settings) -> Registry {
+        let transport =
+            Transport::new(settings.certs_dirs.clone(), settings.patience.clone(), &settings.proxies);
+        let (tokens, schemes) = (Tokens::default(), Schemes::default());
+        Registry { shared: Arc::new(Shared { settings, transport, tokens, schemes }) }
     }
 
     /// Decides which endpoints to ask; asks none yet.
     pub fn repository(
         &self,
-        _reference: &Reference,
-        _credentials: Option<&Credentials>,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
     ) -> Result<Repository, Error> {
-        todo!()
+        let places = self.shared.settings.registries.endpoints(reference)?;
+        let endpoint = |place| Endpoint::new(place, reference.domain(), credentials);
+        let inner = Inner {
+            reference: reference.clone(),
+            endpoints: places.into_iter().map(endpoint).collect(),
+            preferred: AtomicUsize::new(0),
+            shared: self.shared.clone(),
+        };
+        Ok(Repository { inner: Arc::new(inner) })
     }
 }
 
 impl Repository {
     /// Fetches what the reference names and follows indexes to the image for the platform.
-    pub async fn resolve(&self, _platform: &Platform) -> Result<Resolved, Error> {
-        todo!()
+    pub async fn resolve(&self, platform: &Platform) -> Result<Resolved, Error> {
+        let (fetched, mut document) = self.inner.manifest(self.inner.reference.selector(), None).await?;
+        let mut documents = vec![fetched];
+        loop {
+            let index = match document {
+                Document::Manifest(manifest) => return Ok(Resolved { documents, manifest }),
+                Document::Index(index) => index,
+            };
+            if documents.len() > MAX_INDEX_DEPTH {
+                return Err(self.inner.failed(&Cause::Nonsense("its indexes are nested too deep")));
+            }
+            let Some(entry) = platform.choose(&index.manifests) else {
+                return Err(self.inner.failed(&no_platform(platform, &index.manifests)));
+            };
+            let (fetched, next) = self.inner.manifest(entry.digest.as_str(), Some(entry)).await?;
+            documents.push(fetched);
+            document = next;
+        }
     }
 
     /// Opens a blob at an offset. Broken connections are mended inside the stream.
-    pub async fn blob(&self, _descriptor: &Descriptor, _offset: u64) -> Result<Blob, Error> {
-        todo!()
+    pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<Blob, Error> {
+        Blob::open(self.inner.clone(), descriptor, offset).await
     }
 
     /// The image's configuration, whole and verified.
-    pub async fn config(&self, _descriptor: &Descriptor) -> Result<Bytes, Error> {
-        todo!()
+    pub async fn config(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
+        if descriptor.size > MAX_CONFIG_BYTES {
+            return Err(self.inner.failed(&Cause::TooLong(MAX_CONFIG_BYTES)));
+        }
+        let mut blob = self.blob(descriptor, 0).await?;
+        let mut whole = BytesMut::new();
+        while let Some(bytes) = blob.next().await? {
+            whole.extend_from_slice(&bytes);
+        }
+        let found = Digest::of(descriptor.digest.algorithm(), &whole);
+        if found != descriptor.digest {
+            return Err(self.inner.failed(&Cause::Digest { expected: descriptor.digest.clone(), found }));
+        }
+        Ok(whole.freeze())
     }
 }
 
-impl Blob {
-    /// The next bytes; None after the last.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        todo!()
+impl Inner {
+    /// A document from the first endpoint that gives a good one.
+    async fn manifest(
+        &self,
+        selector: &str,
+        expected: Option<&Descriptor>,
+    ) -> Result<(Fetched, Document), Error> {
+        let mut failure = Failure::new(match expected {
+            None => format!("fetching {}", self.reference),
+            Some(child) => format!("fetching {} of {}", child.digest, self.reference),
+        });
+        let order = self.order();
+        for (place, index) in order.iter().enumerate() {
+            let endpoint = &self.endpoints[*index];
+            let mut retry = Retry::new(self.shared.settings.patience.clone(), place + 1 == order.len());
+            loop {
+                match endpoint.manifest(&self.shared, selector, expected).await {
+                    Ok(found) => {
+                        self.preferred.store(*index, Ordering::Relaxed);
+                        return Ok(found);
+                    }
+                    Err(cause) => match retry.pause(cause).await {
+                        Ok(()) => {}
+                        Err(cause) => {
+                            failure.add(endpoint.name(), &cause);
+                            break;
+                        }
+                    },
+                }
+            }
+        }
+        Err(failure.into_error())
+    }
+
+    /// The preferred endpoint, then the others in their order.
+    fn order(&self) -> Vec<usize> {
+        let preferred = self.preferred.load(Ordering::Relaxed);
+        let others = (0..self.endpoints.len()).filter(|index| *index != preferred);
+        std::iter::once(preferred).chain(others).collect()
+    }
+
+    fn failed(&self, cause: &Cause) -> Error {
+        let mut failure = Failure::new(format!("fetching {}", self.reference));
+        failure.add(self.endpoints[self.preferred.load(Ordering::Relaxed)].name(), cause);
+        failure.into_error()
+    }
+}
+
+fn no_platform(platform: &Platform, entries: &[Descriptor]) -> Cause {
+    let names = entries.iter().filter_map(|entry| entry.platform.as_ref()).map(ToString::to_string);
+    let there: Vec<String> = names.take(20).map(|name| name.chars().take(60).collect()).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    Cause::Platform { platform: platform.to_string(), there }
+}
+
+/// Which scheme an insecure endpoint spoke when it was last asked.
+#[derive(Debug, Default)]
+struct Schemes(Mutex<HashMap<String, Scheme>>);
+
+impl Schemes {
+    fn get(&self, host: &str) -> Option<Scheme> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(host).cloned()
+    }
+
+    fn remember(&self, host: &str, scheme: Scheme) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(host.to_owned(), scheme);
+    }
+
+    fn forget(&self, host: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(host);
     }
 }

@@ -1,0 +1,181 @@
+//! Certificates: the host's roots, and `certs.d/HOST[:PORT]/{*.crt, *.cert, *.key}` (containers-certs.d(5)).
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+/// A bundle of every root there is has a quarter of this.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("reading {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} is not PEM")]
+    Pem { path: PathBuf, source: rustls_pki_types::pem::Error },
+    #[error("{path} has no key beside it")]
+    NoKey { path: PathBuf },
+    #[error("{path} has no certificate beside it")]
+    NoCertificate { path: PathBuf },
+    #[error("a certificate of certs.d can't be used")]
+    Tls(#[from] rustls::Error),
+}
+
+/// What `certs.d` has for one host.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    key: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+}
+
+impl Identity {
+    /// From the first directory that has one for the host.
+    pub(super) fn load(certs_dirs: &[PathBuf], host: &str) -> Result<Identity, Error> {
+        // A host is one plain name: what would be a path is nothing that certs.d could have.
+        if host.is_empty() || host.starts_with('.') || host.contains('/') {
+            return Ok(Identity::default());
+        }
+        let dir = certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
+        dir.map_or_else(|| Ok(Identity::default()), |dir| Identity::of(&dir))
+    }
+
+    fn of(dir: &Path) -> Result<Identity, Error> {
+        let mut identity = Identity::default();
+        for path in list(dir)? {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("crt") => identity.roots.extend(certificates(&path)?),
+                Some("cert") => {
+                    let key_path = path.with_extension("key");
+                    if !key_path.exists() {
+                        return Err(Error::NoKey { path });
+                    }
+                    let pem = |source| Error::Pem { path: key_path.clone(), source };
+                    let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?).map_err(pem)?;
+                    identity.key = Some((certificates(&path)?, key));
+                }
+                Some("key") if !path.with_extension("cert").exists() => {
+                    return Err(Error::NoCertificate { path });
+                }
+                _ => {}
+            }
+        }
+        Ok(identity)
+    }
+}
+
+/// The host's own store. A certificate that can't be read is left out, as every client does.
+pub(super) fn host_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "a certificate of the host's store can't be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    roots
+}
+
+pub(super) fn verifying(host_roots: Arc<RootCertStore>, identity: Identity) -> Result<ClientConfig, Error> {
+    let roots = if identity.roots.is_empty() { host_roots } else { add(&host_roots, identity.roots)? };
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    finish(builder.with_root_certificates(roots), identity.key)
+}
+
+pub(super) fn trusting_anyone(identity: Identity) -> Result<ClientConfig, Error> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let anyone = Arc::new(Anyone(provider()));
+    finish(builder.dangerous().with_custom_certificate_verifier(anyone), identity.key)
+}
+
+fn add(
+    host_roots: &RootCertStore,
+    more: Vec<CertificateDer<'static>>,
+) -> Result<Arc<RootCertStore>, rustls::Error> {
+    let mut roots = host_roots.clone();
+    for root in more {
+        roots.add(root)?;
+    }
+    Ok(Arc::new(roots))
+}
+
+type Key = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn finish(
+    builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
+    key: Option<Key>,
+) -> Result<ClientConfig, Error> {
+    Ok(match key {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        None => builder.with_no_client_auth(),
+    })
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(ring::default_provider())
+}
+
+/// The verifier behind `insecure = true`: the server's name and chain say nothing to it. Signatures are
+/// checked all the same, so that the bytes at least come from whoever holds the key shown.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let text = read(path)?;
+    let pem = |source| Error::Pem { path: path.to_owned(), source };
+    CertificateDer::pem_slice_iter(&text).collect::<Result<_, _>>().map_err(pem)
+}
+
+fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: dir.to_owned(), source };
+    let entries = std::fs::read_dir(dir).map_err(failed)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    use std::io::Read;
+    let failed = |source| Error::Read { path: path.to_owned(), source };
+    let mut text = Vec::new();
+    std::fs::File::open(path).and_then(|f| f.take(MAX_FILE_BYTES).read_to_end(&mut text)).map_err(failed)?;
+    Ok(text)
+}
