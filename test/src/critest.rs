@@ -12,6 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use crate::bench::containerd::Containerd;
 use crate::node::{Node, Options as NodeOptions};
 use crate::programs::{Programs, target_dir, workspace};
 use crate::registry::DockerRegistry;
@@ -27,6 +28,8 @@ pub struct Options {
     pub focus: Option<String>,
     /// Specs run at once; 0 or 1 is one after the other.
     pub parallel: u32,
+    /// Debian's containerd instead of berthd, to see what a spec expects; nothing is compared then.
+    pub peer: bool,
 }
 
 /// What a run came to.
@@ -49,14 +52,38 @@ pub async fn run(options: &Options) -> Result<Summary> {
     println!("pushing the stand-in images to {}", registry.address());
     let pushed = stand_ins::push_all(&registry, &Programs::built()).await?;
     let critest = with_digest_replaced(&tools.critest, &out_dir, &pushed.digest_image)?;
-    let node =
-        Node::start(NodeOptions { mirror: Some(registry.address().to_string()), ..Default::default() })
-            .await?;
-    let report = execute(&critest, &tools, &node, &out_dir, options)?;
-    std::fs::write(out_dir.join("berthd.log"), node.log())?;
+    let report = if options.peer {
+        run_peer(&critest, &tools, &registry, &out_dir, options).await?
+    } else {
+        let mirror = Some(registry.address().to_string());
+        let node = Node::start(NodeOptions { mirror, ..NodeOptions::default() }).await?;
+        let report = execute(&critest, &tools, &node.endpoint(), &out_dir, options);
+        std::fs::write(out_dir.join("berthd.log"), node.log())?;
+        report?
+    };
     let outcomes = outcomes(&report)?;
-    let listed = if options.focus.is_some() { None } else { Some(listed()?) };
+    let listed = if options.focus.is_some() || options.peer { None } else { Some(listed()?) };
     Ok(summarise(&outcomes, listed.as_ref()))
+}
+
+async fn run_peer(
+    critest: &Path,
+    tools: &CriTools,
+    registry: &DockerRegistry,
+    out_dir: &Path,
+    options: &Options,
+) -> Result<PathBuf> {
+    let cni_dir = tempfile::tempdir()?;
+    let network = serde_json::json!({"cniVersion": "1.0.0", "name": "peer", "plugins": [
+        {"type": "bridge", "bridge": "peer0", "isGateway": true, "hairpinMode": true,
+         "ipam": {"type": "host-local", "dataDir": cni_dir.path().join("ipam"),
+            "ranges": [[{"subnet": "10.250.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+        {"type": "portmap", "capabilities": {"portMappings": true}}]});
+    std::fs::write(cni_dir.path().join("10-peer.conflist"), network.to_string())?;
+    let address = registry.address();
+    let pause = format!("{address}/pause:3.9");
+    let containerd = Containerd::start_with_mirror(cni_dir.path(), &pause, Some(address)).await?;
+    execute(critest, tools, &format!("unix://{}", containerd.socket().display()), out_dir, options)
 }
 
 /// A copy of critest that names our stand-in's digest instead of the published one: nothing else is changed.
@@ -82,7 +109,7 @@ fn with_digest_replaced(critest: &Path, out_dir: &Path, digest: &str) -> Result<
 fn execute(
     critest: &Path,
     tools: &CriTools,
-    node: &Node,
+    endpoint: &str,
     out_dir: &Path,
     options: &Options,
 ) -> Result<PathBuf> {
@@ -91,7 +118,7 @@ fn execute(
     let text = File::create(out_dir.join("critest.txt"))?;
     let mut command = Command::new(critest);
     command
-        .arg(format!("--runtime-endpoint={}", node.endpoint()))
+        .arg(format!("--runtime-endpoint={endpoint}"))
         .arg(format!("--ginkgo.json-report={}", report.display()))
         .arg(format!("--ginkgo.junit-report={}", out_dir.join("junit.xml").display()))
         .args(["--ginkgo.no-color", "--test.timeout=30m"]);

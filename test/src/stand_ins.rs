@@ -29,6 +29,12 @@ struct StandIn {
     image: Built,
 }
 
+/// Fetches what only Debian's archive has; done before a task leaves the machine's network.
+pub fn fetch() -> Result<()> {
+    program_with_libraries("nginx", "usr/sbin/nginx")?;
+    program_with_libraries("busybox", "bin/busybox").map(drop)
+}
+
 /// What the specs need to know of the images that were pushed.
 #[derive(Debug, Clone)]
 pub struct Pushed {
@@ -57,7 +63,6 @@ pub fn busybox(programs: &Programs) -> Result<Built> {
 /// The layers that images are put together from.
 struct Kitchen {
     busybox: Vec<u8>,
-    nginx: PathBuf,
     stand_in: Vec<u8>,
 }
 
@@ -66,7 +71,7 @@ impl Kitchen {
         let stand_in = std::fs::read(&programs.stand_in)
             .with_context(|| format!("reading {}: build first", programs.stand_in.display()))?;
         let busybox = busybox_layer(&stand_in)?;
-        Ok(Kitchen { busybox, nginx: target_dir().join("nginx"), stand_in })
+        Ok(Kitchen { busybox, stand_in })
     }
 
     fn image(&self, extra: Option<Vec<u8>>, config: Value) -> Built {
@@ -171,11 +176,8 @@ impl Kitchen {
                 0o644,
                 b"<html><title>Welcome to nginx!</title></html>\n",
             );
-        for file in nginx_files(&self.nginx)? {
-            let data = std::fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-            let inside = file.strip_prefix(&self.nginx).unwrap_or(&file);
-            let name = inside.to_string_lossy();
-            layer = layer.file(name.trim_start_matches('/'), 0o755, &data);
+        for file in program_with_libraries("nginx", "usr/sbin/nginx")? {
+            layer = file.add_to(layer)?;
         }
         let config = json!({"Cmd": ["nginx", "-g", "daemon off;"], "StopSignal": "SIGQUIT",
             "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]});
@@ -203,44 +205,61 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:1:1:daemon:/usr/sb
     nobody:x:65534:65534:nobody:/home:/bin/false\n";
 const GROUP: &str = "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nnginx:x:101:\nnobody:x:65534:\n";
 
-/// Debian's static busybox with every applet as a hard link (a spec masks `/bin/ls` and still needs `/bin/sh`),
-/// and what that busybox lacks.
+/// Debian's busybox with every applet as a hard link (a spec masks `/bin/ls` and still needs `/bin/sh`), and
+/// what that busybox lacks. The static one will not do: its shell runs applets without looking for their files.
 fn busybox_layer(stand_in: &[u8]) -> Result<Vec<u8>> {
-    let program = std::fs::read("/bin/busybox").context("reading /bin/busybox (package busybox-static)")?;
-    let list = Command::new("/bin/busybox").arg("--list").output().context("running /bin/busybox --list")?;
+    let files = program_with_libraries("busybox", "bin/busybox")?;
+    let list = Command::new(&files[0].source).arg("--list").output().context("running busybox --list")?;
     let applets = String::from_utf8(list.stdout).context("busybox's list of applets")?;
     let mut layer = Layer::new();
-    for dir in [
-        "bin/", "dev/", "etc/", "home/", "proc/", "root/", "run/", "sys/", "usr/", "usr/bin/", "var/",
-        "var/www/",
-    ] {
-        layer = layer.dir(dir, 0o755);
+    let dirs =
+        ["bin", "dev", "etc", "home", "proc", "root", "run", "sys", "usr", "usr/bin", "var", "var/www"];
+    for dir in dirs {
+        layer = layer.dir(&format!("{dir}/"), 0o755);
     }
-    layer = layer.dir("tmp/", 0o1777).file("bin/busybox", 0o755, &program);
+    layer = layer.dir("tmp/", 0o1777);
+    for file in &files {
+        layer = file.add_to(layer)?;
+    }
     let own: BTreeSet<&str> = ["busybox", "pgrep", "ipcs", "pause"].into();
     for applet in applets.lines().filter(|applet| !own.contains(applet)) {
         layer = layer.hard_link(&format!("bin/{applet}"), "bin/busybox");
     }
-    layer = layer
-        .file("bin/pgrep", 0o755, stand_in)
-        .hard_link("bin/ipcs", "bin/pgrep")
-        .hard_link("bin/pause", "bin/pgrep");
+    layer = layer.file("bin/pgrep", 0o755, stand_in).hard_link("bin/ipcs", "bin/pgrep");
+    layer = layer.hard_link("bin/pause", "bin/pgrep");
     layer = layer.file("etc/passwd", 0o644, PASSWD.as_bytes()).file("etc/group", 0o644, GROUP.as_bytes());
     Ok(layer.finish())
 }
 
-/// Unpacks Debian's nginx (it is never installed: nothing starts it on the host) and lists it with its libraries.
-fn nginx_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let program = dir.join("usr/sbin/nginx");
-    if !program.exists() {
-        unpack_package("nginx", dir)?;
+/// A file of this machine or of an unpacked package, and its name in the image.
+struct Copied {
+    source: PathBuf,
+    name: String,
+}
+
+impl Copied {
+    fn add_to(&self, layer: Layer) -> Result<Layer> {
+        let data =
+            std::fs::read(&self.source).with_context(|| format!("reading {}", self.source.display()))?;
+        Ok(layer.file(&self.name, 0o755, &data))
     }
-    let mut files = vec![program.clone()];
-    let ldd = Command::new("ldd").arg(&program).output().context("running ldd")?;
+}
+
+/// A program of Debian's package and the libraries that it is linked to. The package is unpacked, never
+/// installed: nothing of it starts on the machine, and it conflicts with nothing.
+fn program_with_libraries(package: &str, program: &str) -> Result<Vec<Copied>> {
+    let dir = target_dir().join("packages").join(package);
+    let source = dir.join(program);
+    if !source.exists() {
+        unpack_package(package, &dir)?;
+    }
+    let ldd = Command::new("ldd").arg(&source).output().context("running ldd")?;
+    let mut files = vec![Copied { source, name: program.to_owned() }];
     for line in String::from_utf8_lossy(&ldd.stdout).lines() {
-        let path = line.split_whitespace().find(|word| word.starts_with('/'));
-        ensure!(!line.contains("not found"), "nginx lacks a library here: {line}");
-        files.extend(path.map(PathBuf::from));
+        ensure!(!line.contains("not found"), "{package} lacks a library here: {line}");
+        if let Some(path) = line.split_whitespace().find(|word| word.starts_with('/')) {
+            files.push(Copied { source: path.into(), name: path.trim_start_matches('/').to_owned() });
+        }
     }
     Ok(files)
 }
@@ -248,7 +267,8 @@ fn nginx_files(dir: &Path) -> Result<Vec<PathBuf>> {
 fn unpack_package(package: &str, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir)?;
     let status = Command::new("apt-get")
-        .args(["download", "-qq", package])
+        // The archive's own user may not write here.
+        .args(["-o", "APT::Sandbox::User=root", "download", "-qq", package])
         .current_dir(dir)
         .stdout(Stdio::null())
         .status()

@@ -15,7 +15,7 @@ usage: cargo xtask TASK
   test       everything that CI runs
   unit       formatting, lints, licences, unit and crate tests (no root needed for most)
   node       end-to-end tests on private nodes (root)
-  critest    the CRI conformance suite [--websocket] [--parallel N] [--focus REGEX]
+  critest    the CRI conformance suite [--websocket] [--parallel N] [--focus REGEX] [--peer]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_test::programs::{Programs, cargo, target_dir, workspace};
-use berth_test::{bench, critest, demo, tools};
+use berth_test::{bench, critest, demo, stand_ins, tools};
 
 use crate::namespace;
 
@@ -88,6 +88,7 @@ fn critest_options(args: &[&str]) -> Result<critest::Options> {
     let mut words = args.iter();
     while let Some(word) = words.next() {
         match *word {
+            "--peer" => options.peer = true,
             "--websocket" => options.websocket = true,
             "--focus" => options.focus = Some(value(word, words.next())?),
             "--parallel" => options.parallel = value(word, words.next())?.parse().context("--parallel")?,
@@ -131,7 +132,7 @@ pub(crate) fn demo() -> Result<()> {
 fn prepare() -> Result<()> {
     tools::ensure_packages(tools::NODE_PACKAGES)?;
     Programs::build()?;
-    Ok(())
+    stand_ins::fetch()
 }
 
 fn value(option: &str, value: Option<&&str>) -> Result<String> {

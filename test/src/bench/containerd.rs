@@ -1,6 +1,7 @@
 //! Debian's containerd with runc as a private peer: own root, state and socket.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::node::{Client, connect};
+use crate::stand_ins::MIRRORED;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 
@@ -21,7 +23,25 @@ pub struct Containerd {
 impl Containerd {
     /// Starts it with this CNI configuration and this image for its pause containers.
     pub async fn start(cni_conf_dir: &Path, sandbox_image: &str) -> Result<Containerd> {
+        Containerd::start_with_mirror(cni_conf_dir, sandbox_image, None).await
+    }
+
+    /// The same, with `mirror` serving the registries of the stand-in images.
+    pub async fn start_with_mirror(
+        cni_conf_dir: &Path,
+        sandbox_image: &str,
+        mirror: Option<SocketAddr>,
+    ) -> Result<Containerd> {
         let dir = tempfile::Builder::new().prefix("berth-containerd-").tempdir()?;
+        for name in mirror.iter().flat_map(|_| MIRRORED) {
+            let hosts = dir.path().join("certs.d").join(name);
+            std::fs::create_dir_all(&hosts)?;
+            let mirror = mirror.expect("there is one, or there are no names");
+            std::fs::write(
+                hosts.join("hosts.toml"),
+                format!("[host.\"http://{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
+            )?;
+        }
         let config_file = dir.path().join("config.toml");
         std::fs::write(&config_file, configuration(dir.path(), cni_conf_dir, sandbox_image))?;
         let log = File::create(dir.path().join("containerd.log"))?;
@@ -38,7 +58,7 @@ impl Containerd {
         Ok(containerd)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("containerd.sock")
     }
 
@@ -88,6 +108,7 @@ fn configuration(dir: &Path, cni_conf_dir: &Path, sandbox_image: &str) -> String
          [grpc]\naddress = \"{dir}/containerd.sock\"\n\
          [{cri}]\nsandbox_image = \"{sandbox_image}\"\nrestrict_oom_score_adj = true\n\
          [{cri}.cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = \"{}\"\n\
+         [{cri}.registry]\nconfig_path = \"{dir}/certs.d\"\n\
          [{cri}.containerd]\nsnapshotter = \"overlayfs\"\n",
         cni_conf_dir.display()
     )
