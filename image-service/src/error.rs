@@ -41,7 +41,10 @@ pub enum Error {
     Verification { what: String, why: String },
     /// The policy refuses the image. The kubelet knows it by its first word.
     #[error("SignatureValidationFailed: {0}")]
-    Policy(#[from] crate::policy::Refusal),
+    Policy(crate::policy::Refusal),
+    /// `policy.json` can't be used, so nothing can be allowed.
+    #[error("SignatureValidationFailed: the image policy can't be used")]
+    PolicyFile(#[source] Arc<crate::policy::Invalid>),
     /// The archive of a layer breaks a rule.
     #[error("layer {layer} can't be unpacked")]
     Layer { layer: Digest, source: Arc<crate::unpack::Error> },
@@ -79,10 +82,28 @@ impl Error {
                 Error::Unauthorized { name, source }
             }
             registry::Error::Unavailable(_) => Error::RegistryUnavailable { name, source },
-            registry::Error::Verification(why) => Error::Verification { what: name, why: why.clone() },
+            registry::Error::Verification(why) => Error::Verification { what: name, why: why.to_string() },
             registry::Error::Invalid(_) => Error::Unusable { name, source },
             registry::Error::Configuration(_) => Error::Configuration(source),
         }
+    }
+
+    pub(crate) fn registries(source: crate::registries_conf::Error) -> Error {
+        match source {
+            crate::registries_conf::Error::Reference(invalid) => Error::InvalidReference(invalid),
+            source => Error::Registries(Arc::new(source)),
+        }
+    }
+
+    /// Why a layer was not unpacked, by who is to blame: the disk, its digest, or its archive.
+    pub(crate) fn layer(diff_id: &Digest, path: &Path, source: crate::unpack::Error) -> Error {
+        if source.is_disk_full() {
+            return Error::DiskFull { path: path.to_owned() };
+        }
+        if source.is_mismatch() {
+            return Error::Verification { what: format!("layer {diff_id}"), why: source.to_string() };
+        }
+        Error::Layer { layer: diff_id.clone(), source: Arc::new(source) }
     }
 
     pub(crate) fn invalid(what: impl Into<String>, why: impl ToString) -> Error {

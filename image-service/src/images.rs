@@ -1,12 +1,21 @@
 //! The service: what the daemon asks of images, each a few words long.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
+use crate::import::Opened;
 use crate::platform::Platform;
-use crate::pull::PullRequest;
+use crate::policy::Policy;
+use crate::pull::{PullRequest, Pulls, blocking};
+use crate::reference::Reference;
+use crate::registries_conf::RegistriesConf;
+use crate::registry::{self, Registry, Repository, Resolved};
+use crate::store::writable::Writables;
+use crate::store::{Content, Name, Store};
 
 /// Where things lie and how much may be done at once. [`Settings::new`] has the node's defaults.
 #[derive(Debug, Clone)]
@@ -48,7 +57,18 @@ pub struct RootfsPlan {
 
 /// The images of this node; cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Images {}
+pub struct Images {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    registries: RegistriesConf,
+    registry: Registry,
+    pulls: Pulls,
+    writables: Writables,
+}
 
 impl Settings {
     /// The defaults of a node whose durable root is `root` (`/var/lib/berth`).
@@ -58,10 +78,7 @@ impl Settings {
             containers_dir: root.join("containers"),
             registries_conf: PathBuf::from("/etc/containers/registries.conf"),
             registries_conf_dir: PathBuf::from("/etc/containers/registries.conf.d"),
-            certs_dirs: vec![
-                PathBuf::from("/etc/containers/certs.d"),
-                PathBuf::from("/etc/docker/certs.d"),
-            ],
+            certs_dirs: vec![PathBuf::from("/etc/containers/certs.d"), PathBuf::from("/etc/docker/certs.d")],
             auth_files: Vec::new(),
             policy: PathBuf::from("/etc/containers/policy.json"),
             platform: Platform::host(),
@@ -75,62 +92,159 @@ impl Settings {
 impl Images {
     /// Opens the store, drops what is damaged, removes what a crash left behind.
     pub async fn open(settings: Settings) -> Result<Images, Error> {
-        todo!()
+        blocking(move || Ok(Images { inner: Arc::new(Inner::open(settings)?) })).await
     }
 
     /// Pulls and gives the image; whoever asks for the same at the same time joins.
     /// Dropping the future of the last who asks cancels it and leaves nothing.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, Error> {
-        todo!()
+        let (reference, repository, resolved) = self.resolve(&request).await?;
+        let names = names(&reference, resolved.digest());
+        let content =
+            self.inner.pulls.content(&request.reference, repository, resolved, request.progress).await?;
+        self.commit(content, names).await
     }
 
     /// Takes in an OCI layout (directory or tar) or a docker archive. `name` is given to its only image.
     pub async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Arc<Image>>, Error> {
-        todo!()
+        let name = name.map(Reference::parse).transpose()?;
+        let opened = self.open_archive(archive).await?;
+        let found = opened.images(&self.inner.settings.platform, name.as_ref())?;
+        let mut images = Vec::with_capacity(found.len());
+        for found in found {
+            let names = found.names.clone();
+            let content = self.inner.pulls.import(&opened, found).await?;
+            images.push(self.commit(content, names).await?);
+        }
+        Ok(images)
     }
 
     /// All images, sorted by id.
     pub fn list(&self) -> Vec<Arc<Image>> {
-        todo!()
+        self.store().snapshot().list()
     }
 
     /// By name (`:latest` and `docker.io/library` implied), `name@digest`, id, or unambiguous start of an id.
     pub fn find(&self, name_or_id: &str) -> Option<Arc<Image>> {
-        todo!()
+        let snapshot = self.store().snapshot();
+        if let Some(image) = snapshot.by_id(name_or_id) {
+            return Some(image.clone());
+        }
+        // What a short name was pulled as, its order of candidates says.
+        let candidates = self.inner.registries.candidates(name_or_id).unwrap_or_default();
+        let plain = Reference::parse(name_or_id).ok();
+        let named = candidates.iter().chain(&plain).find_map(|reference| snapshot.by_reference(reference));
+        named.or_else(|| snapshot.by_id_prefix(name_or_id)).cloned()
     }
 
     /// Forgets the image with all its names. Layers that a container uses stay until it is gone.
     pub async fn remove(&self, name_or_id: &str) -> Result<(), Error> {
-        todo!()
+        let Some(image) = self.find(name_or_id) else { return Ok(()) };
+        let id = Digest::parse(&image.id).expect("an image's id is the digest of its configuration");
+        let store = self.store().clone();
+        blocking(move || store.remove(&id)).await
     }
 
     /// What images take.
     pub fn usage(&self) -> Usage {
-        todo!()
+        let (bytes, inodes) = self.store().layers.usage();
+        Usage { path: self.inner.settings.root.clone(), bytes, inodes }
     }
 
-    /// What writable layers take. Walks them: for the disk, not for the hot path.
+    /// What writable layers take. Walks them: for a thread that may wait, not for the hot path.
     pub fn container_usage(&self) -> Usage {
-        todo!()
+        self.inner.writables.usage_of_all()
     }
 
     /// Makes a container's writable layer and holds the image's layers for it. Repeatable.
     pub async fn make_writable(&self, container_id: &str, image: &Image) -> Result<RootfsPlan, Error> {
-        todo!()
+        let (inner, container_id, image) = (self.inner.clone(), container_id.to_owned(), image.clone());
+        blocking(move || inner.writables.make(&container_id, &image)).await
     }
 
     /// Removes a container's writable layer and lets go of the layers below. Gone is done.
     pub async fn unmake_writable(&self, container_id: &str) -> Result<(), Error> {
-        todo!()
+        let (inner, container_id) = (self.inner.clone(), container_id.to_owned());
+        blocking(move || inner.writables.unmake(&container_id)).await
     }
 
     /// The containers that have a writable layer.
     pub fn writables(&self) -> Vec<String> {
-        todo!()
+        self.inner.writables.list()
     }
 
     /// What one writable layer takes; walks it, so ask from a thread that may wait.
     pub fn writable_usage(&self, container_id: &str) -> Usage {
-        todo!()
+        self.inner.writables.usage(container_id)
     }
+
+    fn store(&self) -> &Arc<Store> {
+        &self.inner.pulls.store
+    }
+
+    /// Asks for each thing that the name may mean until one is there.
+    async fn resolve(&self, request: &PullRequest) -> Result<(Reference, Repository, Resolved), Error> {
+        let inner = &self.inner;
+        let name = &request.reference;
+        let policy = Policy::load(&inner.settings.policy).map_err(|bad| Error::PolicyFile(Arc::new(bad)))?;
+        let candidates = inner.registries.candidates(name).map_err(Error::registries)?;
+        let mut last = Error::NotFound { name: name.clone(), source: None };
+        for reference in candidates {
+            policy.check(&reference).map_err(Error::Policy)?;
+            let failed = |error| Error::registry(name, error);
+            let repository =
+                inner.registry.repository(&reference, request.credentials.as_ref()).map_err(failed)?;
+            match repository.resolve(&inner.settings.platform).await {
+                Ok(resolved) => return Ok((reference, repository, resolved)),
+                Err(error) => last = failed(error),
+            }
+        }
+        Err(last)
+    }
+
+    async fn commit(&self, content: Arc<Content>, names: Vec<Name>) -> Result<Arc<Image>, Error> {
+        let store = self.store().clone();
+        blocking(move || store.commit(&content, &names)).await
+    }
+
+    async fn open_archive(&self, archive: &Path) -> Result<Arc<Opened>, Error> {
+        let (archive, policy) = (archive.to_owned(), self.inner.settings.policy.clone());
+        blocking(move || {
+            let opened = Opened::open(&archive)?;
+            let policy = Policy::load(&policy).map_err(|bad| Error::PolicyFile(Arc::new(bad)))?;
+            policy.check_file(opened.transport(), &archive).map_err(Error::Policy)?;
+            Ok(Arc::new(opened))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    fn open(settings: Settings) -> Result<Inner, Error> {
+        let registries = RegistriesConf::load(&settings.registries_conf, &settings.registries_conf_dir)
+            .map_err(Error::registries)?;
+        let registry = Registry::new(registry::Settings {
+            registries: registries.clone(),
+            certs_dirs: settings.certs_dirs.clone(),
+            auth_files: settings.auth_files.clone(),
+            ..registry::Settings::default()
+        });
+        let containers = settings.containers_dir.clone();
+        make_private_dir(&containers).map_err(|error| Error::io("making", &containers, error))?;
+        let (store, writables) = Store::open(&settings, |layers, trash, empty| {
+            Writables::open(containers, empty, layers.clone(), trash.clone())
+        })?;
+        let pulls = Pulls::new(Arc::new(store), settings.parallel_layers, settings.max_layer_bytes);
+        Ok(Inner { settings, registries, registry, pulls, writables })
+    }
+}
+
+/// The names a pull gives: a pull by digest gives no tag.
+fn names(reference: &Reference, digest: &Digest) -> Vec<Name> {
+    let by_digest = Name::Digest(reference.with_digest(digest.clone()).to_string());
+    reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
+}
+
+fn make_private_dir(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }

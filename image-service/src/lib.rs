@@ -13,10 +13,15 @@ pub mod registries_conf;
 pub mod registry;
 
 mod error;
+mod gc;
 pub mod image;
 mod images;
+mod import;
+mod layered;
+mod mountplan;
 pub mod policy;
 mod pull;
+mod store;
 pub mod unpack;
 
 pub use auth::Credentials;

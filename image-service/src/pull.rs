@@ -1,9 +1,28 @@
-//! The pull pipeline.
+//! The pull: from a resolved manifest to content on the disk, once for all who ask.
+//!
+//! ```text
+//! resolve ─► join the pull of this manifest, or start it ─► config ─► layers, in parallel ─► syncfs ─► content
+//! ```
+//! Each asker then gives the content its own name. When the last asker is gone the pull is dropped, and
+//! with it everything it had taken. A layer is fetched and unpacked once however many pulls want it.
 
-use tokio::sync::watch;
+mod layer;
+mod source;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared, WeakShared, try_join_all};
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 
 use crate::auth::Credentials;
 use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::ImageConfig;
+use crate::manifest;
+use crate::registry::{Repository, Resolved};
+use crate::store::{Content, Hold, Store};
 
 /// What to pull, with whose credentials, and who watches.
 #[derive(Debug, Clone, Default)]
@@ -27,4 +46,224 @@ pub struct LayerProgress {
     pub done_bytes: u64,
     /// Whole and verified, or was there already.
     pub finished: bool,
+}
+
+type Fetching = Shared<BoxFuture<'static, Result<Arc<Content>, Error>>>;
+
+/// A pull that others can join for as long as someone waits for it.
+#[derive(Debug)]
+struct UnderWay {
+    fetching: WeakShared<BoxFuture<'static, Result<Arc<Content>, Error>>>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// All pulls of the node; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Pulls {
+    pub(crate) store: Arc<Store>,
+    max_layer_bytes: u64,
+    /// Layers in work at once: each takes a thread, and a few buffers.
+    slots: Arc<Semaphore>,
+    turns: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
+    under_way: Arc<Mutex<HashMap<Digest, UnderWay>>>,
+}
+
+impl Pulls {
+    pub(crate) fn new(store: Arc<Store>, parallel_layers: usize, max_layer_bytes: u64) -> Pulls {
+        Pulls {
+            store,
+            max_layer_bytes,
+            slots: Arc::new(Semaphore::new(parallel_layers.max(1))),
+            turns: Arc::default(),
+            under_way: Arc::default(),
+        }
+    }
+
+    /// The content of a manifest; joins whoever fetches it already.
+    pub(crate) async fn content(
+        &self,
+        name: &str,
+        repository: Repository,
+        resolved: Resolved,
+        watcher: Option<watch::Sender<Progress>>,
+    ) -> Result<Arc<Content>, Error> {
+        let (fetching, progress) = self.join(name, repository, resolved);
+        match watcher {
+            None => fetching.await,
+            Some(watcher) => watched(fetching, progress, &watcher).await,
+        }
+    }
+
+    fn join(
+        &self,
+        name: &str,
+        repository: Repository,
+        resolved: Resolved,
+    ) -> (Fetching, watch::Receiver<Progress>) {
+        let mut under_way = lock(&self.under_way);
+        under_way.retain(|_, other| other.fetching.upgrade().is_some());
+        let digest = resolved.documents.last().map(|document| document.digest.clone());
+        let digest = digest.unwrap_or_else(|| resolved.digest().clone());
+        if let Some(other) = under_way.get(&digest)
+            && let Some(fetching) = other.fetching.upgrade()
+        {
+            return (fetching, other.progress.clone());
+        }
+        let (sender, progress) = watch::channel(Progress::of(&resolved.manifest));
+        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, sender).boxed().shared();
+        if let Some(weak) = fetching.downgrade() {
+            under_way.insert(digest, UnderWay { fetching: weak, progress: progress.clone() });
+        }
+        (fetching, progress)
+    }
+
+    async fn fetch(
+        self,
+        name: String,
+        repository: Repository,
+        resolved: Resolved,
+        progress: watch::Sender<Progress>,
+    ) -> Result<Arc<Content>, Error> {
+        let manifest = &resolved.manifest;
+        let bytes = self.config(&name, &repository, manifest).await?;
+        let (config, diff_ids) = parse_config(&name, &bytes, manifest)?;
+        let layers = manifest.layers.iter().zip(diff_ids).enumerate().map(|(at, (layer, diff_id))| {
+            let watch = LayerWatch { progress: &progress, at };
+            self.layer(&name, &repository, &layer.descriptor, diff_id, watch)
+        });
+        let holds = try_join_all(layers).await?;
+        let hold = Hold::join(&self.store.layers, holds);
+        let mut documents: Vec<_> = resolved
+            .documents
+            .iter()
+            .map(|document| (document.digest.clone(), document.bytes.to_vec()))
+            .collect();
+        documents.push((manifest.config.digest.clone(), bytes));
+        let id = manifest.config.digest.clone();
+        let store = self.store.clone();
+        blocking(move || {
+            store.sync(&hold)?;
+            let accounts = store.accounts(hold.layers());
+            Ok(Arc::new(Content { id, config, accounts, hold, documents }))
+        })
+        .await
+    }
+
+    /// The configuration, from the index when another pull brought it.
+    async fn config(
+        &self,
+        name: &str,
+        repository: &Repository,
+        manifest: &manifest::Manifest,
+    ) -> Result<Vec<u8>, Error> {
+        let (store, digest) = (self.store.clone(), manifest.config.digest.clone());
+        if let Some(bytes) = blocking(move || store.document(&digest)).await? {
+            return Ok(bytes);
+        }
+        let fetched = repository.config(&manifest.config).await;
+        fetched.map(|bytes| bytes.to_vec()).map_err(|error| Error::registry(name, error))
+    }
+
+    /// The right to be the one who makes a layer.
+    pub(crate) async fn turn(&self, diff_id: &Digest) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            match turns.get(diff_id).and_then(Weak::upgrade) {
+                Some(turn) => turn,
+                None => {
+                    let turn = Arc::new(tokio::sync::Mutex::new(()));
+                    turns.insert(diff_id.clone(), Arc::downgrade(&turn));
+                    turn
+                }
+            }
+        };
+        turn.lock_owned().await
+    }
+}
+
+/// Reads the configuration and checks that it has a diff ID for each layer.
+pub(crate) fn parse_config(
+    name: &str,
+    bytes: &[u8],
+    manifest: &manifest::Manifest,
+) -> Result<(ImageConfig, Vec<Digest>), Error> {
+    let what = || format!("the configuration of {name}");
+    let (config, diff_ids) = ImageConfig::parse(bytes).map_err(|bad| Error::invalid(what(), bad))?;
+    if diff_ids.len() != manifest.layers.len() {
+        let why = format!("it has {} diff IDs for {} layers", diff_ids.len(), manifest.layers.len());
+        return Err(Error::invalid(what(), why));
+    }
+    Ok((config, diff_ids))
+}
+
+/// One layer's place in the progress of its pull.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerWatch<'a> {
+    progress: &'a watch::Sender<Progress>,
+    at: usize,
+}
+
+impl LayerWatch<'_> {
+    fn came(&self, bytes: usize) {
+        self.progress.send_modify(|progress| progress.layers[self.at].done_bytes += bytes as u64);
+    }
+
+    fn finished(&self) {
+        self.progress.send_modify(|progress| {
+            let layer = &mut progress.layers[self.at];
+            layer.done_bytes = layer.size_bytes;
+            layer.finished = true;
+        });
+    }
+}
+
+impl Progress {
+    fn of(manifest: &manifest::Manifest) -> Progress {
+        let layer = |layer: &manifest::Layer| LayerProgress {
+            digest: layer.descriptor.digest.clone(),
+            size_bytes: layer.descriptor.size,
+            done_bytes: 0,
+            finished: false,
+        };
+        Progress { layers: manifest.layers.iter().map(layer).collect() }
+    }
+}
+
+/// Waits for the pull and passes its progress on meanwhile.
+async fn watched(
+    mut fetching: Fetching,
+    mut progress: watch::Receiver<Progress>,
+    watcher: &watch::Sender<Progress>,
+) -> Result<Arc<Content>, Error> {
+    loop {
+        let now = progress.borrow_and_update().clone();
+        watcher.send_replace(now);
+        tokio::select! {
+            biased;
+            done = &mut fetching => {
+                watcher.send_replace(progress.borrow().clone());
+                return done;
+            }
+            // Once the sender is gone the pull is about to be done.
+            changed = progress.changed() => if changed.is_err() { return fetching.await },
+        }
+    }
+}
+
+/// Runs what waits for the disk where it may.
+pub(crate) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::task::spawn_blocking(act).await {
+        Ok(result) => result,
+        Err(failed) => match failed.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Cancelled),
+        },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,103 @@
-//! Unpacks a layer's archive into a directory.
+//! Unpacks one layer: compressed bytes in, a directory for overlay out, verified.
+//!
+//! The bytes flow through one thread: source → [digest] → inflate → [diff ID] → archive → tree. Every
+//! path is opened relative to the layer's own directory and confined to it by the kernel (openat2), so
+//! an archive can't name anything outside. A layer is unpacked alone: whiteouts and opaque directories
+//! become overlay's marks. The caller shows the directory to others only after [`unpack`] said yes.
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("truncated")]
-    Truncated,
+pub(crate) mod archive;
+pub(crate) mod entry;
+mod error;
+mod place;
+pub(crate) mod remove;
+pub(crate) mod stream;
+pub(crate) mod tree;
+pub(crate) mod usage;
+
+use std::io::BufRead;
+
+use rustix::fd::OwnedFd;
+
+pub use error::{Error, Refusal};
+pub(crate) use tree::open_root;
+
+use crate::digest::{Algorithm, Digest};
+use archive::Archive;
+use place::Placer;
+use stream::{Diff, Inflater, Source};
+
+/// What the layer must turn out to be.
+#[derive(Debug, Clone)]
+pub struct Expected {
+    /// Of the bytes as they came; None when nobody said (docker archives).
+    pub digest: Option<Digest>,
+    pub size: Option<u64>,
+    pub diff_id: Digest,
 }
+
+/// What an archive may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes after inflating.
+    pub bytes: u64,
+    pub entries: u64,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unpacked {
+    pub bytes: u64,
+    pub inodes: u64,
+    /// The archive has an entry for `/`.
+    pub has_root: bool,
+    /// The archive hides everything below it.
+    pub opaque_root: bool,
+}
+
+/// More files than any image has; an archive with more is there to use up inodes.
+pub const MAX_ENTRIES: u64 = 4_000_000;
+
+/// Unpacks `source` into the empty directory `root`. After an error the directory holds anything or
+/// nothing, and is for the caller to remove.
+pub fn unpack(
+    source: impl BufRead,
+    root: OwnedFd,
+    expected: &Expected,
+    limits: Limits,
+) -> Result<Unpacked, Error> {
+    let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+    let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
+    let diff = Diff::new(inflater, expected.diff_id.algorithm(), limits.bytes);
+    let mut archive = Archive::new(diff, limits.entries);
+    let mut placer = Placer::new(root);
+    while let Some(entry) = archive.next_entry()? {
+        placer.place(&entry, &mut archive)?;
+    }
+    let unpacked = placer.finish()?;
+    verify(archive.into_inner(), expected)?;
+    Ok(unpacked)
+}
+
+/// Reads whatever follows the archive's end, since the digests cover it, and compares.
+fn verify(mut diff: Diff<impl BufRead>, expected: &Expected) -> Result<(), Error> {
+    diff.drain().map_err(stream::error)?;
+    let (diff_id, source) = diff.finish();
+    if let Some(size) = expected.size
+        && source.count() != size
+    {
+        return Err(Error::Size { expected: size, found: source.count() });
+    }
+    let digest = source.finish();
+    if let Some(expected) = &expected.digest
+        && *expected != digest
+    {
+        return Err(Error::Digest { expected: expected.clone(), found: digest });
+    }
+    if expected.diff_id != diff_id {
+        return Err(Error::DiffId { expected: expected.diff_id.clone(), found: diff_id });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,280 @@
+//! Images out of files: OCI layouts (directory or tar) and docker archives (`docker save`).
+//!
+//! A file is believed no more than a registry: every blob is read with a bound and against its digest,
+//! and paths inside it are keys or confined, never joined to the node's.
+
+mod place;
+
+use std::io::BufReader;
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+use serde::Deserialize;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::ImageConfig;
+use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH};
+use crate::platform::Platform;
+use crate::pull::{Pulls, blocking, parse_config};
+use crate::reference::Reference;
+use crate::store::{Content, Hold, Name};
+use crate::unpack::Expected;
+use place::Place;
+
+/// What a builder writes beside the image's name; containerd's and Docker's, and the OCI's own.
+const FULL_NAME: &str = "io.containerd.image.name";
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+const READ_BYTES: usize = 256 << 10;
+/// Images in one archive.
+const MAX_IMAGES: usize = 1000;
+
+/// An archive whose kind is known.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    place: Place,
+    kind: Kind,
+    shown: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    OciLayout,
+    DockerArchive,
+}
+
+/// An image of the archive, not unpacked yet.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) names: Vec<Name>,
+    id: Digest,
+    config: ImageConfig,
+    layers: Vec<FoundLayer>,
+    documents: Vec<(Digest, Vec<u8>)>,
+}
+
+#[derive(Debug)]
+struct FoundLayer {
+    file: String,
+    expected: Expected,
+}
+
+/// `manifest.json` of a docker archive.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+impl Opened {
+    pub(crate) fn open(archive: &Path) -> Result<Opened, Error> {
+        let shown = archive.display().to_string();
+        let place = Place::open(archive)?;
+        // A modern `docker save` is both; the layout says more.
+        let kind = match () {
+            () if place.has("index.json") => Kind::OciLayout,
+            () if place.has("manifest.json") => Kind::DockerArchive,
+            () => {
+                let why = "it has neither index.json (an OCI layout) nor manifest.json (a docker archive)";
+                return Err(Error::invalid(shown, why));
+            }
+        };
+        Ok(Opened { place, kind, shown })
+    }
+
+    /// What containers/image calls this kind of place; policies speak of it so.
+    pub(crate) fn transport(&self) -> &'static str {
+        match (self.kind, &self.place) {
+            (Kind::OciLayout, Place::Directory(_)) => "oci",
+            (Kind::OciLayout, Place::Tar(_)) => "oci-archive",
+            (Kind::DockerArchive, _) => "docker-archive",
+        }
+    }
+
+    /// The images for this platform. `name` is for the only one.
+    pub(crate) fn images(&self, platform: &Platform, name: Option<&Reference>) -> Result<Vec<Found>, Error> {
+        let mut images = match self.kind {
+            Kind::OciLayout => self.layout(platform)?,
+            Kind::DockerArchive => self.docker()?,
+        };
+        match (images.as_mut_slice(), name) {
+            ([], _) => Err(Error::invalid(&self.shown, format!("it has no image for {platform}"))),
+            ([image], Some(name)) => {
+                image.rename(name);
+                Ok(images)
+            }
+            (several, Some(name)) => {
+                let why = format!("it has {} images, and only one can be {name}", several.len());
+                Err(Error::invalid(&self.shown, why))
+            }
+            (_, None) => Ok(images),
+        }
+    }
+
+    fn layout(&self, platform: &Platform) -> Result<Vec<Found>, Error> {
+        let bytes = self.place.read("index.json", MAX_DOCUMENT_BYTES as u64)?;
+        let Document::Index(index) = self.parse(&bytes, None)? else {
+            return Err(Error::invalid(&self.shown, "index.json is not an index"));
+        };
+        let mut images = Vec::new();
+        for descriptor in &index.manifests {
+            let runs = descriptor.platform.as_ref().is_none_or(|other| platform.runs(other));
+            if !runs {
+                continue;
+            }
+            if let Some(mut image) = self.image(descriptor, platform, Vec::new())? {
+                image.names = layout_names(descriptor);
+                images.push(image);
+            }
+        }
+        Ok(images)
+    }
+
+    /// Follows indexes down to the image for the platform.
+    fn image(
+        &self,
+        descriptor: &Descriptor,
+        platform: &Platform,
+        mut documents: Vec<(Digest, Vec<u8>)>,
+    ) -> Result<Option<Found>, Error> {
+        if documents.len() > MAX_INDEX_DEPTH {
+            return Err(Error::invalid(&self.shown, "its indexes are nested too deeply"));
+        }
+        let bytes = self.blob(&descriptor.digest, MAX_DOCUMENT_BYTES as u64)?;
+        let document = self.parse(&bytes, Some(&descriptor.media_type))?;
+        documents.push((descriptor.digest.clone(), bytes));
+        match document {
+            Document::Index(index) => match platform.choose(&index.manifests) {
+                Some(chosen) => self.image(chosen, platform, documents),
+                None => Ok(None),
+            },
+            Document::Manifest(manifest) => self.found(&manifest, documents).map(Some),
+        }
+    }
+
+    fn found(
+        &self,
+        manifest: &manifest::Manifest,
+        mut documents: Vec<(Digest, Vec<u8>)>,
+    ) -> Result<Found, Error> {
+        let id = manifest.config.digest.clone();
+        let bytes = self.blob(&id, MAX_CONFIG_BYTES)?;
+        let (config, diff_ids) = parse_config(&self.shown, &bytes, manifest)?;
+        let layer = |(layer, diff_id): (&manifest::Layer, Digest)| FoundLayer {
+            file: blob_file(&layer.descriptor.digest),
+            expected: Expected {
+                digest: Some(layer.descriptor.digest.clone()),
+                size: Some(layer.descriptor.size),
+                diff_id,
+            },
+        };
+        let layers = manifest.layers.iter().zip(diff_ids).map(layer).collect();
+        documents.push((id.clone(), bytes));
+        Ok(Found { names: Vec::new(), id, config, layers, documents })
+    }
+
+    fn docker(&self) -> Result<Vec<Found>, Error> {
+        let bytes = self.place.read("manifest.json", MAX_DOCUMENT_BYTES as u64)?;
+        let saved: Vec<Saved> = serde_json::from_slice(&bytes)
+            .map_err(|error| Error::invalid(&self.shown, format!("manifest.json: {error}")))?;
+        if saved.len() > MAX_IMAGES {
+            return Err(Error::invalid(&self.shown, format!("it has more than {MAX_IMAGES} images")));
+        }
+        saved.into_iter().map(|saved| self.saved(saved)).collect()
+    }
+
+    fn saved(&self, saved: Saved) -> Result<Found, Error> {
+        let bytes = self.place.read(&saved.config, MAX_CONFIG_BYTES)?;
+        let (config, diff_ids) = ImageConfig::parse(&bytes)
+            .map_err(|bad| Error::invalid(&self.shown, format!("{}: {bad}", saved.config)))?;
+        if diff_ids.len() != saved.layers.len() {
+            let why = format!("{} diff IDs for {} layers", diff_ids.len(), saved.layers.len());
+            return Err(Error::invalid(&self.shown, why));
+        }
+        let layer =
+            |(file, diff_id)| FoundLayer { file, expected: Expected { digest: None, size: None, diff_id } };
+        let mut names = Vec::new();
+        for tag in saved.repo_tags.unwrap_or_default() {
+            names.extend(Reference::parse(&tag)?.repo_tag().map(Name::Tag));
+        }
+        let id = Digest::sha256(&bytes);
+        Ok(Found {
+            names,
+            config,
+            layers: saved.layers.into_iter().zip(diff_ids).map(layer).collect(),
+            documents: vec![(id.clone(), bytes)],
+            id,
+        })
+    }
+
+    /// A small blob, whole and verified.
+    fn blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, Error> {
+        let bytes = self.place.read(&blob_file(digest), max)?;
+        let found = Digest::of(digest.algorithm(), &bytes);
+        if found != *digest {
+            let what = format!("blob {digest} of {}", self.shown);
+            return Err(Error::Verification { what, why: format!("its digest is {found}") });
+        }
+        Ok(bytes)
+    }
+
+    fn parse(&self, bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
+        manifest::parse(bytes, announced).map_err(|error| Error::invalid(&self.shown, error))
+    }
+}
+
+impl Found {
+    /// The name the operator gave stands for those the archive gave.
+    fn rename(&mut self, name: &Reference) {
+        let digest =
+            self.documents.first().map(|(digest, _)| digest.clone()).filter(|first| *first != self.id);
+        let by_digest = digest.map(|digest| Name::Digest(name.with_digest(digest).to_string()));
+        self.names = name.repo_tag().map(Name::Tag).into_iter().chain(by_digest).collect();
+    }
+}
+
+impl Pulls {
+    /// Unpacks an image of an archive; its layers meet those of pulls.
+    pub(crate) async fn import(&self, archive: &Arc<Opened>, found: Found) -> Result<Arc<Content>, Error> {
+        let layers = found.layers.into_iter().map(|layer| self.import_layer(archive.clone(), layer));
+        let hold = Hold::join(&self.store.layers, try_join_all(layers).await?);
+        let store = self.store.clone();
+        let (id, config, documents) = (found.id, found.config, found.documents);
+        blocking(move || {
+            store.sync(&hold)?;
+            let accounts = store.accounts(hold.layers());
+            Ok(Arc::new(Content { id, config, accounts, hold, documents }))
+        })
+        .await
+    }
+
+    async fn import_layer(&self, archive: Arc<Opened>, layer: FoundLayer) -> Result<Hold, Error> {
+        let permission = match self.permission(&layer.expected.diff_id).await? {
+            Ok(hold) => return Ok(hold),
+            Err(permission) => permission,
+        };
+        let source = archive.place.file(&layer.file)?;
+        let source = BufReader::with_capacity(READ_BYTES, source);
+        self.clone().make_layer(source, layer.expected, permission).await
+    }
+}
+
+fn blob_file(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// The name an index entry carries. A bare tag names nothing on a node: there it is imported unnamed.
+fn layout_names(descriptor: &Descriptor) -> Vec<Name> {
+    let annotated = |key: &str| descriptor.annotations.get(key);
+    let full = annotated(FULL_NAME).or_else(|| annotated(REF_NAME).filter(|name| name.contains('/')));
+    let Some(reference) = full.and_then(|name| Reference::parse(name).ok()) else { return Vec::new() };
+    let by_digest = Name::Digest(reference.with_digest(descriptor.digest.clone()).to_string());
+    reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Archives of both kinds, honest and hostile.

@@ -1,0 +1,368 @@
+//! What this node holds: images in the index, layers in their directories, and who uses which.
+//!
+//! ```text
+//! ROOT/index.redb          records, manifests, configurations
+//!      layers/<diff id>/   one unpacked layer each, as overlay's lower directory
+//!      ingest/<random>/    a layer being unpacked; removed at start
+//!      trash/<random>/     what nothing uses any more; removed at start
+//!      empty/              the lower directory of an image without layers
+//! ```
+//! A layer is at its place only when it is whole and verified; an image is in the index only when its
+//! layers are on the disk. Everything here may wait for the disk, except [`Store::snapshot`].
+
+mod index;
+mod layers;
+mod record;
+mod snapshot;
+pub(crate) mod writable;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fd::OwnedFd;
+
+pub(crate) use layers::{Hold, Layers};
+pub(crate) use record::Name;
+pub(crate) use snapshot::Snapshot;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::gc::{Trash, random_name};
+use crate::image::{Accounts, Image, ImageConfig, Layer};
+use crate::images::Settings;
+use crate::layered::Layered;
+use crate::{mountplan, unpack};
+use index::{Change, Index};
+use record::Record;
+
+/// The contract of [`Accounts`]: a node needs a few lines of them, not a database.
+const MAX_ACCOUNTS_BYTES: u64 = 1 << 20;
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    root: PathBuf,
+    root_dir: OwnedFd,
+    index: Index,
+    /// The images; held while the index changes. Readers use the snapshot.
+    images: Mutex<BTreeMap<Digest, Entry>>,
+    published: RwLock<Arc<Snapshot>>,
+    pinned: Vec<String>,
+    pub(crate) layers: Arc<Layers>,
+    /// Last, so that it is the last to go: dropping the others fills it.
+    trash: Arc<Trash>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: Record,
+    config: ImageConfig,
+    accounts: Accounts,
+    /// The image's right to its layers.
+    _hold: Hold,
+}
+
+/// An image that is wholly on the disk but not yet in the index.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// The digest of the configuration.
+    pub(crate) id: Digest,
+    pub(crate) config: ImageConfig,
+    pub(crate) accounts: Accounts,
+    pub(crate) hold: Hold,
+    /// Manifests, indexes and the configuration.
+    pub(crate) documents: Vec<(Digest, Vec<u8>)>,
+}
+
+/// A directory for a layer that is being unpacked. Unless committed, it goes to the trash.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    path: PathBuf,
+    trash: Arc<Trash>,
+}
+
+impl Store {
+    /// Opens the store, drops what is damaged and removes what a crash left behind.
+    /// `in_use` adopts layers that others than images hold, before unheld ones are removed.
+    pub(crate) fn open<T>(
+        settings: &Settings,
+        in_use: impl FnOnce(&Arc<Layers>, &Arc<Trash>, PathBuf) -> Result<T, Error>,
+    ) -> Result<(Store, T), Error> {
+        let root = settings.root.clone();
+        let failed = |error| Error::io("opening the image store", &root, error);
+        make_dirs(&root).map_err(failed)?;
+        let trash = Arc::new(Trash::open(root.join("trash")).map_err(failed)?);
+        empty(&root.join("ingest"), &trash).map_err(failed)?;
+        let layers = Layers::new(root.join("layers"), trash.clone());
+        let index = Index::open(root.join("index.redb")).map_err(|error| index_error(&root, error))?;
+        let root_dir = unpack::open_root(&root).map_err(|errno| failed(errno.into()))?;
+        let store = Store {
+            root_dir,
+            index,
+            images: Mutex::default(),
+            published: RwLock::default(),
+            pinned: settings.pinned.clone(),
+            layers,
+            trash,
+            root,
+        };
+        store.load()?;
+        let others = in_use(&store.layers, &store.trash, store.root.join("empty"))?;
+        store.sweep()?;
+        Ok((store, others))
+    }
+
+    /// What readers see; never waits for the disk.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A document that some image brought along.
+    pub(crate) fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
+        self.index.document(digest).map_err(|error| self.index_error(error))
+    }
+
+    /// A place to unpack a layer.
+    pub(crate) fn ingest(&self) -> Result<Ingest, Error> {
+        let path = self.root.join("ingest").join(random_name());
+        let failed = |error| Error::io("making", &path, error);
+        std::fs::create_dir(&path).map_err(failed)?;
+        // A layer whose archive says nothing of `/` has it so; the umask is the daemon's own.
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).map_err(failed)?;
+        Ok(Ingest { path, trash: self.trash.clone() })
+    }
+
+    /// Waits until the layers are on the disk. Once per image, and not at all when they are known to be.
+    pub(crate) fn sync(&self, hold: &Hold) -> Result<(), Error> {
+        if self.layers.all_synced(hold) {
+            return Ok(());
+        }
+        rustix::fs::syncfs(&self.root_dir).map_err(|errno| Error::io("syncing", &self.root, errno.into()))?;
+        self.layers.mark_synced(hold);
+        Ok(())
+    }
+
+    /// Puts a synced image into the index under more names, then shows it.
+    pub(crate) fn commit(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
+        let mut images = self.images();
+        let record = merge(images.get(&content.id).map(|entry| &entry.record), content);
+        let mut change = Change::default();
+        change.put = record::claim(images.values().map(|entry| &entry.record), record, names);
+        change.put_documents = content.documents.clone();
+        self.index.apply(&change).map_err(|error| self.index_error(error))?;
+        for record in change.put {
+            match images.get_mut(&record.id) {
+                Some(entry) => entry.record = record,
+                None => {
+                    let entry = Entry {
+                        record,
+                        config: content.config.clone(),
+                        accounts: content.accounts.clone(),
+                        _hold: content.hold.clone(),
+                    };
+                    images.insert(content.id.clone(), entry);
+                }
+            }
+        }
+        let snapshot = self.publish(&images);
+        Ok(snapshot.by_id(content.id.as_str()).expect("it was just put there").clone())
+    }
+
+    /// Takes an image out of the index. Its layers go with it unless others hold them. Gone is done.
+    pub(crate) fn remove(&self, id: &Digest) -> Result<(), Error> {
+        let mut images = self.images();
+        let Some(entry) = images.get(id) else { return Ok(()) };
+        let others = images.values().map(|entry| &entry.record);
+        let remove_documents = record::orphans(others, &entry.record);
+        let change = Change { remove: vec![id.clone()], remove_documents, ..Change::default() };
+        self.index.apply(&change).map_err(|error| self.index_error(error))?;
+        let gone = images.remove(id);
+        self.publish(&images);
+        drop(images);
+        drop(gone);
+        Ok(())
+    }
+
+    /// `/etc/passwd` and `/etc/group` as the layers have them.
+    pub(crate) fn accounts(&self, layers: &[Layer]) -> Accounts {
+        let paths: Vec<_> = mountplan::lower(layers).into_iter().map(|id| self.layers.path(id)).collect();
+        let mut accounts = Accounts::default();
+        let layered = match Layered::open(&paths) {
+            Ok(layered) => layered,
+            Err(errno) => return Accounts { unusable: Some(errno.to_string()), ..accounts },
+        };
+        let mut read = |path: &str| {
+            layered.read(path, MAX_ACCOUNTS_BYTES).unwrap_or_else(|why| {
+                accounts.unusable = Some(format!("{path} of the image can't be used: {why}"));
+                None
+            })
+        };
+        let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+        Accounts { passwd, group, ..accounts }
+    }
+
+    fn images(&self) -> MutexGuard<'_, BTreeMap<Digest, Entry>> {
+        self.images.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, images: &BTreeMap<Digest, Entry>) -> Arc<Snapshot> {
+        let old = self.snapshot();
+        let image = |entry: &Entry| {
+            let image = self.image(entry);
+            match old.by_id(&image.id) {
+                Some(same) if **same == image => same.clone(),
+                _ => Arc::new(image),
+            }
+        };
+        let snapshot = Arc::new(Snapshot::new(images.values().map(image)));
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
+        snapshot
+    }
+
+    fn image(&self, entry: &Entry) -> Image {
+        let record = &entry.record;
+        let names = || record.repo_tags.iter().chain(&record.repo_digests);
+        Image {
+            id: record.id.to_string(),
+            repo_tags: record.repo_tags.clone(),
+            repo_digests: record.repo_digests.clone(),
+            size_bytes: record.size_bytes(),
+            pulled_at: UNIX_EPOCH + Duration::from_millis(record.pulled_at_ms),
+            pinned: names().any(|name| self.pinned.iter().any(|pattern| matches(pattern, name))),
+            config: entry.config.clone(),
+            accounts: entry.accounts.clone(),
+            layers: record.layers.clone(),
+        }
+    }
+
+    /// Reads the index; what is damaged is dropped from it, since it can be pulled again.
+    fn load(&self) -> Result<(), Error> {
+        let mut images = self.images();
+        for (key, found) in self.index.read_all().map_err(|error| self.index_error(error))? {
+            match found.and_then(|(record, config)| self.check(&key, record, &config)) {
+                Some(entry) => _ = images.insert(entry.record.id.clone(), entry),
+                None => {
+                    tracing::warn!(image = %key, "an image is damaged and was dropped; pull it again");
+                    self.index.forget(&key).map_err(|error| self.index_error(error))?;
+                }
+            }
+        }
+        self.publish(&images);
+        Ok(())
+    }
+
+    /// A record that is whole, with everything it names.
+    fn check(&self, key: &str, record: Record, config: &[u8]) -> Option<Entry> {
+        let same = record.id.as_str() == key && Digest::of(record.id.algorithm(), config) == record.id;
+        let (parsed, diff_ids) = ImageConfig::parse(config).ok()?;
+        let whole = record.layers.iter().map(|layer| &layer.diff_id).eq(&diff_ids)
+            && diff_ids.iter().all(|diff_id| self.layers.path(diff_id).is_dir());
+        if !same || !whole {
+            return None;
+        }
+        let accounts = self.accounts(&record.layers);
+        let hold = self.layers.adopt(&record.layers);
+        Some(Entry { record, config: parsed, accounts, _hold: hold })
+    }
+
+    /// Removes layers that nobody holds: a crash came between their unpacking and their image.
+    fn sweep(&self) -> Result<(), Error> {
+        let dir = self.root.join("layers");
+        let failed = |error| Error::io("listing", &dir, error);
+        let held: BTreeSet<PathBuf> = self.layers.paths().into_iter().collect();
+        for found in std::fs::read_dir(&dir).map_err(failed)? {
+            let path = found.map_err(failed)?.path();
+            if !held.contains(&path) {
+                self.trash.take(&path).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn index_error(&self, error: redb::Error) -> Error {
+        index_error(&self.root, error)
+    }
+}
+
+impl Ingest {
+    pub(crate) fn open(&self) -> Result<OwnedFd, Error> {
+        unpack::open_root(&self.path).map_err(|errno| Error::io("opening", &self.path, errno.into()))
+    }
+
+    /// Makes what was unpacked here a layer of the node.
+    pub(crate) fn commit(self, layers: &Arc<Layers>, layer: Layer) -> Result<Hold, Error> {
+        let path = self.path.clone();
+        let moved = layers.add(layer, |place| std::fs::rename(&self.path, place));
+        moved.map_err(|error| Error::io("committing", &path, error))
+    }
+}
+
+impl Drop for Ingest {
+    fn drop(&mut self) {
+        // After a commit there is nothing of this name.
+        if let Err(error) = self.trash.take(&self.path) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "an unfinished layer can't be removed; a restart tries again");
+        }
+    }
+}
+
+/// The record of a content, with the names an older record of it has.
+fn merge(old: Option<&Record>, content: &Content) -> Record {
+    let mut record = old.cloned().unwrap_or_else(|| Record {
+        id: content.id.clone(),
+        repo_tags: Vec::new(),
+        repo_digests: Vec::new(),
+        layers: content.hold.layers().to_vec(),
+        documents: Vec::new(),
+        documents_bytes: 0,
+        pulled_at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
+    });
+    for (digest, bytes) in &content.documents {
+        if !record.documents.contains(digest) {
+            record.documents.push(digest.clone());
+            record.documents_bytes += bytes.len() as u64;
+        }
+    }
+    record
+}
+
+/// `registry.k8s.io/pause:3.9`, or with a `*` at the end.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern,
+    }
+}
+
+/// Nobody but the daemon may reach what images brought: setuid programs, device nodes.
+fn make_dirs(root: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
+    std::fs::set_permissions(root, PermissionsExt::from_mode(0o700))?;
+    for name in ["layers", "ingest", "trash", "empty"] {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(name))?;
+    }
+    std::fs::set_permissions(root.join("empty"), PermissionsExt::from_mode(0o755))
+}
+
+fn empty(dir: &Path, trash: &Trash) -> io::Result<()> {
+    for left in std::fs::read_dir(dir)? {
+        trash.take(&left?.path())?;
+    }
+    Ok(())
+}
+
+fn index_error(root: &Path, error: redb::Error) -> Error {
+    let path = root.join("index.redb");
+    match error {
+        redb::Error::Io(error) => Error::io("writing the image index", &path, error),
+        error => Error::Index { path, source: Arc::new(error) },
+    }
+}

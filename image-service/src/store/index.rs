@@ -1,0 +1,138 @@
+//! The index on disk: records of images and the documents (manifests, configurations) they come from.
+//!
+//! One redb file. Documents lie in it beside the records, so that one durable transaction, and one
+//! fsync, makes an image or takes it away, and no crash can leave a half.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use super::record::Record;
+use crate::digest::Digest;
+
+const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
+const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
+/// redb takes 1 GiB by default; this index is read once and then only written.
+const CACHE_BYTES: usize = 512 << 10;
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    /// None after an I/O error: redb must then be opened anew, which the next use does.
+    database: Mutex<Option<Database>>,
+}
+
+/// A change, all of it or nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) put: Vec<Record>,
+    pub(crate) put_documents: Vec<(Digest, Vec<u8>)>,
+    pub(crate) remove: Vec<Digest>,
+    pub(crate) remove_documents: Vec<Digest>,
+}
+
+impl Index {
+    /// Opens the index; one that is damaged is moved aside and a new one begun.
+    pub(crate) fn open(path: PathBuf) -> Result<Index, redb::Error> {
+        let database = match open(&path) {
+            Err(error @ (redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_))) => {
+                let aside = path.with_extension("damaged");
+                tracing::error!(%error, aside = %aside.display(), "the image index is damaged; images must be pulled again");
+                std::fs::rename(&path, aside)?;
+                open(&path)?
+            }
+            other => other?,
+        };
+        Ok(Index { path, database: Mutex::new(Some(database)) })
+    }
+
+    /// Every record with its configuration's bytes. What can't be read is None, under its key.
+    pub(crate) fn read_all(&self) -> Result<Vec<(String, Option<(Record, Vec<u8>)>)>, redb::Error> {
+        self.with(|database| {
+            let transaction = database.begin_read()?;
+            let images = transaction.open_table(IMAGES)?;
+            let documents = transaction.open_table(DOCUMENTS)?;
+            let mut all = Vec::new();
+            for item in images.iter()? {
+                let (key, value) = item?;
+                let record: Option<Record> = serde_json::from_slice(value.value()).ok();
+                let config = documents.get(key.value())?.map(|bytes| bytes.value().to_vec());
+                all.push((key.value().to_owned(), record.zip(config)));
+            }
+            Ok(all)
+        })
+    }
+
+    pub(crate) fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, redb::Error> {
+        self.with(|database| {
+            let documents = database.begin_read()?.open_table(DOCUMENTS)?;
+            Ok(documents.get(digest.as_str())?.map(|bytes| bytes.value().to_vec()))
+        })
+    }
+
+    /// Makes a change that is on the disk when this returns.
+    pub(crate) fn apply(&self, change: &Change) -> Result<(), redb::Error> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            {
+                let mut images = transaction.open_table(IMAGES)?;
+                let mut documents = transaction.open_table(DOCUMENTS)?;
+                for record in &change.put {
+                    let json = serde_json::to_vec(record).expect("a record is plain data");
+                    images.insert(record.id.as_str(), json.as_slice())?;
+                }
+                for (digest, bytes) in &change.put_documents {
+                    documents.insert(digest.as_str(), bytes.as_slice())?;
+                }
+                for id in &change.remove {
+                    images.remove(id.as_str())?;
+                }
+                for digest in &change.remove_documents {
+                    documents.remove(digest.as_str())?;
+                }
+            }
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    /// Removes a record by its key alone, when nothing else of it can be read.
+    pub(crate) fn forget(&self, key: &str) -> Result<(), redb::Error> {
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(IMAGES)?.remove(key)?;
+            transaction.commit()?;
+            Ok(())
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match slot.take() {
+            Some(database) => database,
+            None => open(&self.path)?,
+        };
+        let result = act(&database);
+        if !matches!(result, Err(redb::Error::Io(_) | redb::Error::PreviousIo)) {
+            *slot = Some(database);
+        }
+        result
+    }
+}
+
+fn open(path: &std::path::Path) -> Result<Database, redb::Error> {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    // Tables come to be by being opened for writing.
+    let missing = {
+        let transaction = database.begin_read()?;
+        transaction.open_table(IMAGES).is_err() || transaction.open_table(DOCUMENTS).is_err()
+    };
+    if missing {
+        let transaction = database.begin_write()?;
+        transaction.open_table(IMAGES)?;
+        transaction.open_table(DOCUMENTS)?;
+        transaction.commit()?;
+    }
+    Ok(database)
+}

@@ -1,0 +1,192 @@
+//! Which layers are on the disk and how many hold each. A layer that nobody holds is gone at once.
+//!
+//! Pulls, images and writable layers hold layers all in the same way: by a [`Hold`], which lets go when
+//! it is dropped. So nothing can forget to.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::digest::Digest;
+use crate::gc::Trash;
+use crate::image::Layer;
+
+/// All layers of the node.
+#[derive(Debug)]
+pub(crate) struct Layers {
+    dir: PathBuf,
+    trash: Arc<Trash>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    layers: HashMap<Digest, Entry>,
+    bytes: u64,
+    inodes: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    layer: Layer,
+    holders: usize,
+    /// Its bytes are known to be on the disk, not only on their way to it.
+    synced: bool,
+}
+
+/// The right to use some layers. They exist for as long as this does.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    of: Arc<Layers>,
+    layers: Vec<Layer>,
+}
+
+impl Layers {
+    pub(crate) fn new(dir: PathBuf, trash: Arc<Trash>) -> Arc<Layers> {
+        Arc::new(Layers { dir, trash, known: Mutex::default() })
+    }
+
+    /// Where a layer lies: a directory named by the hex of its diff ID.
+    pub(crate) fn path(&self, diff_id: &Digest) -> PathBuf {
+        self.dir.join(diff_id.hex())
+    }
+
+    /// Where all known layers lie.
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
+        self.known().layers.keys().map(|diff_id| self.path(diff_id)).collect()
+    }
+
+    /// (bytes, inodes) of all layers.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let known = self.known();
+        (known.bytes, known.inodes)
+    }
+
+    /// Holds layers that are there; None when one is not.
+    pub(crate) fn hold<'a>(
+        self: &Arc<Layers>,
+        diff_ids: impl IntoIterator<Item = &'a Digest>,
+    ) -> Option<Hold> {
+        let mut known = self.known();
+        let wanted: Vec<&Digest> = diff_ids.into_iter().collect();
+        if !wanted.iter().all(|diff_id| known.layers.contains_key(*diff_id)) {
+            return None;
+        }
+        let mut layers = Vec::with_capacity(wanted.len());
+        for diff_id in wanted {
+            let entry = known.layers.get_mut(diff_id)?;
+            entry.holders += 1;
+            layers.push(entry.layer.clone());
+        }
+        Some(Hold { of: self.clone(), layers })
+    }
+
+    /// Makes a layer known that has just been unpacked, by moving it to its place. One that is there
+    /// already wins.
+    pub(crate) fn add(
+        self: &Arc<Layers>,
+        layer: Layer,
+        commit: impl FnOnce(&std::path::Path) -> std::io::Result<()>,
+    ) -> std::io::Result<Hold> {
+        let mut known = self.known();
+        if !known.layers.contains_key(&layer.diff_id) {
+            commit(&self.path(&layer.diff_id))?;
+        }
+        known.insert(layer.clone(), false);
+        Ok(Hold { of: self.clone(), layers: vec![layer] })
+    }
+
+    /// Holds layers that a record of an earlier run names. They are on the disk, says the caller.
+    pub(crate) fn adopt(self: &Arc<Layers>, layers: &[Layer]) -> Hold {
+        let mut known = self.known();
+        for layer in layers {
+            known.insert(layer.clone(), true);
+        }
+        Hold { of: self.clone(), layers: layers.to_vec() }
+    }
+
+    /// The layers among these that a power cut could still take.
+    pub(crate) fn all_synced(&self, hold: &Hold) -> bool {
+        let known = self.known();
+        hold.layers.iter().all(|layer| known.layers.get(&layer.diff_id).is_some_and(|entry| entry.synced))
+    }
+
+    /// Remembers that the file system was synced after these were whole.
+    pub(crate) fn mark_synced(&self, hold: &Hold) {
+        let mut known = self.known();
+        for layer in &hold.layers {
+            if let Some(entry) = known.layers.get_mut(&layer.diff_id) {
+                entry.synced = true;
+            }
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Renames happen under the lock: nobody can unpack to a place that is just being cleared.
+    fn release(&self, layers: &[Layer]) {
+        let mut known = self.known();
+        for layer in layers {
+            if known.release(&layer.diff_id)
+                && let Err(error) = self.trash.take(&self.path(&layer.diff_id))
+            {
+                tracing::warn!(layer = %layer.diff_id, %error, "an unused layer can't be removed; a restart tries again");
+            }
+        }
+    }
+}
+
+impl Known {
+    fn insert(&mut self, layer: Layer, synced: bool) {
+        if let Some(entry) = self.layers.get_mut(&layer.diff_id) {
+            entry.holders += 1;
+            return;
+        }
+        self.bytes += layer.bytes;
+        self.inodes += layer.inodes;
+        self.layers.insert(layer.diff_id.clone(), Entry { layer, holders: 1, synced });
+    }
+
+    /// Whether that was the last holder.
+    fn release(&mut self, diff_id: &Digest) -> bool {
+        let Some(entry) = self.layers.get_mut(diff_id) else { return false };
+        entry.holders -= 1;
+        if entry.holders > 0 {
+            return false;
+        }
+        self.bytes -= entry.layer.bytes;
+        self.inodes -= entry.layer.inodes;
+        self.layers.remove(diff_id);
+        true
+    }
+}
+
+impl Hold {
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// All layers of several holds in one, in their order.
+    pub(crate) fn join(of: &Arc<Layers>, holds: Vec<Hold>) -> Hold {
+        let layers = holds.into_iter().flat_map(|mut hold| std::mem::take(&mut hold.layers)).collect();
+        Hold { of: of.clone(), layers }
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Hold {
+        let mut known = self.of.known();
+        for layer in &self.layers {
+            known.insert(layer.clone(), false);
+        }
+        Hold { of: self.of.clone(), layers: self.layers.clone() }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.of.release(&self.layers);
+    }
+}
