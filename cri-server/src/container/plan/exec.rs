@@ -9,10 +9,9 @@ use super::ContainerPlan;
 pub fn exec_process(plan: &ContainerPlan, command: &[String], terminal: bool) -> serde_json::Value {
     let mut process = plan.spec.process().clone().unwrap_or_default();
     process.set_args(Some(command.to_vec())).set_terminal(Some(terminal)).set_console_size(None);
-    if let Some(env) = process.env_mut().as_mut().filter(|_| terminal) {
-        if !env.iter().any(|entry| entry.starts_with("TERM=")) {
-            env.push("TERM=xterm".to_owned());
-        }
+    let names_terminal = |env: &Vec<String>| env.iter().any(|entry| entry.starts_with("TERM="));
+    if let Some(env) = process.env_mut().as_mut().filter(|env| terminal && !names_terminal(env)) {
+        env.push("TERM=xterm".to_owned());
     }
     serde_json::to_value(process).expect("an OCI process has only string keys")
 }

@@ -122,7 +122,7 @@ impl Machine {
             capabilities: held,
             apparmor: read_fact("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            hugepage_sizes: hugepage_sizes(),
+            hugepage_sizes: hugepage_sizes(cgroup),
             swap_accounting: swap_accounting(cgroup),
             cgroup,
         }
@@ -150,8 +150,13 @@ fn swap_accounting(cgroup: CgroupVersion) -> bool {
     }
 }
 
-fn hugepage_sizes() -> BTreeSet<String> {
-    if !read_fact("/proc/cgroups").lines().any(|line| line.starts_with("hugetlb")) {
+/// None where the controller is not at hand, as on a v1 host that has not mounted it.
+fn hugepage_sizes(cgroup: CgroupVersion) -> BTreeSet<String> {
+    let limitable = match cgroup {
+        CgroupVersion::V1 => Path::new("/sys/fs/cgroup/hugetlb").exists(),
+        CgroupVersion::V2 => read_fact("/sys/fs/cgroup/cgroup.controllers").split_whitespace().any(|c| c == "hugetlb"),
+    };
+    if !limitable {
         return BTreeSet::new();
     }
     let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeSet::new() };
@@ -163,8 +168,8 @@ fn hugepage_sizes() -> BTreeSet<String> {
 fn hugepage_size(directory: &str) -> Option<String> {
     let kib: u64 = directory.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
     Some(match kib {
-        _ if kib % (1 << 20) == 0 => format!("{}GB", kib >> 20),
-        _ if kib % (1 << 10) == 0 => format!("{}MB", kib >> 10),
+        _ if kib.is_multiple_of(1 << 20) => format!("{}GB", kib >> 20),
+        _ if kib.is_multiple_of(1 << 10) => format!("{}MB", kib >> 10),
         _ => format!("{kib}KB"),
     })
 }

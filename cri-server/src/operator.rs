@@ -1,0 +1,143 @@
+//! `berth`, the operator's command, and the service of the daemon that it asks what CRI has no words for.
+//!
+//! Everything but `doctor` and `config` goes through the CRI socket: the daemon owns the facts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config;
+
+mod client;
+mod config_command;
+mod doctor;
+mod image;
+mod measure;
+pub mod service;
+mod status;
+mod table;
+
+/// Looks after the node runtime berth.
+#[derive(Debug, Parser)]
+#[command(name = "berth", version, about, arg_required_else_help = true)]
+struct Arguments {
+    /// The settings of berthd, which also say where its socket is.
+    #[arg(long, global = true, value_name = "FILE", default_value = config::DEFAULT_FILE)]
+    config: PathBuf,
+    /// The socket of berthd, when it is not where the settings say.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says what this machine has and lacks for berth, and what to do about it.
+    Doctor,
+    /// Shows and checks settings.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Brings images to this node and lists them.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Says how the daemon is and what runs.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Prints every setting with its default and what it means.
+    Default,
+    /// Reads the settings and says whether berthd would take them.
+    Check,
+    /// Prints the settings as berthd would use them, drop-ins merged.
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum ImageCommand {
+    /// Takes in an OCI layout (directory or tar) or a docker archive from this machine's disk.
+    Import(ImportArguments),
+    /// Lists the images of this node.
+    List,
+    /// Pulls an image as the kubelet would.
+    Pull {
+        /// `registry/repository:tag` or `@sha256:…`.
+        reference: String,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ImportArguments {
+    archive: PathBuf,
+    /// The name for the archive's only image, instead of the archive's own.
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no berthd answers on {}; is it running? (systemctl status berth)", socket.display())]
+    NoDaemon { socket: PathBuf, source: tonic::transport::Error },
+    #[error("{}", .0.message())]
+    Refused(Box<tonic::Status>),
+    #[error("this berthd is not of the version of this command; restart it")]
+    OtherVersion,
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error("{what}")]
+    Io { what: String, source: std::io::Error },
+    #[error("something is missing")]
+    Unwell,
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::Unimplemented => Self::OtherVersion,
+            _ => Self::Refused(Box::new(status)),
+        }
+    }
+}
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The lines above say it already.
+        Err(Error::Unwell) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("berth: {}", crate::error::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    match &arguments.command {
+        Command::Doctor => doctor::doctor(&arguments.config, arguments.socket.as_deref()),
+        Command::Config(command) => config_command::run(command, &arguments.config),
+        Command::Image(command) => wait(image::run(command, &arguments.socket()?)),
+        Command::Status => wait(status::status(&arguments.socket()?)),
+    }
+}
+
+impl Arguments {
+    fn socket(&self) -> Result<PathBuf, Error> {
+        match &self.socket {
+            Some(socket) => Ok(socket.clone()),
+            None => Ok(config_command::read(&self.config)?.socket()),
+        }
+    }
+}
+
+/// One command is one conversation: one thread is enough for it.
+fn wait(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::Io { what: "starting to wait".to_owned(), source })?;
+    runtime.block_on(work)
+}

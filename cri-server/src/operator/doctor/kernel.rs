@@ -1,0 +1,124 @@
+//! The kernel: its version, and each call that making a container cannot do without.
+
+use oci_spec::runtime::Capability;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::mount::FsOpenFlags;
+use rustix::process::PidfdFlags;
+
+use super::{Finding, fact};
+use crate::container::plan::Machine;
+
+/// CLONE_INTO_CGROUP is 5.7, mount_setattr 5.12, cgroup.kill 5.14; below the first nothing works.
+const OLDEST: (u32, u32) = (5, 7);
+const WISHED: (u32, u32) = (5, 14);
+const UPGRADE: &str = "run a newer kernel; Debian 12's 6.1 has everything";
+
+pub(super) fn findings() -> Vec<Finding> {
+    let mut findings = vec![version(), overlay(), mount_api(), openat2(), pidfd(), namespaces(), users(), seccomp()];
+    findings.extend(capabilities(&Machine::read()));
+    findings.push(lsm(&Machine::read()));
+    findings.push(limits());
+    findings
+}
+
+fn version() -> Finding {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match version {
+        version if version < OLDEST => Finding::broken("kernel", release, UPGRADE),
+        version if version < WISHED => Finding::poor("kernel", release, UPGRADE),
+        _ => Finding::fine("kernel", release),
+    }
+}
+
+fn overlay() -> Finding {
+    let there = fact("/proc/filesystems").lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay");
+    Finding::needed("overlay", there, "overlay file system", "modprobe overlay, and list it in /etc/modules-load.d/berth.conf")
+}
+
+fn mount_api() -> Finding {
+    let opened = rustix::mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC);
+    match opened {
+        Ok(_) => Finding::fine("mount API", "fsopen, fsmount, move_mount"),
+        Err(rustix::io::Errno::PERM) => Finding::broken("mount API", "not allowed to mount", "run as root"),
+        Err(e) => Finding::broken("mount API", format!("fsopen: {e}"), UPGRADE),
+    }
+}
+
+fn openat2() -> Finding {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat2(rustix::fs::CWD, "/", flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    Finding::needed("openat2", opened.is_ok(), "confined path lookup", UPGRADE)
+}
+
+fn pidfd() -> Finding {
+    let opened = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    Finding::needed("pidfd", opened.is_ok(), "pidfd_open", UPGRADE)
+}
+
+fn namespaces() -> Finding {
+    let names = ["cgroup", "ipc", "mnt", "net", "pid", "uts"];
+    let missing: Vec<&str> =
+        names.into_iter().filter(|name| !std::path::Path::new("/proc/self/ns").join(name).exists()).collect();
+    if missing.is_empty() {
+        return Finding::fine("namespaces", names.join(" "));
+    }
+    Finding::broken("namespaces", format!("without {}", missing.join(" ")), "build the kernel with these namespaces")
+}
+
+fn users() -> Finding {
+    let limit: u64 = fact("/proc/sys/user/max_user_namespaces").parse().unwrap_or(0);
+    let advice = "sysctl user.max_user_namespaces=15000; until then pods with hostUsers: false fail";
+    Finding::wished("user ns", limit > 0, "user namespaces", advice)
+}
+
+fn seccomp() -> Finding {
+    let actions = fact("/proc/sys/kernel/seccomp/actions_avail");
+    Finding::needed("seccomp", actions.contains("errno"), "seccomp filters", "build the kernel with CONFIG_SECCOMP_FILTER")
+}
+
+fn capabilities(machine: &Machine) -> Vec<Finding> {
+    let has = |capability| machine.capabilities.contains(&capability);
+    let needed = [
+        (Capability::SysAdmin, "SYS_ADMIN"),
+        (Capability::NetAdmin, "NET_ADMIN"),
+        (Capability::Setuid, "SETUID"),
+        (Capability::Setgid, "SETGID"),
+        (Capability::SysChroot, "SYS_CHROOT"),
+        (Capability::Mknod, "MKNOD"),
+    ];
+    let missing: Vec<&str> = needed.into_iter().filter(|(capability, _)| !has(*capability)).map(|(_, name)| name).collect();
+    let mut findings = vec![if missing.is_empty() {
+        Finding::fine("capabilities", format!("{} held", machine.capabilities.len()))
+    } else {
+        Finding::broken("capabilities", format!("without {}", missing.join(" ")), "run as root, outside of a container")
+    }];
+    let advice = "grant CAP_SYS_RESOURCE; until then oom_score_adj is never below berthd's own";
+    findings.push(Finding::wished("OOM scores", has(Capability::SysResource), "CAP_SYS_RESOURCE", advice));
+    findings
+}
+
+fn lsm(machine: &Machine) -> Finding {
+    let on: Vec<&str> = [(machine.apparmor, "AppArmor"), (machine.selinux, "SELinux")]
+        .into_iter()
+        .filter_map(|(on, name)| on.then_some(name))
+        .collect();
+    if on.is_empty() {
+        return Finding::fine("LSM", "neither AppArmor nor SELinux");
+    }
+    let advice = "pods that ask for a profile or label that berth cannot give yet are refused, never run without it";
+    Finding::poor("LSM", on.join(", "), advice)
+}
+
+/// A pod costs berthd a handful of descriptors.
+fn limits() -> Finding {
+    const WISHED_FILES: u64 = 65_536;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let files = limit.maximum.unwrap_or(u64::MAX);
+    if files >= WISHED_FILES {
+        return Finding::fine("open files", if files == u64::MAX { "unlimited".to_owned() } else { files.to_string() });
+    }
+    Finding::poor("open files", files.to_string(), format!("LimitNOFILE={WISHED_FILES} or more in the unit"))
+}
