@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use rustix::fs::Mode;
 
 use crate::error::{Error, Named as _};
+use crate::journal::Journal;
 use crate::monitor::Monitor;
 use crate::poll::Poll;
 use crate::turn::Turn;
@@ -39,6 +40,7 @@ const USAGE: &str = "usage: berth-conmon --pod-dir DIR [--daemon-fd N]";
 struct Arguments {
     pod_dir: PathBuf,
     daemon_fd: Option<i32>,
+    sealed: bool,
 }
 
 fn main() -> ExitCode {
@@ -54,7 +56,7 @@ fn main() -> ExitCode {
     match monitor(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            journal::Journal::open(&arguments.pod_dir).note(&error.chain());
+            Journal::open(&arguments.pod_dir).note(&error.chain());
             eprintln!("berth-conmon: {}", error.chain());
             ExitCode::FAILURE
         }
@@ -63,35 +65,39 @@ fn main() -> ExitCode {
 
 fn arguments() -> Option<Arguments> {
     let mut words = std::env::args_os().skip(1);
-    let (mut pod_dir, mut daemon_fd) = (None, None);
+    let (mut pod_dir, mut daemon_fd, mut sealed) = (None, None, false);
     while let Some(word) = words.next() {
-        let value = words.next()?;
         match word.to_str()? {
-            "--pod-dir" => pod_dir = Some(PathBuf::from(value)),
-            "--daemon-fd" => daemon_fd = Some(value.to_str()?.parse().ok()?),
+            "--pod-dir" => pod_dir = Some(PathBuf::from(words.next()?)),
+            "--daemon-fd" => daemon_fd = Some(words.next()?.to_str()?.parse().ok()?),
+            seal::ARGUMENT => sealed = true,
             _ => return None,
         }
     }
-    Some(Arguments { pod_dir: pod_dir.filter(|dir| dir.is_absolute())?, daemon_fd })
+    Some(Arguments { pod_dir: pod_dir.filter(|dir| dir.is_absolute())?, daemon_fd, sealed })
 }
 
 fn monitor(arguments: &Arguments) -> Result<(), Error> {
-    let sealed = seal::seal();
-    let lock = socket::lock(&arguments.pod_dir)?;
     let daemon = arguments.daemon_fd.map(inherited).transpose()?;
+    if !arguments.sealed {
+        match seal::seal(std::env::args_os().skip(1), daemon.as_ref())? {}
+    }
+    let lock = socket::lock(&arguments.pod_dir)?;
     let signals = turn::block_signals()?;
     settle()?;
-
     let poll = Poll::new().named("making", "an epoll")?;
     let mut monitor = Monitor::new(poll, &arguments.pod_dir);
-    monitor.note(sealed);
     let listener = socket::listen(&arguments.pod_dir)?;
     monitor.resume();
     if let Some(daemon) = daemon {
         monitor.add_daemon(daemon);
     }
+    let turn = Turn::new(monitor, listener, &signals)?;
+    let pod_dir = arguments.pod_dir.clone();
+    std::panic::set_hook(Box::new(move |panic| Journal::open(&pod_dir).note(&panic.to_string())));
+    close_standard_streams()?;
     kernel::malloc_trim();
-    Turn::new(monitor, listener, &signals)?.run()?;
+    turn.run()?;
     socket::unmake(&arguments.pod_dir, lock)
 }
 
@@ -101,12 +107,19 @@ fn inherited(number: i32) -> Result<OwnedFd, Error> {
 
 /// A monitor belongs to no directory and no terminal, and orphans of its containers are its own.
 fn settle() -> Result<(), Error> {
+    rustix::thread::set_name(c"berth-conmon").named("naming", "the monitor")?;
     rustix::process::chdir("/").named("going to", "/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).named("becoming", "a subreaper")?;
     // Fails only for a leader of a session, which has what it wants already.
     let _ = rustix::process::setsid();
+    Ok(())
+}
+
+/// From here on the journal is where a monitor speaks: whoever started it may go away.
+fn close_standard_streams() -> Result<(), Error> {
     let null = stdio::null()?;
     rustix::stdio::dup2_stdin(&null).named("closing", "stdin")?;
-    Ok(())
+    rustix::stdio::dup2_stdout(&null).named("closing", "stdout")?;
+    rustix::stdio::dup2_stderr(&null).named("closing", "stderr")
 }

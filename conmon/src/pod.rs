@@ -11,7 +11,7 @@ mod pin;
 pub(crate) mod sysctl;
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use conmon_protocol::{PidSharing, PodPlan, Sharing};
@@ -156,8 +156,7 @@ fn make_dir(path: &Path) -> Result<(), Error> {
 pub(crate) fn unmake(pod_dir: &Path, init: Option<Birth>) -> Result<(), Error> {
     let mut left = Leftovers::default();
     if let Some(pidfd) = init.and_then(Birth::open) {
-        use std::os::fd::AsFd as _;
-        left.note(reap::kill(pidfd.as_fd()).named("killing the first process of", pod_dir));
+        left.note(reap::kill_and_wait(pidfd.as_fd()).named("killing the first process of", pod_dir));
     }
     let pins = pod_dir.join("ns");
     for name in pin::NAMES {

@@ -6,12 +6,16 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
 use serde::{Deserialize, Serialize};
 
 /// What is said of a process whose end nobody can tell: as the shell's "out of range", and CRI-O's.
 pub(crate) const UNKNOWN_CODE: i32 = 255;
+
+/// Nothing else is left to be done meanwhile.
+const LAST_DEATH: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
 /// A process, told from a later one with the same number by when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +79,15 @@ pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     match pidfd_send_signal(pidfd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(errno) => Err(errno),
+    }
+}
+
+/// For the last process of all; a PID namespace ends with its first process, when all others in it have.
+pub(crate) fn kill_and_wait(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    kill(pidfd)?;
+    match poll(&mut [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)], Some(&LAST_DEATH))? {
+        0 => Err(Errno::TIMEDOUT),
+        _ => Ok(()),
     }
 }
 

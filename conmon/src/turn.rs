@@ -55,6 +55,7 @@ impl Turn {
             batch.into_iter().flatten().for_each(|ready| self.hear(ready));
             self.meet_deadlines();
         }
+        self.reap();
         Ok(())
     }
 

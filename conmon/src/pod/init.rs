@@ -4,7 +4,7 @@
 //! capability and no descriptor, it can't be traced or read (not dumpable), and its executable is opened
 //! through a read-only mount (see [`crate::seal`]). Signals from inside its namespace don't reach it.
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::process::{Command, Stdio};
 
 use conmon_protocol::RefusalKind;
@@ -36,9 +36,9 @@ pub(crate) fn spawn() -> Result<Birth, Error> {
         .spawn()
         .named("starting", "the first process of the pod's PID namespace")?;
     let birth = Birth::of(child.id() as i32);
-    let mut said = [0; 1];
-    let ready = child.stdout.take().is_some_and(|mut stdout| stdout.read_exact(&mut said).is_ok());
-    if ready {
+    let mut said = Vec::new();
+    let heard = child.stdout.take().map(|stdout| stdout.take(2).read_to_end(&mut said));
+    if matches!(heard, Some(Ok(_))) && said == b"r" {
         // Not waited for here: it is reaped with all other children.
         return Ok(birth);
     }
@@ -86,19 +86,13 @@ fn leave_root() -> Result<(), Errno> {
     chdir("/")
 }
 
+/// The end of the pipe is the word: by then no descriptor but /dev/null is left. The standard library keeps 0, 1 and
+/// 2 for itself, so they are not closed but become what stdin was from the beginning.
 fn say_ready() -> std::io::Result<()> {
-    let mut stdout = std::io::stdout();
-    stdout.write_all(b"r")?;
-    stdout.flush()?;
-    drop(stdout);
-    close_standard_streams()
-}
-
-/// The standard library keeps 0, 1 and 2 for itself, so nothing is closed: they become /dev/null, opened before
-/// the root was left and inherited as stdin.
-fn close_standard_streams() -> std::io::Result<()> {
-    let stdin = std::io::stdin();
+    let (stdin, stdout) = (std::io::stdin(), std::io::stdout());
+    let pipe = rustix::io::fcntl_dupfd_cloexec(&stdout, 3)?;
     rustix::stdio::dup2_stdout(&stdin)?;
     rustix::stdio::dup2_stderr(&stdin)?;
+    rustix::io::write(&pipe, b"r")?;
     Ok(())
 }

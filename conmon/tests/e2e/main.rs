@@ -1,0 +1,10 @@
+//! The real monitor against the real kernel: root, namespaces, cgroups, and busybox for a root file system.
+//!
+//! Each test has its own pod in its own directory, and looks at the end whether anything of it is left.
+
+mod container;
+mod exec;
+mod harness;
+mod memory;
+mod pod;
+mod resume;

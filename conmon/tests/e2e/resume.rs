@@ -1,0 +1,99 @@
+//! A monitor killed with SIGKILL, and another in its place.
+
+use conmon_protocol::{Answer, Ask, Phase, Stdin};
+
+use crate::harness::{Pod, eventually, read_all};
+
+fn go(pod: &Pod, id: &str) {
+    std::fs::write(pod.container_dir(id).join("bundle/rootfs/tmp/go"), "").unwrap();
+}
+
+const WAIT: &str = "while [ ! -e /tmp/go ]; do sleep 0.02; done";
+
+#[test]
+fn a_container_runs_on_and_nothing_it_wrote_meanwhile_is_lost() {
+    let mut pod = Pod::made();
+    let pid =
+        pod.run("c1", &format!("echo one; {WAIT}; seq 1 1000; echo two >&2; {WAIT}; sleep 0.5; exit 6"));
+    pod.wait_log("c1", "one");
+    pod.monitor.kill().unwrap();
+    pod.monitor.wait().unwrap();
+    go(&pod, "c1");
+    std::thread::sleep(std::time::Duration::from_millis(200));
+    pod.replace_monitor();
+    assert!(
+        matches!(&pod.state()[..], [(id, Phase::Running { pid: same, .. })] if id == "c1" && *same == pid)
+    );
+    assert_eq!(pod.daemon.exit_of("c1").code, 6);
+    let expected: String = (1..=1000).map(|n| format!("stdout F {n}\n")).collect();
+    let log = pod.log("c1");
+    let stdout: String =
+        log.lines().filter(|line| line.starts_with("stdout")).map(|line| format!("{line}\n")).collect();
+    assert_eq!(stdout, format!("stdout F one\n{expected}"));
+    assert!(log.contains("stderr F two"));
+    pod.unmake();
+}
+
+#[test]
+fn a_container_that_ended_meanwhile_is_exited() {
+    let mut pod = Pod::made();
+    let pid = pod.run("c1", &format!("{WAIT}; echo last; exit 6"));
+    pod.monitor.kill().unwrap();
+    pod.monitor.wait().unwrap();
+    go(&pod, "c1");
+    let process = format!("/proc/{pid}");
+    eventually("it ends", || !std::path::Path::new(&process).exists());
+    pod.replace_monitor();
+    let [(_, Phase::Exited(exit))] = pod.state()[..] else { panic!("it has exited") };
+    assert_eq!(exit.code, 255, "nobody could see how");
+    assert!(pod.container_dir("c1").join("exit").exists());
+    assert_eq!(pod.log("c1"), "stdout F last\n");
+    pod.unmake();
+}
+
+#[test]
+fn a_created_container_is_started_by_the_next_monitor() {
+    let mut pod = Pod::made();
+    let mut plan = pod.container("c1", "read word; echo $word");
+    plan.stdin = Stdin::Open;
+    let pid = pod.create(plan);
+    pod.replace_monitor();
+    assert_eq!(pod.state(), [("c1".to_owned(), Phase::Created { pid })]);
+    pod.start("c1");
+    let stdin = std::fs::OpenOptions::new().write(true).open(pod.container_dir("c1").join("stdin")).unwrap();
+    std::io::Write::write_all(&mut &stdin, b"word\n").unwrap();
+    assert_eq!(pod.daemon.exit_of("c1").code, 0);
+    assert_eq!(pod.log("c1"), "stdout F word\n");
+    pod.unmake();
+}
+
+#[test]
+fn an_exited_container_stays_as_it_ended() {
+    let mut pod = Pod::made();
+    pod.run("c1", "exit 9");
+    let exit = pod.daemon.exit_of("c1");
+    pod.replace_monitor();
+    assert_eq!(pod.state(), [("c1".to_owned(), Phase::Exited(exit))]);
+    pod.delete("c1");
+    pod.unmake();
+}
+
+#[test]
+fn a_resumed_container_can_be_entered_signalled_and_taken_away() {
+    use std::os::fd::AsFd as _;
+    let mut pod = Pod::made();
+    pod.run("c1", "sleep 1000");
+    pod.replace_monitor();
+    let (out, out_end) = crate::harness::pipe();
+    let mut plan = crate::harness::exec_plan("e1", "c1", "echo in");
+    plan.stderr = false;
+    pod.daemon.ask_with(Ask::Exec(plan), &[out_end.as_fd()]).0.unwrap();
+    drop(out_end);
+    assert_eq!(read_all(out), "in\n");
+    assert_eq!(pod.daemon.exec_exit("e1"), (0, false));
+    let reopen = Ask::Reopen { container_id: "c1".into() };
+    assert_eq!(pod.daemon.ask(reopen), Ok(Answer::Done));
+    pod.delete("c1");
+    assert_eq!(pod.daemon.exit_of("c1").code, 137);
+    pod.unmake();
+}
