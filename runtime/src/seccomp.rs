@@ -1,10 +1,37 @@
 //! Seccomp profiles become BPF programs.
+//!
+//! `rules` decides (profile in, verdicts by number out), `assemble` writes the instructions, `cache` keeps
+//! them for the next container with the same profile. Loading a filter is the caller's: it must be the last
+//! thing a container's process does for us. Verdicts are those of libseccomp under runc, and tests hold them
+//! against it.
+
+mod arch;
+mod assemble;
+mod cache;
+#[doc(hidden)]
+pub mod machine;
+mod rules;
+mod syscalls;
+
+pub use arch::Arch;
 
 use std::path::Path;
 
 use kernel::SockFilter;
 
-use crate::spec;
+use crate::spec::{self, Action};
+use assemble::{Section, assemble};
+use rules::Rules;
+
+/// BPF_MAXINSNS: the kernel takes no longer program.
+const MAX_INSTRUCTIONS: usize = 4096;
+
+const FLAG_TSYNC: u32 = 1;
+const FLAG_LOG: u32 = 1 << 1;
+const FLAG_SPEC_ALLOW: u32 = 1 << 2;
+const FLAG_NEW_LISTENER: u32 = 1 << 3;
+const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
+const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
 /// A compiled profile, ready for seccomp(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,16 +44,123 @@ pub struct Filter {
 }
 
 /// Why a profile could not be compiled.
-#[derive(Debug, thiserror::Error)]
-#[error("not made yet")]
-pub struct Error;
-
-/// Compiles a profile for this machine's architecture and those it names.
-pub fn compile(_profile: &spec::Seccomp) -> Result<Filter, Error> {
-    todo!()
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("architectures: {name} is not a name of the OCI specification")]
+    Architecture { name: String },
+    #[error("flags: {name} is not known")]
+    Flag { name: String },
+    #[error("syscalls[{index}].names is empty")]
+    NoNames { index: usize },
+    #[error("syscalls[{index}].args: a system call has no argument {arg}")]
+    ArgIndex { index: usize, arg: u32 },
+    #[error("{place}: error number {errno} is more than {max}")]
+    Errno { place: String, errno: u32, max: u32 },
+    #[error("{place}: an error number goes only with SCMP_ACT_ERRNO and SCMP_ACT_TRACE")]
+    ErrnoWithoutUse { place: String },
+    #[error("defaultAction: SCMP_ACT_NOTIFY would leave the container unable to reach its listener")]
+    NotifyByDefault,
+    #[error("syscalls[{index}]: SCMP_ACT_NOTIFY on write would leave nobody to report what goes wrong")]
+    NotifyWrite { index: usize },
+    #[error("listenerPath is empty, but a rule asks a listener (SCMP_ACT_NOTIFY)")]
+    NoListener,
+    #[error("listenerMetadata without listenerPath")]
+    MetadataAlone,
+    #[error("{instructions} instructions; the kernel takes {MAX_INSTRUCTIONS}")]
+    TooLong { instructions: usize },
 }
 
-/// The same, keeping the outcome in `dir` for the next container with this profile.
-pub fn compile_cached(_profile: &spec::Seccomp, _dir: &Path) -> Result<Filter, Error> {
-    todo!()
+/// Compiles a profile for this machine's architecture and those it names.
+///
+/// # Errors
+/// The profile contradicts itself or the OCI specification, or is too large for the kernel.
+pub fn compile(profile: &spec::Seccomp) -> Result<Filter, Error> {
+    let listener = needs_listener(profile)?;
+    let flags = flags(profile, listener)?;
+    let abis = architectures(profile)?;
+    let rules = Rules::read(profile)?;
+    let sections: Vec<Section> =
+        abis.chunk_by(|one, other| one.audit() == other.audit()).map(|abis| section(&rules, abis)).collect();
+    let program = assemble(&sections, rules.default);
+    if program.len() > MAX_INSTRUCTIONS {
+        return Err(Error::TooLong { instructions: program.len() });
+    }
+    Ok(Filter { program, flags, listener })
+}
+
+/// The same, keeping the outcome in `dir` for the next container with this profile. A cache that cannot be
+/// used costs time, nothing else: its failures are not reported.
+///
+/// # Errors
+/// As `compile`.
+pub fn compile_cached(profile: &spec::Seccomp, dir: &Path) -> Result<Filter, Error> {
+    let key = cache::Key::of(profile);
+    if let Some(filter) = cache::load(dir, &key) {
+        return Ok(filter);
+    }
+    let filter = compile(profile)?;
+    cache::store(dir, &key, &filter);
+    Ok(filter)
+}
+
+fn section(rules: &Rules<'_>, abis: &[Arch]) -> Section {
+    let wide = if abis.contains(&Arch::X32) { false } else { abis[0].is_wide() };
+    Section { audit: abis[0].audit(), wide: [abis[0].is_wide(), wide], ranges: rules.ranges(abis) }
+}
+
+/// The architectures to judge, this machine's first, those that share an audit architecture side by side.
+fn architectures(profile: &spec::Seccomp) -> Result<Vec<Arch>, Error> {
+    let mut abis = vec![Arch::NATIVE];
+    for name in &profile.architectures {
+        abis.extend(architecture(name)?);
+    }
+    abis.sort_by_key(|abi| (abi.audit() != Arch::NATIVE.audit(), abi.audit(), *abi));
+    abis.dedup();
+    Ok(abis)
+}
+
+/// Architectures of the specification whose programs none of our machines can run are nothing to judge: a
+/// call from one would be killed, listed or not.
+fn architecture(name: &str) -> Result<Option<Arch>, Error> {
+    match name.strip_prefix("SCMP_ARCH_").unwrap_or_default() {
+        "X86_64" => Ok(Some(Arch::X86_64)),
+        "X86" => Ok(Some(Arch::X86)),
+        "X32" => Ok(Some(Arch::X32)),
+        "AARCH64" => Ok(Some(Arch::Aarch64)),
+        "ARM" => Ok(Some(Arch::Arm)),
+        "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC" | "PPC64"
+        | "PPC64LE" | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K"
+        | "SH" | "SHEB" => Ok(None),
+        _ => Err(Error::Architecture { name: name.to_owned() }),
+    }
+}
+
+fn needs_listener(profile: &spec::Seccomp) -> Result<bool, Error> {
+    let asks = profile.syscalls.iter().any(|rule| rule.action == Action::Notify);
+    match profile.listener_path.as_deref().unwrap_or_default() {
+        "" if asks => Err(Error::NoListener),
+        "" if profile.listener_metadata.as_deref().is_some_and(|data| !data.is_empty()) => {
+            Err(Error::MetadataAlone)
+        }
+        _ => Ok(asks),
+    }
+}
+
+/// The flags of seccomp(2). The kernel wants TSYNC_ESRCH where TSYNC and a listener meet, since both have a
+/// word to say with the call's answer.
+fn flags(profile: &spec::Seccomp, listener: bool) -> Result<u32, Error> {
+    let mut flags = if listener { FLAG_NEW_LISTENER } else { 0 };
+    for name in &profile.flags {
+        flags |= match name.as_str() {
+            "SECCOMP_FILTER_FLAG_TSYNC" if listener => FLAG_TSYNC | FLAG_TSYNC_ESRCH,
+            "SECCOMP_FILTER_FLAG_TSYNC" => FLAG_TSYNC,
+            "SECCOMP_FILTER_FLAG_LOG" => FLAG_LOG,
+            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
+            // It says how listeners are waited for; the kernel refuses it where there is none.
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" if listener => FLAG_WAIT_KILLABLE_RECV,
+            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => 0,
+            _ => return Err(Error::Flag { name: name.clone() }),
+        };
+    }
+    Ok(flags)
 }

@@ -22,7 +22,12 @@ pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> io::Result
     // the kernel's `sock_filter` (it is repr(C) of the same fields), or if the kernel wrote through `filter`
     // (it copies from it and keeps no pointer).
     let answer = unsafe {
-        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, libc::c_ulong::from(flags), &raw const prog)
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            libc::c_ulong::from(flags),
+            &raw const prog,
+        )
     };
     if answer < 0 {
         return Err(io::Error::last_os_error());
