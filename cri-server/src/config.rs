@@ -18,6 +18,8 @@ mod tests;
 
 use section::section;
 
+/// The handler that is our own runtime, linked into the monitor.
+pub const IN_TREE: &str = "berth";
 /// Where the settings are when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/berth/berth.toml";
 
@@ -60,6 +62,8 @@ section! {
         policy: PathBuf = "/etc/containers/policy.json".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
         parallel_layers: usize = 4,
+        /// Images that the kubelet's garbage collection leaves alone: names, or beginnings of names with `*`.
+        pinned: Vec<String> = Vec::new(),
     }
 }
 
@@ -78,10 +82,10 @@ section! {
 }
 
 section! {
-    /// Who makes the containers.
+    /// Who makes the containers. (reload)
     pub struct RuntimeSection {
         /// The handler of pods that name none: `berth` is the runtime in the monitor.
-        default_handler: String = "berth".into(),
+        default_handler: String = IN_TREE.into(),
         /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`.
         handlers: BTreeMap<String, HandlerSection> = BTreeMap::new(),
     }
@@ -152,7 +156,7 @@ impl Config {
                 return Err(Error::Value { key, why: format!("{} is not an absolute path", path.display()) });
             }
         }
-        let known = |name: &str| name == "berth" || self.runtime.handlers.contains_key(name);
+        let known = |name: &str| name == IN_TREE || self.runtime.handlers.contains_key(name);
         if !known(&self.runtime.default_handler) {
             let why = format!("no handler is named {}", self.runtime.default_handler);
             return Err(Error::Value { key: "runtime.default_handler", why });
@@ -161,6 +165,12 @@ impl Config {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }
         Ok(self)
+    }
+
+    /// These settings with what can change while serving taken from `newer`.
+    #[must_use]
+    pub fn reloaded(self, newer: Config) -> Config {
+        Config { log: newer.log, runtime: newer.runtime, container: newer.container, ..self }
     }
 
     /// A whole `berth.toml` with every key at its default and what it means.

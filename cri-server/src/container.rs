@@ -1,3 +1,55 @@
-//! Containers: what one is to be (plan), how far it is (life), and how it is made and taken away.
+//! Containers: what one is to be (plan), how far it is (life), and how it is made and taken away (make,
+//! unmake). The task of its sandbox owns it.
 
+use std::sync::Arc;
+
+use proto::v1;
+use serde::{Deserialize, Serialize};
+
+pub mod life;
+pub mod make;
 pub mod plan;
+pub mod unmake;
+
+pub use life::Life;
+
+/// A container as readers see it.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub facts: Arc<Facts>,
+    pub life: Life,
+}
+
+/// What never changes about a container.
+#[derive(Debug)]
+pub struct Facts {
+    pub id: Arc<str>,
+    pub sandbox_id: Arc<str>,
+    pub config: v1::ContainerConfig,
+    pub made: Made,
+}
+
+/// What was decided when it was made. Stored as the container's `plan`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Made {
+    /// `sha256:…` of the image, whatever name it was asked by.
+    pub image_id: String,
+    pub created_at_ns: i64,
+    /// Without what is in the bundle's config.json alone; see [`slim`].
+    pub plan: plan::ContainerPlan,
+}
+
+/// Name and attempt: what makes it the same container of its sandbox when it is asked for again.
+pub type Name = (String, u32);
+
+pub fn name(config: &v1::ContainerConfig) -> Name {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    (metadata.name, metadata.attempt)
+}
+
+/// A plan with the process and nothing else of its specification: all that is asked for once the container
+/// is made. The whole one, with hundreds of system calls in its filter, is tens of KiB a container.
+pub fn slim(mut plan: plan::ContainerPlan) -> plan::ContainerPlan {
+    plan.spec.set_linux(None).set_mounts(None).set_hooks(None).set_annotations(None);
+    plan
+}

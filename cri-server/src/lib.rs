@@ -5,7 +5,21 @@
 
 pub mod config;
 pub mod container;
+pub mod error;
+pub mod exec;
+pub mod making;
+pub mod metrics;
 pub mod monitor;
+pub mod node;
+pub mod operator;
+pub mod recover;
+pub mod rpc;
+pub mod sandbox;
 pub mod seccomp;
 pub mod stats;
+pub mod status;
+pub mod step;
+pub mod store;
 pub mod stream;
+pub mod usage;
+pub mod world;

@@ -1,2 +1,278 @@
-//! placeholder
-fn main() {}
+//! berthd: wires the parts together, serves until told to stop. The containers go on without it.
+
+use std::future::Future;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use cri_server::config::{self, Config};
+use cri_server::monitor::Monitors;
+use cri_server::node::{Node, Parts};
+use cri_server::store::Store;
+use cri_server::{operator, recover, rpc, stats, stream};
+use proto::v1::image_service_server::ImageServiceServer;
+use proto::v1::runtime_service_server::RuntimeServiceServer;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, reload};
+
+/// What the kubelet and its clients allow each other.
+const MESSAGE_MAX: usize = 16 << 20;
+/// Requests in flight get this long to end when the daemon is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// The Kubernetes node daemon: serves CRI v1 on a Unix socket.
+#[derive(Debug, Parser)]
+#[command(name = "berthd", version)]
+struct Arguments {
+    /// Settings; drop-ins are read from FILE.d/*.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where what must outlive a reboot is kept.
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Where what lives as long as the machine is up is kept; a tmpfs.
+    #[arg(long, value_name = "DIR")]
+    run: Option<PathBuf>,
+    /// The CRI socket.
+    #[arg(long, value_name = "PATH")]
+    listen: Option<PathBuf>,
+    /// What is logged, as `info` or `info,berth::trace=trace`.
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// The monitor's program.
+    #[arg(long, value_name = "FILE")]
+    monitor: Option<PathBuf>,
+}
+
+type LogHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = arguments.read_config()?;
+    let log = start_log(&config)?;
+    // The kernel's limit for a few hundred pods' sockets and pipes; the default of 1024 is not.
+    let _ = raise_file_limit();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .max_blocking_threads(16)
+        .thread_keep_alive(Duration::from_secs(5))
+        .enable_all()
+        .build()
+        .context("starting the threads")?;
+    let done = runtime.block_on(run(arguments, config, log));
+    // Work in flight is cut off as by a crash, which the next start knows how to mend.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    done
+}
+
+impl Arguments {
+    fn config_file(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE))
+    }
+
+    fn read_config(&self) -> anyhow::Result<Config> {
+        let mut config = Config::read(self.config_file(), self.config.is_some())?;
+        let replace = |value: &mut PathBuf, given: &Option<PathBuf>| *value = given.clone().unwrap_or(value.clone());
+        replace(&mut config.root, &self.root);
+        replace(&mut config.run, &self.run);
+        replace(&mut config.listen, &self.listen);
+        replace(&mut config.monitor, &self.monitor);
+        config.log = self.log.clone().unwrap_or(config.log);
+        Ok(config.checked()?)
+    }
+}
+
+async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Result<()> {
+    make_private_dir(&config.run)?;
+    make_private_dir(&config.root)?;
+    recover::forget_last_boot(&config.run)?;
+    let listener = listen(&config.socket())?;
+    let metrics = config.metrics.listen.clone();
+    let node = open(config).await?;
+    let recovery = recover::load(&node);
+    tokio::spawn(recover::finish(node.clone(), recovery));
+    if !metrics.is_empty() {
+        tokio::spawn(cri_server::metrics::serve(node.clone(), bind_metrics(&metrics).await?));
+    }
+    let config_file = Some(arguments.config_file().to_path_buf()).filter(|file| file.exists());
+    tokio::spawn(follow_hangups(arguments, node.clone(), log));
+    tracing::info!(socket = %node.config().socket().display(), version = env!("CARGO_PKG_VERSION"), "berthd serves");
+    say_ready();
+    serve(node, listener, config_file).await
+}
+
+/// Opens the parts. Nothing is made here but directories.
+async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
+    let store = Store::open(&config.run).context("opening the store")?;
+    for name in ["runtime", "seccomp"] {
+        make_private_dir(&config.run.join(name))?;
+    }
+    let images = image_service::Images::open(image_settings(&config)).await.context("opening the images")?;
+    let network = network::Network::open(network_settings(&config)).context("opening the network")?;
+    let monitors = Monitors::new(&monitor_path(&config)?).context("preparing monitors")?;
+    let settings =
+        stream::Settings { address: config.stream.listen, idle: Duration::from_secs(config.stream.idle_timeout_s) };
+    let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
+    let stats = stats::Stats::open().context("opening the cgroups")?;
+    Ok(Node::new(Parts { config, store, images, network, monitors, streams, stats }))
+}
+
+fn image_settings(config: &Config) -> image_service::Settings {
+    image_service::Settings {
+        registries_conf: config.image.registries_conf.clone(),
+        registries_conf_dir: config.image.registries_conf_dir.clone(),
+        certs_dirs: config.image.certs_dirs.clone(),
+        auth_files: config.image.auth_files.clone(),
+        policy: config.image.policy.clone(),
+        parallel_layers: config.image.parallel_layers,
+        pinned: config.image.pinned.clone(),
+        ..image_service::Settings::new(&config.root)
+    }
+}
+
+fn network_settings(config: &Config) -> network::Settings {
+    network::Settings {
+        conf_dir: config.network.conf_dir.clone(),
+        bin_dirs: config.network.bin_dirs.clone(),
+        state_dir: config.root.join("cni"),
+        default_network: Some(config.network.default_network.clone()).filter(|name| !name.is_empty()),
+        plugin_timeout: Duration::from_secs(config.network.plugin_timeout_s),
+    }
+}
+
+fn monitor_path(config: &Config) -> anyhow::Result<PathBuf> {
+    if !config.monitor.as_os_str().is_empty() {
+        return Ok(config.monitor.clone());
+    }
+    let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("berth-conmon")));
+    let search = std::env::var_os("PATH").unwrap_or_default();
+    let in_path = std::env::split_paths(&search).map(|dir| dir.join("berth-conmon"));
+    let found = beside.into_iter().chain(in_path).find(|path| path.is_file());
+    found.context("berth-conmon is neither beside berthd nor in PATH; install it, or set `monitor` in berth.toml")
+}
+
+async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<PathBuf>) -> anyhow::Result<()> {
+    let config = node.config();
+    let (root, run) = (config.root.clone(), config.run.clone());
+    let daemon = operator::service::Daemon { started_at_ns: node.now_ns(), config_file, root, run };
+    let runtime = RuntimeServiceServer::new(rpc::runtime::Runtime::new(node.clone()))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let images = ImageServiceServer::new(rpc::image::Images::new(node.clone()))
+        .max_decoding_message_size(MESSAGE_MAX)
+        .max_encoding_message_size(MESSAGE_MAX);
+    let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+    let (stopping, stopped) = tokio::sync::oneshot::channel();
+    let server = tonic::transport::Server::builder()
+        .add_service(runtime)
+        .add_service(images)
+        .add_service(operator::service::server(node.images.clone(), &daemon))
+        .serve_with_incoming_shutdown(incoming, told_to_stop(stopping));
+    tokio::select! {
+        served = server => served.context("serving"),
+        // A client that keeps a stream open must not keep the daemon.
+        () = overdue(stopped) => Ok(()),
+    }
+}
+
+async fn told_to_stop(stopping: tokio::sync::oneshot::Sender<()>) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("berthd stops; the containers go on");
+    let _ = stopping.send(());
+}
+
+fn overdue(stopped: tokio::sync::oneshot::Receiver<()>) -> impl Future<Output = ()> {
+    async {
+        let _ = stopped.await;
+        tokio::time::sleep(STOP_GRACE).await;
+    }
+}
+
+/// SIGHUP: takes up what can change while serving.
+async fn follow_hangups(arguments: Arguments, node: Arc<Node>, log: LogHandle) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        match arguments.read_config().and_then(|config| reload_log(&log, config)) {
+            Ok(config) => {
+                let old = Config::clone(&node.config());
+                node.set_config(old.reloaded(config));
+                tracing::info!("settings were read anew");
+            }
+            Err(error) => tracing::error!("settings stay as they were: {error:#}"),
+        }
+    }
+}
+
+fn start_log(config: &Config) -> anyhow::Result<LogHandle> {
+    use tracing_subscriber::prelude::*;
+    let filter = EnvFilter::try_new(&config.log).context("setting log")?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    Ok(handle)
+}
+
+fn reload_log(log: &LogHandle, config: Config) -> anyhow::Result<Config> {
+    let filter = EnvFilter::try_new(&config.log).context("setting log")?;
+    log.reload(filter).context("setting log")?;
+    Ok(config)
+}
+
+/// A socket of a daemon that is gone is replaced; one that answers belongs to another, who is left alone.
+fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+    let dir = socket.parent().context("the socket needs a directory")?;
+    make_private_dir(dir)?;
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
+        anyhow::bail!("another daemon serves {} already", socket.display());
+    }
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("removing the old {}", socket.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).context("closing the socket to others")?;
+    Ok(listener)
+}
+
+async fn bind_metrics(address: &str) -> anyhow::Result<tokio::net::TcpListener> {
+    tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address} for metrics"))
+}
+
+fn make_private_dir(path: &Path) -> anyhow::Result<()> {
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("making {}", path.display()))
+}
+
+fn raise_file_limit() -> rustix::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+}
+
+/// Tells systemd (`Type=notify`) that requests are heard. Path sockets and abstract ones, as sd_notify(3) has it.
+fn say_ready() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(name) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let address = match name.to_string_lossy().strip_prefix('@') {
+        Some(name) => SocketAddr::from_abstract_name(name.as_bytes()),
+        None => SocketAddr::from_pathname(&name),
+    };
+    let told = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address));
+    if let Err(error) = told {
+        tracing::warn!(%error, "systemd was not told that berthd is ready");
+    }
+}

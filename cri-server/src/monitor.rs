@@ -113,7 +113,7 @@ impl Monitors {
         std::os::unix::process::CommandExt::arg0(&mut command, &self.path);
         // The socket is the child's standard input: the one descriptor that std hands on without a step
         // between fork and exec, so that this stays a posix_spawn.
-        command.arg("--pod-dir").arg(pod_dir).args(["--daemon-fd", "0"]);
+        command.arg("--pod-dir").arg(pod_dir).args(["--daemon-fd", "0"]).args(self.program.sealed_argument());
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(log);
         command.env_clear().env("PATH", SEARCH_PATH);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);

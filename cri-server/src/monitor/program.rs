@@ -28,6 +28,14 @@ impl Program {
         }
     }
 
+    /// Tells the monitor that it need not seal itself, which would cost it another exec.
+    pub(super) fn sealed_argument(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sealed(_) => &["--sealed"],
+            Self::File(_) => &[],
+        }
+    }
+
     /// A path that names the program in a child of this process, up to its exec.
     pub(super) fn path(&self) -> PathBuf {
         match self {

@@ -1,0 +1,166 @@
+//! Makes and starts a container: lists of steps. What fails is taken away by `unmake`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conmon_protocol::{Answer, Ask, Handler, Rootfs};
+use proto::v1;
+
+use super::{Facts, Life, Made, plan};
+use crate::error::{Error, Noun};
+use crate::monitor::{self, Monitor};
+use crate::node::Node;
+use crate::sandbox;
+use crate::step::{Progress, Step};
+
+/// Looking at the sources of mounts may hang on a volume whose server is away. Less than the kubelet's
+/// deadline, so that it hears our words.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Everything that a making is made from.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub id: Arc<str>,
+    pub config: v1::ContainerConfig,
+    pub sandbox: Arc<sandbox::Facts>,
+    pub monitor: Monitor,
+}
+
+/// # Errors
+/// Names the step that failed. What was made by then is still there.
+pub async fn make(node: &Node, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+    let id = order.id.to_string();
+    let made = steps(node, order, progress).await;
+    made.map_err(|source| match source {
+        // What the request lacks is told plainly.
+        Error::Plan(_) | Error::NoImage { .. } | Error::Request(_) => source,
+        source => Error::Making { noun: Noun::Container, id, step: progress.step(), source: Arc::new(source) },
+    })
+}
+
+async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+    progress.enter(Step::ContainerPlan);
+    let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
+    let host = gather(order.config.clone()).await?;
+    let plan = decide(node, &order, &image, &host)?;
+
+    progress.enter(Step::ContainerStore);
+    let record = node.store.sandbox(&order.sandbox.id).container(&order.id);
+    record.make(&["bundle"])?;
+    record.write_json("life", &Life::Making)?;
+    record.write_request(&order.config)?;
+    record.write_json("bundle/config.json", &plan.spec)?;
+    for source in &plan.missing_sources {
+        std::fs::create_dir_all(source).map_err(|e| Error::io(format!("making {}", source.display()), e))?;
+    }
+
+    progress.enter(Step::ContainerRootfs);
+    let rootfs = node.images.make_writable(&order.id, &image).await?;
+
+    progress.enter(Step::ContainerCreate);
+    let ask = monitor_plan(node, &order, &plan, rootfs, record.dir());
+    let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
+    record.write_json("plan", &made)?;
+    let pid = create(&order.monitor, ask).await?;
+
+    progress.enter(Step::ContainerCreated);
+    let life = Life::Created { pid };
+    record.write_json("life", &life)?;
+    progress.finish();
+    let Order { id, config, sandbox, .. } = order;
+    Ok((Facts { id, sandbox_id: sandbox.id.clone(), config, made }, life))
+}
+
+/// Looks at the host in a thread that may hang.
+async fn gather(config: v1::ContainerConfig) -> Result<plan::HostFacts, Error> {
+    let looking = tokio::task::spawn_blocking(move || plan::gather(&config));
+    match tokio::time::timeout(GATHER_TIMEOUT, looking).await {
+        Ok(Ok(gathered)) => Ok(gathered?),
+        Ok(Err(_)) => Err(Error::Stopping),
+        Err(_) => Err(Error::SlowHost { seconds: GATHER_TIMEOUT.as_secs() }),
+    }
+}
+
+fn decide(
+    node: &Node,
+    order: &Order,
+    image: &image_service::Image,
+    host: &plan::HostFacts,
+) -> Result<plan::ContainerPlan, Error> {
+    let sandbox = plan::SandboxFacts {
+        config: order.sandbox.config(),
+        pod: &order.sandbox.plan.pod,
+        hostname: &order.sandbox.plan.hostname,
+    };
+    let name = order.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
+    let image = plan::ImageFacts::of(image, name);
+    let config = node.config();
+    let inputs = plan::Inputs {
+        container_id: &order.id,
+        config: &order.config,
+        sandbox,
+        image,
+        host,
+        settings: &config.container,
+    };
+    Ok(plan::plan(&inputs)?)
+}
+
+fn monitor_plan(
+    node: &Node,
+    order: &Order,
+    plan: &plan::ContainerPlan,
+    rootfs: image_service::RootfsPlan,
+    container_dir: &std::path::Path,
+) -> conmon_protocol::ContainerPlan {
+    conmon_protocol::ContainerPlan {
+        container_id: order.id.to_string(),
+        container_dir: container_dir.into(),
+        bundle_dir: container_dir.join("bundle"),
+        rootfs: Rootfs::Overlay { lower: rootfs.lower, upper: rootfs.upper, work: rootfs.work },
+        log_path: plan.log_path.clone(),
+        terminal: plan.terminal,
+        stdin: plan.stdin,
+        stdio_owner: plan.stdio_owner,
+        handler: handler(node, &order.sandbox.plan.handler),
+    }
+}
+
+fn handler(node: &Node, name: &str) -> Handler {
+    let config = node.config();
+    match config.runtime.handlers.get(name) {
+        Some(handler) => Handler::Command {
+            path: handler.path.clone(),
+            root: handler.root.clone().unwrap_or_else(|| config.run.join(format!("runtime-{name}"))),
+            systemd_cgroup: false,
+        },
+        None => {
+            let seccomp_cache = Some(config.run.join("seccomp"));
+            Handler::InTree { root: config.run.join("runtime"), seccomp_cache }
+        }
+    }
+}
+
+async fn create(monitor: &Monitor, plan: conmon_protocol::ContainerPlan) -> Result<i32, Error> {
+    match monitor.ask(Ask::Create(plan), Vec::new()).await? {
+        (Answer::Created { pid }, _) => Ok(pid),
+        _ => Err(monitor::Error::Confused.into()),
+    }
+}
+
+/// Lets a made container go on to its command.
+///
+/// # Errors
+/// When there is no such command, or the monitor is gone.
+pub async fn start(monitor: &Monitor, container_id: Arc<str>) -> Result<i64, Error> {
+    let progress = Progress::new(container_id.clone(), Step::ContainerStart);
+    progress.enter(Step::ContainerStart);
+    let asked = monitor.ask(Ask::Start { container_id: container_id.to_string() }, Vec::new()).await;
+    progress.enter(Step::ContainerStarted);
+    progress.finish();
+    match asked? {
+        (Answer::Started { started_at_ns }, _) => Ok(started_at_ns),
+        _ => Err(monitor::Error::Confused.into()),
+    }
+}

@@ -1,0 +1,137 @@
+//! What a request can come to, other than an answer. `status` gives each its gRPC code.
+
+use std::sync::Arc;
+
+use crate::step::Step;
+use crate::{config, container, monitor, sandbox, store};
+
+/// Cheap to clone, since all who joined a making hear how it failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    #[error("no {noun} {id:?}")]
+    NotFound { noun: Noun, id: String },
+    #[error("{noun} {id:?} could be any of {count}; write more of it")]
+    Ambiguous { noun: Noun, id: String, count: usize },
+    #[error("{0}")]
+    Request(String),
+    #[error("container")]
+    Plan(#[source] Arc<container::plan::Invalid>),
+    #[error("sandbox")]
+    SandboxPlan(#[source] Arc<sandbox::plan::Invalid>),
+    #[error("{noun} {id}: {why}")]
+    State { noun: Noun, id: String, why: &'static str },
+    #[error("{noun} {name} exists already as {id}, made from another request")]
+    Exists { noun: Noun, name: String, id: String },
+    #[error("the pods of before are still being found again; ask once more")]
+    Recovering,
+    #[error("making {noun} {id} is at {step} and goes on; the same request again waits for it")]
+    StillMaking { noun: Noun, id: String, step: Step },
+    #[error("making {noun} {id}: {step}")]
+    Making { noun: Noun, id: String, step: Step, #[source] source: Arc<Error> },
+    #[error("image {name:?} is not on this node; pull it first")]
+    NoImage { name: String },
+    #[error(transparent)]
+    Image(image_service::Error),
+    #[error("network of sandbox {id}")]
+    Network { id: String, #[source] source: Arc<network::Error> },
+    #[error("the node's network is not ready")]
+    NetworkNotReady(#[source] network::NotReady),
+    #[error(transparent)]
+    Monitor(Arc<monitor::Error>),
+    #[error(transparent)]
+    Store(Arc<store::Error>),
+    #[error("command {command:?} was still running after {timeout_s} s and was killed")]
+    ExecTimeout { command: String, timeout_s: i64 },
+    #[error("{count} things could not be taken away, the first")]
+    Leftovers { count: usize, #[source] first: Arc<Error> },
+    #[error("looking at the host's files for the container took longer than {seconds} s; is a volume's server away?")]
+    SlowHost { seconds: u64 },
+    #[error("the work was given up: berthd is stopping")]
+    Stopping,
+    #[error(transparent)]
+    Streams(#[from] crate::stream::Full),
+    #[error("reading what {id} has used")]
+    Stats { id: String, #[source] source: Arc<crate::stats::Error> },
+    #[error("settings")]
+    Config(#[source] Arc<config::Error>),
+    #[error("{doing}")]
+    Io { doing: String, #[source] source: Arc<std::io::Error> },
+    #[error("{0} is not done by berth yet")]
+    Unsupported(&'static str),
+}
+
+/// What an error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noun {
+    Sandbox,
+    Container,
+}
+
+impl std::fmt::Display for Noun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Noun::Sandbox => "sandbox",
+            Noun::Container => "container",
+        })
+    }
+}
+
+impl Error {
+    pub fn io(doing: impl Into<String>, source: std::io::Error) -> Self {
+        Error::Io { doing: doing.into(), source: Arc::new(source) }
+    }
+
+    /// Nothing, the one, or all of what a taking away could not do.
+    pub fn of_leftovers(mut errors: Vec<Error>) -> Result<(), Error> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            count => Err(Error::Leftovers { count, first: Arc::new(errors.remove(0)) }),
+        }
+    }
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        Error::Store(Arc::new(error))
+    }
+}
+
+impl From<monitor::Error> for Error {
+    fn from(error: monitor::Error) -> Self {
+        Error::Monitor(Arc::new(error))
+    }
+}
+
+impl From<image_service::Error> for Error {
+    fn from(error: image_service::Error) -> Self {
+        Error::Image(error)
+    }
+}
+
+impl From<container::plan::Invalid> for Error {
+    fn from(error: container::plan::Invalid) -> Self {
+        Error::Plan(Arc::new(error))
+    }
+}
+
+impl From<sandbox::plan::Invalid> for Error {
+    fn from(error: sandbox::plan::Invalid) -> Self {
+        Error::SandboxPlan(Arc::new(error))
+    }
+}
+
+/// An error and all its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,183 @@
+//! ExecSync: runs a command in a container and gives what it said.
+//!
+//! The process writes into our pipes itself; nothing passes through the monitor. When it has ended, what
+//! the pipes still hold is taken without waiting for others who hold them open (a daemon it started).
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use conmon_protocol::{Ask, ExecPlan};
+use rustix::pipe::PipeFlags;
+use tokio::net::unix::pipe;
+
+use crate::container;
+use crate::error::Error;
+use crate::monitor::{self, Monitor};
+use crate::node::new_id;
+
+/// What is kept of each stream; the CRI says to drop the rest in silence.
+const OUTPUT_MAX: usize = 16 << 20;
+const READ_BYTES: usize = 16 << 10;
+
+/// What a command said, and how it ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Output {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub exit_code: i32,
+}
+
+/// Which of its own streams a process gets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Streams {
+    pub terminal: bool,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+}
+
+/// The words for the monitor. `timeout_s` of 0 or less is none.
+pub fn plan(facts: &container::Facts, command: &[String], streams: Streams, timeout_s: i64) -> ExecPlan {
+    ExecPlan {
+        exec_id: new_id(),
+        container_id: facts.id.to_string(),
+        process: container::plan::exec_process(&facts.made.plan, command, streams.terminal),
+        terminal: streams.terminal,
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        timeout_ms: u64::try_from(timeout_s).ok().filter(|s| *s > 0).map(|s| s.saturating_mul(1000)),
+    }
+}
+
+/// # Errors
+/// When the command cannot be started, or was killed since its time was over.
+pub async fn run(monitor: Monitor, plan: ExecPlan) -> Result<Output, Error> {
+    let (stdout, stdout_end) = pipe_pair()?;
+    let (stderr, stderr_end) = pipe_pair()?;
+    let abandoned = Abandoned { monitor: monitor.clone(), exec_id: Some(plan.exec_id.clone()) };
+    let timeout = (plan.timeout_ms, plan.process["args"][0].as_str().unwrap_or_default().to_string());
+    let exec = monitor.exec(plan, vec![stdout_end, stderr_end]).await?;
+    let (mut out, mut err) = (Collector::new(stdout), Collector::new(stderr));
+    let mut ended = exec.ended;
+    let end = loop {
+        tokio::select! {
+            biased;
+            () = out.collect() => {}
+            () = err.collect() => {}
+            end = &mut ended => break end.map_err(|_| monitor::Error::Gone)?,
+        }
+    };
+    abandoned.is_over();
+    out.take_rest();
+    err.take_rest();
+    if end.timed_out {
+        let timeout_s = timeout.0.map_or(0, |ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
+        return Err(Error::ExecTimeout { command: timeout.1, timeout_s });
+    }
+    Ok(Output { stdout: out.kept, stderr: err.kept, exit_code: end.code })
+}
+
+fn pipe_pair() -> Result<(pipe::Receiver, OwnedFd), Error> {
+    let failed = |source| Error::Io { doing: "making a pipe".into(), source: Arc::new(source) };
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    Ok((pipe::Receiver::from_owned_fd(read).map_err(failed)?, write))
+}
+
+/// Takes what a stream brings and keeps the beginning of it.
+struct Collector {
+    /// None once the stream has ended.
+    stream: Option<pipe::Receiver>,
+    kept: Vec<u8>,
+}
+
+impl Collector {
+    fn new(stream: pipe::Receiver) -> Self {
+        Self { stream: Some(stream), kept: Vec::new() }
+    }
+
+    /// Waits for more and takes it. Never ready once the stream has ended.
+    async fn collect(&mut self) {
+        match &self.stream {
+            Some(stream) if stream.readable().await.is_ok() => drop(self.take_some()),
+            Some(_) => self.stream = None,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes what is there without waiting.
+    fn take_rest(&mut self) {
+        while self.take_some() {}
+    }
+
+    fn take_some(&mut self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        let mut bytes = [0; READ_BYTES];
+        match stream.try_read(&mut bytes) {
+            Ok(0) => {
+                self.stream = None;
+                false
+            }
+            Ok(count) => {
+                let room = OUTPUT_MAX - self.kept.len();
+                self.kept.extend_from_slice(&bytes[..count.min(room)]);
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.stream = None;
+                false
+            }
+        }
+    }
+}
+
+/// Kills a process whose asker went away.
+struct Abandoned {
+    monitor: Monitor,
+    exec_id: Option<String>,
+}
+
+impl Abandoned {
+    fn is_over(mut self) {
+        self.exec_id = None;
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(exec_id) = self.exec_id.take() {
+            let monitor = self.monitor.clone();
+            tokio::spawn(async move { monitor.order(Ask::KillExec { exec_id }).await });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[tokio::test]
+    async fn what_is_left_in_a_pipe_is_taken_while_others_hold_it_open() {
+        let (read, write) = pipe_pair().unwrap();
+        let held = write.try_clone().unwrap();
+        std::fs::File::from(write).write_all(b"hello").unwrap();
+        let mut collector = Collector::new(read);
+        collector.collect().await;
+        collector.take_rest();
+        assert_eq!(collector.kept, b"hello");
+        drop(held);
+    }
+
+    #[tokio::test]
+    async fn more_than_the_limit_is_dropped_in_silence() {
+        let (read, write) = pipe_pair().unwrap();
+        let mut collector = Collector::new(read);
+        collector.kept = vec![0; OUTPUT_MAX - 2];
+        std::fs::File::from(write).write_all(b"hello").unwrap();
+        collector.collect().await;
+        assert_eq!(collector.kept.len(), OUTPUT_MAX);
+        assert!(collector.kept.ends_with(b"he"));
+    }
+}

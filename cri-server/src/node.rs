@@ -1,0 +1,244 @@
+//! The daemon's parts, wired in one place, and the pods by name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use image_service::Images;
+use network::Network;
+use proto::v1;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::error::{Error, Noun};
+use crate::making::{Done, Underway};
+use crate::metrics::Metrics;
+use crate::monitor::Monitors;
+use crate::sandbox::{self, Name, plan, task};
+use crate::stats::Stats;
+use crate::step::{Progress, Step};
+use crate::store::Store;
+use crate::stream::Streams;
+use crate::world::World;
+
+/// How long a request waits for the pods of before to be found again.
+const RECOVERY_WAIT: Duration = Duration::from_secs(10);
+/// A resolver file is a few lines; nobody's is larger.
+const RESOLV_CONF_MAX: usize = 64 << 10;
+
+/// Everything that a request may need.
+#[derive(Debug)]
+pub struct Node {
+    config: ArcSwap<Config>,
+    pub store: Store,
+    pub images: Images,
+    pub network: Network,
+    pub monitors: Monitors,
+    pub streams: Streams,
+    pub stats: Stats,
+    pub metrics: Metrics,
+    pub world: World,
+    names: Mutex<HashMap<Name, Claim>>,
+    recovered: watch::Sender<bool>,
+    began: Instant,
+}
+
+/// What the node is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub config: Config,
+    pub store: Store,
+    pub images: Images,
+    pub network: Network,
+    pub monitors: Monitors,
+    pub streams: Streams,
+    pub stats: Stats,
+}
+
+/// Who has a sandbox's name.
+#[derive(Debug)]
+enum Claim {
+    Making { request: v1::RunPodSandboxRequest, underway: Underway },
+    Made { id: Arc<str> },
+}
+
+impl Node {
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let (recovered, _) = watch::channel(false);
+        Arc::new(Self {
+            config: ArcSwap::from_pointee(parts.config),
+            store: parts.store,
+            images: parts.images,
+            network: parts.network,
+            monitors: parts.monitors,
+            streams: parts.streams,
+            stats: parts.stats,
+            metrics: Metrics::default(),
+            world: World::default(),
+            names: Mutex::default(),
+            recovered,
+            began: Instant::now(),
+        })
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    pub fn set_config(&self, config: Config) {
+        self.config.store(Arc::new(config));
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub fn now_ns(&self) -> i64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+    }
+
+    /// Milliseconds since the daemon began; never goes back.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The moment that [`Node::now_ms`] will say this.
+    pub fn at_ms(&self, ms: u64) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.began) + Duration::from_millis(ms)
+    }
+
+    /// Says that the pods of before are found.
+    pub fn set_recovered(&self) {
+        self.recovered.send_replace(true);
+    }
+
+    /// # Errors
+    /// When the pods of before are still being found after a while.
+    pub async fn wait_recovered(&self) -> Result<(), Error> {
+        let mut recovered = self.recovered.subscribe();
+        let seen = tokio::time::timeout(RECOVERY_WAIT, recovered.wait_for(|recovered| *recovered)).await;
+        match seen {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Error::Recovering),
+        }
+    }
+
+    /// Makes a sandbox, or joins its making when the same is asked for again.
+    ///
+    /// # Errors
+    /// When the request contradicts itself, the network is not ready, or the name has another's request.
+    pub fn run_sandbox(self: &Arc<Self>, request: v1::RunPodSandboxRequest) -> Result<Underway, Error> {
+        let name = Name::of(&request);
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claim) = names.get(&name) {
+            return self.join(&name, claim, &request);
+        }
+        let id: Arc<str> = new_id().into();
+        let plan = self.plan_sandbox(&id, &request)?;
+        if plan.netns().is_some() {
+            self.network.ready().map_err(Error::NetworkNotReady)?;
+        }
+        let progress = Progress::new(id.clone(), Step::SandboxStore);
+        let (underway, done) = Underway::new(Noun::Sandbox, id.clone(), progress.clone());
+        names.insert(name, Claim::Making { request: request.clone(), underway: underway.clone() });
+        let facts = Arc::new(sandbox::Facts { id, request, plan });
+        tokio::spawn(task::make(self.clone(), facts, progress, done));
+        Ok(underway)
+    }
+
+    fn join(&self, name: &Name, claim: &Claim, asked: &v1::RunPodSandboxRequest) -> Result<Underway, Error> {
+        let exists = |id: &Arc<str>| Error::Exists { noun: Noun::Sandbox, name: name.to_string(), id: id.to_string() };
+        match claim {
+            Claim::Making { request, underway } if request == asked => Ok(underway.clone()),
+            Claim::Making { underway, .. } => Err(exists(&underway.id)),
+            Claim::Made { id } => {
+                let same = self.world.now().sandboxes.get(id).is_some_and(|sandbox| {
+                    sandbox.life.is_ready() && sandbox.facts.request == *asked
+                });
+                if same { Ok(made(Noun::Sandbox, id)) } else { Err(exists(id)) }
+            }
+        }
+    }
+
+    fn plan_sandbox(&self, id: &Arc<str>, request: &v1::RunPodSandboxRequest) -> Result<sandbox::Plan, Error> {
+        let hostname = rustix::system::uname();
+        let resolv_conf = host_resolv_conf();
+        let host = plan::Host {
+            hostname: hostname.nodename().to_str().unwrap_or("localhost"),
+            resolv_conf: &resolv_conf,
+            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+        };
+        let (config, record) = (self.config(), self.store.sandbox(id));
+        let inputs = plan::Inputs {
+            sandbox_id: id,
+            request,
+            pod_dir: record.dir(),
+            handlers: &config.runtime,
+            host: &host,
+        };
+        let plan = plan::plan(&inputs)?;
+        Ok(sandbox::Plan { created_at_ns: self.now_ns(), ..plan })
+    }
+
+    /// The name belongs to a sandbox that is there.
+    pub(crate) fn name_made(&self, name: Name, id: Arc<str>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.insert(name, Claim::Made { id });
+    }
+
+    /// The name is free again, unless another has it by now.
+    pub(crate) fn release_name(&self, name: &Name, id: &str) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let holder = match names.get(name) {
+            Some(Claim::Making { underway, .. }) => &underway.id,
+            Some(Claim::Made { id }) => id,
+            None => return,
+        };
+        if &**holder == id {
+            names.remove(name);
+        }
+    }
+}
+
+/// A making that has long succeeded.
+pub(crate) fn made(noun: Noun, id: &Arc<str>) -> Underway {
+    let (underway, done): (Underway, Done) =
+        Underway::new(noun, id.clone(), Progress::new(id.clone(), Step::SandboxReady));
+    done.tell(Ok(()));
+    underway
+}
+
+/// 64 hexadecimal digits that nobody had before.
+pub(crate) fn new_id() -> String {
+    use std::fmt::Write as _;
+    let mut bytes = [0u8; 32];
+    let filled = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    assert!(filled == Ok(bytes.len()), "the kernel gives 32 random bytes at once (getrandom(2))");
+    bytes.iter().fold(String::with_capacity(64), |mut id, byte| {
+        let _ = write!(id, "{byte:02x}");
+        id
+    })
+}
+
+/// The host's resolver; systemd-resolved's stub is of no use in another network namespace.
+fn host_resolv_conf() -> String {
+    let read = |path: &str| std::fs::read(path).ok().filter(|bytes| bytes.len() <= RESOLV_CONF_MAX);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let host = read("/etc/resolv.conf").map(text).unwrap_or_default();
+    if host.contains("nameserver 127.0.0.53") {
+        return read("/run/systemd/resolve/resolv.conf").map(text).unwrap_or(host);
+    }
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_long_and_differ() {
+        let (one, other) = (new_id(), new_id());
+        assert_eq!(one.len(), 64);
+        assert!(one.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,137 @@
+//! After a start of the daemon: finds every pod again, and gives back what belongs to none.
+//!
+//! First all records are read and published, which takes no waiting, so that lists are whole from the first
+//! answer on. Then each sandbox's task reaches its monitor and brings its state up to date; meanwhile
+//! nothing may be made or taken away.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::container;
+use crate::error::{Error, chain};
+use crate::node::Node;
+use crate::sandbox::task::{self, Found};
+use crate::sandbox::{self, Life, unmake};
+use crate::store::Record;
+
+/// Tasks that bring their sandboxes up to date.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    tasks: Vec<oneshot::Receiver<()>>,
+    unreadable: Vec<String>,
+}
+
+/// Forgets what was kept before the last boot: none of its processes lives. On a tmpfs nothing is there.
+///
+/// # Errors
+/// When the directory cannot be used.
+pub fn forget_last_boot(run: &Path) -> Result<(), Error> {
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mark = run.join("boot-id");
+    if std::fs::read_to_string(&mark).is_ok_and(|before| before == boot_id) {
+        return Ok(());
+    }
+    for name in ["sandboxes", "runtime"] {
+        match std::fs::remove_dir_all(run.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io(format!("removing {name} of the last boot in {}", run.display()), error));
+            }
+            _ => {}
+        }
+    }
+    std::fs::write(&mark, boot_id).map_err(|error| Error::io(format!("writing {}", mark.display()), error))
+}
+
+/// Reads and publishes what the daemon before knew.
+pub fn load(node: &Arc<Node>) -> Recovery {
+    let mut recovery = Recovery::default();
+    for id in node.store.list() {
+        match load_sandbox(node, &id) {
+            Ok(task) => recovery.tasks.push(task),
+            Err(error) => {
+                tracing::info!(sandbox = id, error = chain(&error), "a half-made sandbox; taking it away");
+                recovery.unreadable.push(id);
+            }
+        }
+    }
+    recovery
+}
+
+/// Waits until every state is true, takes away what was half made, and opens the door.
+pub async fn finish(node: Arc<Node>, recovery: Recovery) {
+    for id in recovery.unreadable {
+        if let Err(error) = unmake::unmake(&node, &id, None).await {
+            tracing::error!(sandbox = id, error = chain(&error), "a half-made sandbox stays");
+        }
+    }
+    for task in recovery.tasks {
+        let _ = task.await;
+    }
+    release_orphans(&node).await;
+    node.set_recovered();
+}
+
+fn load_sandbox(node: &Arc<Node>, id: &str) -> Result<oneshot::Receiver<()>, Error> {
+    let record = node.store.sandbox(id);
+    let life: Life = record.read_json("life")?;
+    let facts = sandbox::Facts { id: id.into(), request: record.read_request()?, plan: record.read_json("plan")? };
+    if facts.request.config.is_none() {
+        return Err(Error::Request("a sandbox without a config".into()));
+    }
+    let ips = if life.is_ready() { node.network.attachment(id).map(|a| a.ips).unwrap_or_default() } else { Vec::new() };
+    let containers = record.containers().iter().filter_map(|c| load_container(&facts, &record, c)).collect();
+    Ok(task::resume(node.clone(), facts, life, ips, containers))
+}
+
+/// A container whose record is not whole, or that was never made, is known to nobody; it is taken away
+/// with the orphans.
+fn load_container(sandbox: &sandbox::Facts, record: &Record, id: &str) -> Option<Found> {
+    let record = record.container(id);
+    let life: container::Life = record.read_json("life").ok()?;
+    if life.is_making() {
+        return None;
+    }
+    let facts = container::Facts {
+        id: id.into(),
+        sandbox_id: sandbox.id.clone(),
+        config: record.read_request().ok()?,
+        made: record.read_json("plan").ok()?,
+    };
+    Some(Found { facts, life })
+}
+
+/// Gives back containers, writable layers and network attachments that belong to nothing that is there.
+async fn release_orphans(node: &Arc<Node>) {
+    let world = node.world.now();
+    for (sandbox_id, sandbox) in &world.sandboxes {
+        for id in node.store.sandbox(sandbox_id).containers() {
+            if !world.containers.contains_key(id.as_str()) {
+                let unmade = container::unmake::unmake(node, sandbox_id, &id, sandbox.monitor.as_ref()).await;
+                tell("a half-made container", &id, unmade);
+            }
+        }
+    }
+    for id in node.images.writables() {
+        if !world.containers.contains_key(id.as_str()) {
+            let released = node.images.unmake_writable(&id).await;
+            tell("a writable layer", &id, released.map_err(Error::from));
+        }
+    }
+    let keep: HashSet<&str> = world.sandboxes.keys().map(|id| &**id).collect();
+    for id in node.network.attachments() {
+        if !keep.contains(id.as_str()) {
+            let source = node.network.detach(&id).await;
+            tell("a network attachment", &id, source.map_err(|e| Error::Network { id: id.clone(), source: Arc::new(e) }));
+        }
+    }
+}
+
+fn tell(what: &str, id: &str, released: Result<(), Error>) {
+    match released {
+        Ok(()) => tracing::info!(id, "gave back {what} that belonged to nothing"),
+        Err(error) => tracing::error!(id, error = chain(&error), "{what} that belongs to nothing stays"),
+    }
+}

@@ -1,0 +1,218 @@
+//! The ImageService of the CRI.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use image_service::{Credentials, Image, PullRequest, Usage};
+use proto::v1;
+use proto::v1::image_service_server::ImageService;
+use tonic::{Request, Response, Status};
+
+use super::{Reply, answer};
+use crate::error::Error;
+use crate::node::Node;
+
+/// Hears for a node.
+#[derive(Debug, Clone)]
+pub struct Images {
+    node: Arc<Node>,
+}
+
+/// Images in one message of a streamed list.
+const STREAM_ITEMS: usize = 1000;
+
+#[tonic::async_trait]
+impl ImageService for Images {
+    type StreamImagesStream = BoxStream<'static, Result<v1::StreamImagesResponse, Status>>;
+
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Reply<v1::ListImagesResponse> {
+        let work = async { Ok(v1::ListImagesResponse { images: self.listed(request.into_inner().filter) }) };
+        answer(&self.node.metrics, "ListImages", work).await
+    }
+
+    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+        let images = self.listed(request.into_inner().filter);
+        let pieces: Vec<_> = images
+            .chunks(STREAM_ITEMS)
+            .map(|piece| Ok(v1::StreamImagesResponse { images: piece.to_vec() }))
+            .collect();
+        Ok(Response::new(stream::iter(pieces).boxed()))
+    }
+
+    /// A missing image is an empty answer, not an error.
+    async fn image_status(&self, request: Request<v1::ImageStatusRequest>) -> Reply<v1::ImageStatusResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let Some(found) = self.node.images.find(&name(request.image)?) else {
+                return Ok(v1::ImageStatusResponse::default());
+            };
+            let info = if request.verbose { info(&found) } else { HashMap::new() };
+            Ok(v1::ImageStatusResponse { image: Some(words(&found)), info })
+        };
+        answer(&self.node.metrics, "ImageStatus", work).await
+    }
+
+    async fn pull_image(&self, request: Request<v1::PullImageRequest>) -> Reply<v1::PullImageResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let reference = name(request.image)?;
+            let credentials = request.auth.map(credentials).transpose()?.flatten();
+            let pull = PullRequest { reference, credentials, ..PullRequest::default() };
+            let image = self.node.images.pull(pull).await?;
+            Ok(v1::PullImageResponse { image_ref: image.id.clone() })
+        };
+        answer(&self.node.metrics, "PullImage", work).await
+    }
+
+    async fn remove_image(&self, request: Request<v1::RemoveImageRequest>) -> Reply<v1::RemoveImageResponse> {
+        let request = request.into_inner();
+        let work = async {
+            self.node.images.remove(&name(request.image)?).await?;
+            Ok(v1::RemoveImageResponse {})
+        };
+        answer(&self.node.metrics, "RemoveImage", work).await
+    }
+
+    async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Reply<v1::ImageFsInfoResponse> {
+        let node = self.node.clone();
+        let work = async move {
+            let at_ns = node.now_ns();
+            let images = node.images.clone();
+            let used = tokio::task::spawn_blocking(move || (images.usage(), images.container_usage())).await;
+            let (images, containers) = used.map_err(|_| Error::Stopping)?;
+            let words = |usage: Usage| {
+                let path = usage.path.display().to_string();
+                crate::stats::filesystem_usage(at_ns, &path, usage.bytes, usage.inodes)
+            };
+            Ok(v1::ImageFsInfoResponse {
+                image_filesystems: vec![words(images)],
+                container_filesystems: vec![words(containers)],
+            })
+        };
+        answer(&self.node.metrics, "ImageFsInfo", work).await
+    }
+}
+
+impl Images {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    fn listed(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
+        let wanted = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
+        match wanted.as_str() {
+            "" => self.node.images.list().iter().map(|image| words(image)).collect(),
+            wanted => self.node.images.find(wanted).iter().map(|image| words(image)).collect(),
+        }
+    }
+}
+
+fn name(spec: Option<v1::ImageSpec>) -> Result<String, Error> {
+    match spec.map(|spec| spec.image) {
+        Some(name) if !name.is_empty() => Ok(name),
+        _ => Err(Error::Request("image: is missing".into())),
+    }
+}
+
+fn words(image: &Image) -> v1::Image {
+    let (uid, username) = user(&image.config.user);
+    v1::Image {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size_bytes,
+        uid,
+        username,
+        spec: Some(v1::ImageSpec { image: image.id.clone(), ..Default::default() }),
+        pinned: image.pinned,
+    }
+}
+
+/// The user of `USER user[:group]`: a number or a name.
+fn user(user: &str) -> (Option<v1::Int64Value>, String) {
+    let name = user.split(':').next().unwrap_or_default();
+    match name.parse() {
+        Ok(value) => (Some(v1::Int64Value { value }), String::new()),
+        Err(_) => (None, name.into()),
+    }
+}
+
+/// What `crictl inspecti` shows.
+fn info(image: &Image) -> HashMap<String, String> {
+    let config = &image.config;
+    let spec = serde_json::json!({
+        "created": config.created,
+        "author": config.author,
+        "architecture": config.architecture,
+        "os": config.os,
+        "config": {
+            "User": config.user,
+            "ExposedPorts": config.exposed_ports.iter().map(|port| (port, serde_json::json!({}))).collect::<HashMap<_, _>>(),
+            "Env": config.env,
+            "Entrypoint": config.entrypoint,
+            "Cmd": config.cmd,
+            "Volumes": config.volumes.iter().map(|path| (path, serde_json::json!({}))).collect::<HashMap<_, _>>(),
+            "WorkingDir": config.working_dir,
+            "Labels": config.labels,
+            "StopSignal": config.stop_signal,
+        },
+        "layers": image.layers.iter().map(|layer| serde_json::json!(layer)).collect::<Vec<_>>(),
+    });
+    HashMap::from([("info".to_string(), serde_json::json!({ "imageSpec": spec }).to_string())])
+}
+
+/// The kubelet gives a name and password, or both in `auth`, or a token.
+fn credentials(auth: v1::AuthConfig) -> Result<Option<Credentials>, Error> {
+    if auth == v1::AuthConfig::default() {
+        return Ok(None);
+    }
+    let (username, password) = match (auth.username.as_str(), auth.auth.as_str()) {
+        ("", encoded) if !encoded.is_empty() => decode(encoded)?,
+        _ => (auth.username, auth.password),
+    };
+    Ok(Some(Credentials {
+        username,
+        password,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+        server_address: auth.server_address,
+    }))
+}
+
+/// `base64(name:password)`. What it says is not repeated in errors.
+fn decode(encoded: &str) -> Result<(String, String), Error> {
+    let broken = || Error::Request("auth.auth: is not a name and a password in base64".into());
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded.trim()).map_err(|_| broken())?;
+    let text = String::from_utf8(bytes).map_err(|_| broken())?;
+    let (name, password) = text.split_once(':').ok_or_else(broken)?;
+    Ok((name.into(), password.trim_end_matches('\0').into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_images_user_is_a_number_or_a_name() {
+        let check = |text: &str, uid: Option<i64>, name: &str| {
+            assert_eq!(user(text), (uid.map(|value| v1::Int64Value { value }), name.to_string()), "{text}");
+        };
+        check("", None, "");
+        check("1002", Some(1002), "");
+        check("1003:1004", Some(1003), "");
+        check("www-data", None, "www-data");
+        check("www-data:1004", None, "www-data");
+    }
+
+    #[test]
+    fn credentials_come_apart_or_together() {
+        let auth = |auth: &str| v1::AuthConfig { auth: auth.into(), ..Default::default() };
+        assert!(credentials(v1::AuthConfig::default()).unwrap().is_none());
+        let found = credentials(auth("bWU6c2VjcmV0")).unwrap().unwrap();
+        assert_eq!((found.username.as_str(), found.password.as_str()), ("me", "secret"));
+        let error = credentials(auth("bm9jb2xvbg==")).unwrap_err();
+        assert!(error.to_string().contains("auth.auth"));
+    }
+}

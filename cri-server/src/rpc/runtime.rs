@@ -1,0 +1,596 @@
+//! The RuntimeService of the CRI.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream};
+use proto::v1::runtime_service_server::RuntimeService;
+use proto::v1::{self};
+use tokio::sync::{broadcast, oneshot};
+use tonic::{Request, Response, Status};
+
+use super::{Reply, answer, deadline, words};
+use crate::container::life::Ask as ContainerAsk;
+use crate::error::{Error, Noun};
+use crate::exec::{self, Streams};
+use crate::node::Node;
+use crate::sandbox::life::Ask as SandboxAsk;
+use crate::sandbox::task::{self, Message};
+use crate::stream::{AttachSession, ExecSession, PortForwardSession};
+use crate::world::Change;
+use crate::{container, monitor, sandbox, usage};
+
+/// No grace is longer; more than that is for ever.
+const GRACE_MAX_S: i64 = 365 * 24 * 3600;
+/// Items in one message of a streamed list, as containerd has it; far below the limit of 16 MiB.
+const STREAM_ITEMS: usize = 1000;
+
+/// Hears for a node.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    node: Arc<Node>,
+}
+
+type Streamed<T> = BoxStream<'static, Result<T, Status>>;
+
+/// The calls that are not done yet, each answered with UNIMPLEMENTED. The README's table is to say the same.
+macro_rules! not_done {
+    ($($call:ident($request:ident) -> $response:ty;)*) => {
+        $(
+            fn $call<'life0, 'async_trait>(
+                &'life0 self,
+                _request: Request<v1::$request>,
+            ) -> std::pin::Pin<Box<dyn Future<Output = Reply<$response>> + Send + 'async_trait>>
+            where
+                'life0: 'async_trait,
+                Self: 'async_trait,
+            {
+                Box::pin(async { Err(Error::Unsupported(stringify!($call)).into()) })
+            }
+        )*
+    };
+}
+
+#[tonic::async_trait]
+impl RuntimeService for Runtime {
+    type StreamPodSandboxesStream = Streamed<v1::StreamPodSandboxesResponse>;
+    type StreamContainersStream = Streamed<v1::StreamContainersResponse>;
+    type StreamContainerStatsStream = Streamed<v1::StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Streamed<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Streamed<v1::StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Streamed<v1::ContainerEventResponse>;
+
+    not_done! {
+        update_container_resources(UpdateContainerResourcesRequest) -> v1::UpdateContainerResourcesResponse;
+        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> v1::UpdatePodSandboxResourcesResponse;
+        checkpoint_container(CheckpointContainerRequest) -> v1::CheckpointContainerResponse;
+        checkpoint_pod(CheckpointPodRequest) -> v1::CheckpointPodResponse;
+        restore_pod(RestorePodRequest) -> v1::RestorePodResponse;
+        list_metric_descriptors(ListMetricDescriptorsRequest) -> v1::ListMetricDescriptorsResponse;
+        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> v1::ListPodSandboxMetricsResponse;
+        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Streamed<v1::StreamPodSandboxMetricsResponse>;
+    }
+
+    async fn version(&self, _request: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
+        Ok(Response::new(v1::VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "berth".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: "v1".into(),
+        }))
+    }
+
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
+        answer(&self.node.metrics, "Status", async { Ok(self.node_status(request.into_inner().verbose)) }).await
+    }
+
+    async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
+        let cgroup_driver = v1::CgroupDriver::Cgroupfs.into();
+        let linux = Some(v1::LinuxRuntimeConfiguration { cgroup_driver });
+        Ok(Response::new(v1::RuntimeConfigResponse { linux }))
+    }
+
+    /// The pod CIDR is the network plugin's to know; CRI-O does nothing here either.
+    async fn update_runtime_config(
+        &self,
+        _request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Reply<v1::UpdateRuntimeConfigResponse> {
+        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Reply<v1::RunPodSandboxResponse> {
+        let deadline = deadline(request.metadata());
+        let work = async {
+            self.node.wait_recovered().await?;
+            let underway = self.node.run_sandbox(request.into_inner())?;
+            let id = underway.wait(deadline).await?;
+            Ok(v1::RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+        };
+        answer(&self.node.metrics, "RunPodSandbox", work).await
+    }
+
+    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let work = async {
+            self.ask_sandbox(&id, SandboxAsk::Stop).await?;
+            Ok(v1::StopPodSandboxResponse {})
+        };
+        answer(&self.node.metrics, "StopPodSandbox", work).await
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Reply<v1::RemovePodSandboxResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let work = async {
+            self.ask_sandbox(&id, SandboxAsk::Remove).await?;
+            Ok(v1::RemovePodSandboxResponse {})
+        };
+        answer(&self.node.metrics, "RemovePodSandbox", work).await
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Reply<v1::PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let world = self.node.world.now();
+            let sandbox = world.sandbox(&request.pod_sandbox_id)?;
+            let info = if request.verbose { words::sandbox_info(&world, &sandbox) } else { Default::default() };
+            let status = Some(words::pod_sandbox_status(&sandbox));
+            Ok(v1::PodSandboxStatusResponse { status, info, ..Default::default() })
+        };
+        answer(&self.node.metrics, "PodSandboxStatus", work).await
+    }
+
+    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+        let work = async {
+            let items = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
+            Ok(v1::ListPodSandboxResponse { items })
+        };
+        answer(&self.node.metrics, "ListPodSandbox", work).await
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Reply<Self::StreamPodSandboxesStream> {
+        let items = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
+        Ok(pieces(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Reply<v1::CreateContainerResponse> {
+        let deadline = deadline(request.metadata());
+        let work = async {
+            self.node.wait_recovered().await?;
+            let container_id = self.create(request.into_inner(), deadline).await?;
+            Ok(v1::CreateContainerResponse { container_id })
+        };
+        answer(&self.node.metrics, "CreateContainer", work).await
+    }
+
+    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Reply<v1::StartContainerResponse> {
+        let id = request.into_inner().container_id;
+        let work = async {
+            self.ask_container(&id, ContainerAsk::Start).await?;
+            Ok(v1::StartContainerResponse {})
+        };
+        answer(&self.node.metrics, "StartContainer", work).await
+    }
+
+    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Reply<v1::StopContainerResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let now_ms = self.node.now_ms();
+            let grace_s = request.timeout.clamp(0, GRACE_MAX_S);
+            let kill_at_ms = now_ms + u64::try_from(grace_s).unwrap_or_default() * 1000;
+            self.ask_container(&request.container_id, ContainerAsk::Stop { kill_at_ms, now_ms }).await?;
+            Ok(v1::StopContainerResponse {})
+        };
+        answer(&self.node.metrics, "StopContainer", work).await
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Reply<v1::RemoveContainerResponse> {
+        let id = request.into_inner().container_id;
+        let work = async {
+            self.ask_container(&id, ContainerAsk::Remove).await?;
+            Ok(v1::RemoveContainerResponse {})
+        };
+        answer(&self.node.metrics, "RemoveContainer", work).await
+    }
+
+    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+        let work = async {
+            let containers = words::containers(&self.node.world.now(), request.into_inner().filter);
+            Ok(v1::ListContainersResponse { containers })
+        };
+        answer(&self.node.metrics, "ListContainers", work).await
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Reply<Self::StreamContainersStream> {
+        let items = words::containers(&self.node.world.now(), request.into_inner().filter);
+        Ok(pieces(items, |containers| v1::StreamContainersResponse { containers }))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Reply<v1::ContainerStatusResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let container = self.node.world.now().container(&request.container_id)?;
+            let status = Some(words::container_status(&container));
+            let info = if request.verbose { self.container_info(&container) } else { Default::default() };
+            Ok(v1::ContainerStatusResponse { status, info })
+        };
+        answer(&self.node.metrics, "ContainerStatus", work).await
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Reply<v1::ReopenContainerLogResponse> {
+        let id = request.into_inner().container_id;
+        let work = async {
+            let (container, _, monitor) = self.running(&id)?;
+            let container_id = container.facts.id.to_string();
+            monitor.order(conmon_protocol::Ask::Reopen { container_id }).await?;
+            Ok(v1::ReopenContainerLogResponse {})
+        };
+        answer(&self.node.metrics, "ReopenContainerLog", work).await
+    }
+
+    async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let (container, _, monitor) = self.running(&request.container_id)?;
+            check_command(&request.cmd)?;
+            let streams = Streams { stdout: true, stderr: true, ..Streams::default() };
+            let plan = exec::plan(&container.facts, &request.cmd, streams, request.timeout);
+            let exec::Output { stdout, stderr, exit_code } = exec::run(monitor, plan).await?;
+            Ok(v1::ExecSyncResponse { stdout, stderr, exit_code })
+        };
+        answer(&self.node.metrics, "ExecSync", work).await
+    }
+
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let (container, _, monitor) = self.running(&request.container_id)?;
+            check_command(&request.cmd)?;
+            check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
+            let v1::ExecRequest { tty: terminal, stdin, stdout, stderr, .. } = request;
+            let streams = Streams { terminal, stdin, stdout, stderr };
+            let plan = exec::plan(&container.facts, &request.cmd, streams, 0);
+            let url = self.node.streams.exec(ExecSession { monitor, plan })?;
+            Ok(v1::ExecResponse { url })
+        };
+        answer(&self.node.metrics, "Exec", work).await
+    }
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
+        let request = request.into_inner();
+        let work = async {
+            let (container, _, monitor) = self.running(&request.container_id)?;
+            check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
+            let session = AttachSession {
+                monitor,
+                container_id: container.facts.id.to_string(),
+                terminal: container.facts.made.plan.terminal,
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            };
+            Ok(v1::AttachResponse { url: self.node.streams.attach(session)? })
+        };
+        answer(&self.node.metrics, "Attach", work).await
+    }
+
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let work = async {
+            let sandbox = self.node.world.now().sandbox(&id)?;
+            if !sandbox.life.is_ready() {
+                return Err(not_ready(&sandbox));
+            }
+            let netns = sandbox.facts.plan.netns();
+            let session = PortForwardSession { sandbox_id: sandbox.facts.id.to_string(), netns };
+            Ok(v1::PortForwardResponse { url: self.node.streams.port_forward(session)? })
+        };
+        answer(&self.node.metrics, "PortForward", work).await
+    }
+
+    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+        let id = request.into_inner().container_id;
+        let work = async {
+            let stats = self.in_thread(move |node| usage::one(node, &id)).await?;
+            Ok(v1::ContainerStatsResponse { stats: Some(stats) })
+        };
+        answer(&self.node.metrics, "ContainerStats", work).await
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<v1::ListContainerStatsRequest>,
+    ) -> Reply<v1::ListContainerStatsResponse> {
+        let work = async {
+            let stats = self.containers_stats(request.into_inner().filter).await?;
+            Ok(v1::ListContainerStatsResponse { stats })
+        };
+        answer(&self.node.metrics, "ListContainerStats", work).await
+    }
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Reply<Self::StreamContainerStatsStream> {
+        let stats = self.containers_stats(request.into_inner().filter).await?;
+        Ok(pieces(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats }))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Reply<v1::PodSandboxStatsResponse> {
+        let id = request.into_inner().pod_sandbox_id;
+        let work = async {
+            let sandbox = self.node.world.now().sandbox(&id)?;
+            let stats = self.in_thread(move |node| usage::of_sandbox(node, &sandbox)).await?;
+            Ok(v1::PodSandboxStatsResponse { stats: Some(stats) })
+        };
+        answer(&self.node.metrics, "PodSandboxStats", work).await
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Reply<v1::ListPodSandboxStatsResponse> {
+        let work = async {
+            let stats = self.sandboxes_stats(request.into_inner().filter).await?;
+            Ok(v1::ListPodSandboxStatsResponse { stats })
+        };
+        answer(&self.node.metrics, "ListPodSandboxStats", work).await
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Reply<Self::StreamPodSandboxStatsStream> {
+        let stats = self.sandboxes_stats(request.into_inner().filter).await?;
+        Ok(pieces(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    }
+
+    async fn get_container_events(
+        &self,
+        _request: Request<v1::GetEventsRequest>,
+    ) -> Reply<Self::GetContainerEventsStream> {
+        let changes = self.node.world.changes();
+        let node = self.node.clone();
+        let events = stream::unfold((node, changes), |(node, mut changes)| async move {
+            let change = next_change(&mut changes).await?;
+            let event = container_event(&node, &change);
+            Some((Ok(event), (node, changes)))
+        });
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+impl Runtime {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    async fn create(
+        &self,
+        request: v1::CreateContainerRequest,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Result<String, Error> {
+        let config = request.config.ok_or_else(|| Error::Request("config: is missing".into()))?;
+        let sandbox = self.node.world.now().sandbox(&request.pod_sandbox_id)?;
+        let (reply, heard) = oneshot::channel();
+        let message = Message::Create { config: Box::new(config), reply };
+        let gone = || not_found(Noun::Sandbox, &request.pod_sandbox_id);
+        sandbox.task.send(message).await.map_err(|_| gone())?;
+        let underway = heard.await.map_err(|_| gone())??;
+        Ok(underway.wait(deadline).await?.to_string())
+    }
+
+    /// Unknown is done: stop and remove are idempotent (CRI).
+    async fn ask_sandbox(&self, id: &str, ask: SandboxAsk) -> Result<(), Error> {
+        self.node.wait_recovered().await?;
+        let sandbox = match self.node.world.now().sandbox(id) {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            found => found?,
+        };
+        let (reply, heard) = oneshot::channel();
+        // A task that is gone has taken its sandbox with it.
+        match sandbox.task.send(Message::Sandbox { ask, reply }).await {
+            Ok(()) => heard.await.unwrap_or(Ok(())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn ask_container(&self, id: &str, ask: ContainerAsk) -> Result<(), Error> {
+        self.node.wait_recovered().await?;
+        let world = self.node.world.now();
+        let container = match world.container(id) {
+            Err(Error::NotFound { .. }) => return task::without(id, ask),
+            found => found?,
+        };
+        let Ok(sandbox) = world.sandbox(&container.facts.sandbox_id) else { return task::without(id, ask) };
+        let (reply, heard) = oneshot::channel();
+        let container_id = container.facts.id.clone();
+        match sandbox.task.send(Message::Container { container_id, ask, reply }).await {
+            Ok(()) => heard.await.unwrap_or_else(|_| task::without(id, ask)),
+            Err(_) => task::without(id, ask),
+        }
+    }
+
+    /// A container that runs, and the monitor that watches it.
+    fn running(
+        &self,
+        id: &str,
+    ) -> Result<(Arc<container::Container>, Arc<sandbox::Sandbox>, monitor::Monitor), Error> {
+        let world = self.node.world.now();
+        let container = world.container(id)?;
+        if !container.life.is_running() {
+            let id = container.facts.id.to_string();
+            return Err(Error::State { noun: Noun::Container, id, why: "is not running" });
+        }
+        let sandbox = world.sandbox(&container.facts.sandbox_id)?;
+        let monitor = sandbox.monitor.clone().ok_or(monitor::Error::Gone)?;
+        Ok((container, sandbox, monitor))
+    }
+
+    fn container_info(&self, container: &container::Container) -> std::collections::HashMap<String, String> {
+        let record = self.node.store.sandbox(&container.facts.sandbox_id).container(&container.facts.id);
+        words::container_info(container, record.read_json("bundle/config.json").ok())
+    }
+
+    fn node_status(&self, verbose: bool) -> v1::StatusResponse {
+        let condition = |kind: &str, status: bool, reason: &str, message: String| v1::RuntimeCondition {
+            r#type: kind.into(),
+            status,
+            reason: reason.into(),
+            message,
+        };
+        let network = match self.node.network.ready() {
+            Ok(()) => condition("NetworkReady", true, "", String::new()),
+            Err(why) => condition("NetworkReady", false, "NetworkPluginNotReady", why.to_string()),
+        };
+        let conditions = vec![condition("RuntimeReady", true, "", String::new()), network];
+        let config = self.node.config();
+        let info = match verbose {
+            true => [("config".to_string(), serde_json::json!(&*config).to_string())].into(),
+            false => Default::default(),
+        };
+        v1::StatusResponse {
+            status: Some(v1::RuntimeStatus { conditions }),
+            info,
+            runtime_handlers: handlers(&config.runtime),
+            features: Some(v1::RuntimeFeatures {
+                supplemental_groups_policy: true,
+                user_namespaces_host_network: false,
+                mount_options: false,
+            }),
+        }
+    }
+
+    async fn containers_stats(
+        &self,
+        filter: Option<v1::ContainerStatsFilter>,
+    ) -> Result<Vec<v1::ContainerStats>, Error> {
+        let containers = words::running(&self.node.world.now(), filter);
+        let read = move |node: &Node| containers.iter().map(|container| usage::of_container(node, container)).collect();
+        self.in_thread(read).await
+    }
+
+    async fn sandboxes_stats(
+        &self,
+        filter: Option<v1::PodSandboxStatsFilter>,
+    ) -> Result<Vec<v1::PodSandboxStats>, Error> {
+        let sandboxes = words::ready(&self.node.world.now(), filter);
+        let read = move |node: &Node| sandboxes.iter().map(|sandbox| usage::of_sandbox(node, sandbox)).collect();
+        self.in_thread(read).await
+    }
+
+    async fn in_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let node = self.node.clone();
+        tokio::task::spawn_blocking(move || work(&node)).await.map_err(|_| Error::Stopping)?
+    }
+}
+
+/// The kubelet looks for the entry without a name: the features of pods that name no handler.
+fn handlers(config: &crate::config::RuntimeSection) -> Vec<v1::RuntimeHandler> {
+    let own = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+    let features = |name: &str| match config.handlers.contains_key(name) {
+        // What another runtime can do it is not asked yet, so nothing is promised.
+        true => v1::RuntimeHandlerFeatures::default(),
+        false => own,
+    };
+    let handler = |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
+    let named = config.handlers.keys().map(|name| handler(name, name));
+    [handler(&config.default_handler, ""), handler(crate::config::IN_TREE, crate::config::IN_TREE)]
+        .into_iter()
+        .chain(named)
+        .collect()
+}
+
+fn check_command(command: &[String]) -> Result<(), Error> {
+    match command.first() {
+        Some(program) if !program.is_empty() => Ok(()),
+        _ => Err(Error::Request("cmd: must name a program".into())),
+    }
+}
+
+/// As the CRI has them: at least one, and a terminal has no stderr of its own.
+fn check_streams(stdin: bool, stdout: bool, stderr: bool, terminal: bool) -> Result<(), Error> {
+    if terminal && stderr {
+        return Err(Error::Request("tty and stderr: a terminal has only one output".into()));
+    }
+    if !stdin && !stdout && !stderr {
+        return Err(Error::Request("stdin, stdout, stderr: one must be asked for".into()));
+    }
+    Ok(())
+}
+
+fn not_ready(sandbox: &sandbox::Sandbox) -> Error {
+    Error::State { noun: Noun::Sandbox, id: sandbox.facts.id.to_string(), why: "is not ready" }
+}
+
+fn not_found(noun: Noun, id: &str) -> Error {
+    Error::NotFound { noun, id: id.into() }
+}
+
+/// A list in messages of bounded size; at least the end of the stream is always told.
+fn pieces<T: Send + 'static, M: Send + 'static>(
+    items: Vec<T>,
+    message: impl Fn(Vec<T>) -> M + Send + 'static,
+) -> Response<Streamed<M>> {
+    let items = items.into_iter();
+    let messages = stream::unfold((items, message), |(mut items, message)| async move {
+        let piece: Vec<T> = items.by_ref().take(STREAM_ITEMS).collect();
+        if piece.is_empty() { None } else { Some((Ok(message(piece)), (items, message))) }
+    });
+    Response::new(Box::pin(messages))
+}
+
+/// The next change; one that was missed for slowness is made up for by the kubelet's relisting.
+async fn next_change(changes: &mut broadcast::Receiver<Change>) -> Option<Change> {
+    loop {
+        match changes.recv().await {
+            Ok(change) => return Some(change),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(missed, "a watcher of container events is too slow");
+            }
+            Err(broadcast::error::RecvError::Closed) => return None,
+        }
+    }
+}
+
+/// With the states of the whole pod, as the evented kubelet wants it instead of asking.
+fn container_event(node: &Node, change: &Change) -> v1::ContainerEventResponse {
+    let world = node.world.now();
+    let sandbox_id = change.sandbox.facts.id.clone();
+    let sandbox = world.sandboxes.get(&sandbox_id).unwrap_or(&change.sandbox);
+    v1::ContainerEventResponse {
+        container_id: change.id.to_string(),
+        container_event_type: change.kind.into(),
+        created_at: change.at_ns,
+        pod_sandbox_status: Some(words::pod_sandbox_status(sandbox)),
+        containers_statuses: world.containers_of(&sandbox_id).map(|c| words::container_status(c)).collect(),
+    }
+}

@@ -1,0 +1,74 @@
+//! Sandboxes: what one is to be (plan), how far it is (life), how it is made and taken away (make,
+//! unmake), and the task that owns it (task).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proto::v1;
+use tokio::sync::mpsc;
+
+use crate::monitor::Monitor;
+
+pub mod life;
+pub mod make;
+pub mod plan;
+pub mod task;
+pub mod unmake;
+
+pub use life::Life;
+pub use plan::Plan;
+
+/// A sandbox as readers see it.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    pub facts: Arc<Facts>,
+    pub life: Life,
+    /// The primary one first. None when the pod uses the host's network, or has given them back.
+    pub ips: Vec<IpAddr>,
+    /// None when there is nothing left to watch, and while a dead one is being replaced.
+    pub monitor: Option<Monitor>,
+    /// Where its task hears.
+    pub task: mpsc::Sender<task::Message>,
+}
+
+/// What never changes about a sandbox.
+#[derive(Debug)]
+pub struct Facts {
+    pub id: Arc<str>,
+    pub request: v1::RunPodSandboxRequest,
+    pub plan: Plan,
+}
+
+/// What makes a sandbox the same one when it is asked for again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub attempt: u32,
+}
+
+impl Facts {
+    /// What was asked for. A plan is only made of a request that has it.
+    pub fn config(&self) -> &v1::PodSandboxConfig {
+        self.request.config.as_ref().expect("a sandbox was planned from its config")
+    }
+}
+
+impl Name {
+    pub fn of(request: &v1::RunPodSandboxRequest) -> Self {
+        let metadata = request.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
+        Self {
+            name: metadata.name,
+            namespace: metadata.namespace,
+            uid: metadata.uid,
+            attempt: metadata.attempt,
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} (uid {}, attempt {})", self.namespace, self.name, self.uid, self.attempt)
+    }
+}

@@ -1,0 +1,71 @@
+//! Makes a sandbox: a list of steps, in the order of the plan. What fails is taken away by `unmake`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use conmon_protocol::{Ask, Sharing};
+
+use super::{Facts, Life, plan};
+use crate::error::{Error, Noun};
+use crate::monitor::Monitor;
+use crate::node::Node;
+use crate::step::{Progress, Step};
+
+/// What making gives, beyond what was planned.
+#[derive(Debug)]
+pub struct Made {
+    pub monitor: Monitor,
+    pub ips: Vec<IpAddr>,
+}
+
+/// # Errors
+/// Names the step that failed. What was made by then is still there.
+pub async fn make(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, Error> {
+    let made = steps(node, facts, progress).await;
+    made.map_err(|source| Error::Making {
+        noun: Noun::Sandbox,
+        id: facts.id.to_string(),
+        step: progress.step(),
+        source: Arc::new(source),
+    })
+}
+
+async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, Error> {
+    let record = node.store.sandbox(&facts.id);
+    progress.enter(Step::SandboxStore);
+    record.make(&["containers"])?;
+    record.write_json("life", &Life::Making)?;
+    record.write_request(&facts.request)?;
+    record.write_json("plan", &facts.plan)?;
+
+    progress.enter(Step::SandboxMonitor);
+    let monitor = node.monitors.spawn(record.dir())?;
+
+    progress.enter(Step::SandboxNamespaces);
+    monitor.order(Ask::MakePod(facts.plan.pod.clone())).await?;
+
+    progress.enter(Step::SandboxFiles);
+    record.write("resolv.conf", facts.plan.resolv_conf.as_bytes())?;
+    record.write("hostname", format!("{}\n", facts.plan.hostname).as_bytes())?;
+
+    progress.enter(Step::SandboxNetwork);
+    let ips = attach(node, facts).await?;
+
+    progress.enter(Step::SandboxReady);
+    record.write_json("life", &Life::Ready)?;
+    progress.finish();
+    Ok(Made { monitor, ips })
+}
+
+async fn attach(node: &Node, facts: &Facts) -> Result<Vec<IpAddr>, Error> {
+    match facts.plan.pod.network {
+        Sharing::Host => Ok(Vec::new()),
+        Sharing::Own => {
+            let pod = plan::network_pod(&facts.plan, facts.config());
+            let attached = node.network.attach(&pod).await;
+            let attachment =
+                attached.map_err(|error| Error::Network { id: facts.id.to_string(), source: Arc::new(error) })?;
+            Ok(attachment.ips)
+        }
+    }
+}

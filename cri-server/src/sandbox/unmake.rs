@@ -1,0 +1,74 @@
+//! Takes a sandbox away: for a making that failed, for Stop and Remove, and after a restart. Safe from any
+//! point and safe twice. It goes on past what fails and tells of it at the end.
+//!
+//! [`still`] is the first half, and all that StopPodSandbox does: no process, no network, no monitor.
+
+use std::sync::Arc;
+
+use conmon_protocol::Ask;
+
+use crate::container;
+use crate::error::Error;
+use crate::monitor::{self, Monitor};
+use crate::node::Node;
+use crate::store::Record;
+
+/// Ends the pod's processes and gives back its network, namespaces and memory. Its files stay.
+///
+/// # Errors
+/// Tells what is still there.
+pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
+    // The plugins want to see the namespace, so the pins go last.
+    let network = node.network.detach(sandbox_id).await;
+    let network = network.map_err(|error| Error::Network { id: sandbox_id.into(), source: Arc::new(error) });
+    let pod = unmake_pod(node, sandbox_id, monitor).await;
+    Error::of_leftovers([network, pod].into_iter().filter_map(Result::err).collect())
+}
+
+/// Takes all of it away.
+///
+/// # Errors
+/// Tells what is still there.
+pub async fn unmake(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
+    let mut errors: Vec<Error> = Vec::new();
+    errors.extend(still(node, sandbox_id, monitor).await.err());
+    let record = node.store.sandbox(sandbox_id);
+    for container_id in record.containers() {
+        errors.extend(container::unmake::unmake(node, sandbox_id, &container_id, None).await.err());
+    }
+    if errors.is_empty() {
+        errors.extend(record.unmake().err().map(Error::from));
+    }
+    Error::of_leftovers(errors)
+}
+
+/// Has the monitor end everything and then itself. Where it is not there, one is started for the purpose,
+/// since only a monitor knows what a monitor has made.
+async fn unmake_pod(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
+    let record = node.store.sandbox(sandbox_id);
+    // Without a lock there never was a monitor, or the last one has taken everything away.
+    if !record.dir().join("monitor.lock").exists() {
+        return Ok(());
+    }
+    if let Some(monitor) = monitor {
+        match monitor.order(Ask::UnmakePod).await {
+            Ok(()) => return forget_lock(&record),
+            Err(monitor::Error::Gone) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (monitor, _) = node.monitors.reach(record.dir()).await?;
+    monitor.order(Ask::UnmakePod).await?;
+    forget_lock(&record)
+}
+
+/// The mark that all a monitor made is gone.
+fn forget_lock(record: &Record) -> Result<(), Error> {
+    let lock = record.dir().join("monitor.lock");
+    match std::fs::remove_file(&lock) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format!("removing {}", lock.display()), error))
+        }
+        _ => Ok(()),
+    }
+}

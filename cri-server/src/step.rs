@@ -1,0 +1,161 @@
+//! The steps of making, by name.
+//!
+//! One name serves three: the error of a caller who gave up waiting says at which step the work is, the
+//! trace (`berth::trace`) says how long each step took, and a build with the feature `failpoints` can be
+//! killed before any of them (`BERTH_FAILPOINT=sandbox.network=kill`).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// Everything that is done between a request and a pod or container, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    SandboxStore,
+    SandboxMonitor,
+    SandboxNamespaces,
+    SandboxFiles,
+    SandboxNetwork,
+    SandboxReady,
+    ContainerPlan,
+    ContainerStore,
+    ContainerRootfs,
+    ContainerCreate,
+    ContainerCreated,
+    ContainerStart,
+    ContainerStarted,
+}
+
+impl Step {
+    /// All steps, for the test that kills the daemon at each.
+    pub const ALL: [Step; 13] = [
+        Step::SandboxStore,
+        Step::SandboxMonitor,
+        Step::SandboxNamespaces,
+        Step::SandboxFiles,
+        Step::SandboxNetwork,
+        Step::SandboxReady,
+        Step::ContainerPlan,
+        Step::ContainerStore,
+        Step::ContainerRootfs,
+        Step::ContainerCreate,
+        Step::ContainerCreated,
+        Step::ContainerStart,
+        Step::ContainerStarted,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Step::SandboxStore => "sandbox.store",
+            Step::SandboxMonitor => "sandbox.monitor",
+            Step::SandboxNamespaces => "sandbox.namespaces",
+            Step::SandboxFiles => "sandbox.files",
+            Step::SandboxNetwork => "sandbox.network",
+            Step::SandboxReady => "sandbox.ready",
+            Step::ContainerPlan => "container.plan",
+            Step::ContainerStore => "container.store",
+            Step::ContainerRootfs => "container.rootfs",
+            Step::ContainerCreate => "container.create",
+            Step::ContainerCreated => "container.created",
+            Step::ContainerStart => "container.start",
+            Step::ContainerStarted => "container.started",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How far a making is. Its maker moves it on; those who wait may look.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    id: Arc<str>,
+    began: Instant,
+    at: Arc<Mutex<(Step, Instant)>>,
+}
+
+impl Progress {
+    pub fn new(id: Arc<str>, first: Step) -> Self {
+        let now = Instant::now();
+        Self { id, began: now, at: Arc::new(Mutex::new((first, now))) }
+    }
+
+    /// The next step begins, and so the one before has ended.
+    pub fn enter(&self, step: Step) {
+        fail(step);
+        let now = Instant::now();
+        let (last, since) = std::mem::replace(&mut *self.lock(), (step, now));
+        if last != step {
+            trace(&self.id, last, since, now);
+        }
+    }
+
+    /// Runs a step beside others. It shows as the current one while it runs.
+    pub async fn beside<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
+        fail(step);
+        let began = Instant::now();
+        *self.lock() = (step, began);
+        let done = work.await;
+        trace(&self.id, step, began, Instant::now());
+        done
+    }
+
+    /// The last step has ended.
+    pub fn finish(&self) {
+        let now = Instant::now();
+        let (last, since) = *self.lock();
+        trace(&self.id, last, since, now);
+        let total_ms = (now - self.began).as_secs_f64() * 1e3;
+        tracing::trace!(target: "berth::trace", id = &*self.id, total_ms, "made");
+    }
+
+    pub fn step(&self) -> Step {
+        self.lock().0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, (Step, Instant)> {
+        self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn trace(id: &str, step: Step, since: Instant, now: Instant) {
+    let ms = (now - since).as_secs_f64() * 1e3;
+    tracing::trace!(target: "berth::trace", id, step = step.name(), ms);
+}
+
+/// Dies before the step that `BERTH_FAILPOINT` names. Only in a build for tests.
+#[cfg(feature = "failpoints")]
+fn fail(step: Step) {
+    static FAILPOINT: std::sync::LazyLock<Option<String>> =
+        std::sync::LazyLock::new(|| std::env::var("BERTH_FAILPOINT").ok());
+    let Some((name, action)) = FAILPOINT.as_deref().and_then(|point| point.split_once('=')) else { return };
+    if name == step.name() && action == "kill" {
+        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn fail(_step: Step) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_steps_have_one_name() {
+        let mut names: Vec<&str> = Step::ALL.iter().map(|step| step.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Step::ALL.len());
+    }
+
+    #[test]
+    fn progress_names_the_step_it_is_at() {
+        let progress = Progress::new("x".into(), Step::SandboxStore);
+        progress.enter(Step::SandboxNetwork);
+        assert_eq!(progress.step().to_string(), "sandbox.network");
+    }
+}

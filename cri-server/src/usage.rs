@@ -1,0 +1,64 @@
+//! What containers use, for the stats calls. Blocking; the callers give it a thread.
+
+use std::sync::Arc;
+
+use proto::v1;
+
+use crate::container::Container;
+use crate::error::{Error, Noun};
+use crate::node::Node;
+use crate::sandbox::Sandbox;
+use crate::stats::{self, CgroupStats};
+
+/// # Errors
+/// When the kernel cannot be asked. A container that has ended has used what its disk says, no more.
+pub fn of_container(node: &Node, container: &Container) -> Result<v1::ContainerStats, Error> {
+    let facts = &container.facts;
+    let read = match node.stats.read(&facts.made.plan.cgroup_path) {
+        Err(stats::Error::Gone { .. }) => CgroupStats::default(),
+        read => read.map_err(|error| Error::Stats { id: facts.id.to_string(), source: Arc::new(error) })?,
+    };
+    let disk = node.images.writable_usage(&facts.id);
+    let path = disk.path.display().to_string();
+    let layer = stats::filesystem_usage(node.now_ns(), &path, disk.bytes, disk.inodes);
+    let attributes = v1::ContainerAttributes {
+        id: facts.id.to_string(),
+        metadata: facts.config.metadata.clone(),
+        labels: facts.config.labels.clone(),
+        annotations: facts.config.annotations.clone(),
+    };
+    Ok(stats::container_stats(attributes, &read, Some(layer)))
+}
+
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn of_sandbox(node: &Node, sandbox: &Sandbox) -> Result<v1::PodSandboxStats, Error> {
+    let facts = &sandbox.facts;
+    let parent = &facts.plan.pod.cgroup_parent;
+    // Without a cgroup of its own there is nothing that is the pod's alone.
+    let read = match parent.as_str() {
+        "" => CgroupStats::default(),
+        parent => node.stats.read(parent).unwrap_or_default(),
+    };
+    let world = node.world.now();
+    let running = world.containers_of(&facts.id).filter(|container| container.life.is_running());
+    let containers = running.map(|container| of_container(node, container)).collect::<Result<_, _>>()?;
+    let attributes = v1::PodSandboxAttributes {
+        id: facts.id.to_string(),
+        metadata: facts.config().metadata.clone(),
+        labels: facts.config().labels.clone(),
+        annotations: facts.config().annotations.clone(),
+    };
+    Ok(stats::sandbox_stats(attributes, &read, containers))
+}
+
+/// The one container, which must run.
+///
+/// # Errors
+/// When there is no such container.
+pub fn one(node: &Node, id: &str) -> Result<v1::ContainerStats, Error> {
+    if id.is_empty() {
+        return Err(Error::NotFound { noun: Noun::Container, id: id.into() });
+    }
+    of_container(node, &*node.world.now().container(id)?)
+}
