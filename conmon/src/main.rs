@@ -80,7 +80,8 @@ fn arguments() -> Option<Arguments> {
 fn monitor(arguments: &Arguments) -> Result<(), Error> {
     let daemon = arguments.daemon_fd.map(inherited).transpose()?;
     if !arguments.sealed {
-        match seal::seal(std::env::args_os().skip(1), daemon.as_ref())? {}
+        let keep = daemon.as_ref().filter(|_| arguments.daemon_fd != Some(0));
+        match seal::seal(std::env::args_os().skip(1), keep)? {}
     }
     let lock = socket::lock(&arguments.pod_dir)?;
     let signals = turn::block_signals()?;
@@ -102,7 +103,12 @@ fn monitor(arguments: &Arguments) -> Result<(), Error> {
 }
 
 fn inherited(number: i32) -> Result<OwnedFd, Error> {
-    kernel::take_inherited_fd(number).named("taking the daemon's socket", number.to_string())
+    let taken = match number {
+        // The one descriptor that a daemon can hand on by posix_spawn. Standard input is closed later.
+        0 => std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned(),
+        number => kernel::take_inherited_fd(number),
+    };
+    taken.named("taking the daemon's socket", number.to_string())
 }
 
 /// A monitor belongs to no directory and no terminal, and orphans of its containers are its own.
