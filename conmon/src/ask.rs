@@ -175,12 +175,8 @@ impl Monitor {
     fn unmake_pod(&mut self, asker: Asker) {
         self.unmakes.push(asker);
         let keys: Vec<Key> = self.containers.keys().copied().collect();
-        for key in &keys {
-            self.kill_or_unmake(*key);
-        }
-        if keys.is_empty() {
-            self.unmake_pod_when_empty();
-        }
+        keys.into_iter().for_each(|key| self.kill_or_unmake(key));
+        self.unmake_pod_when_empty();
     }
 
     /// A living container is killed, and taken away when it has ended.

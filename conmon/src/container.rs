@@ -93,22 +93,32 @@ impl Container {
     }
 
     /// A container that an earlier monitor made. Its log is opened again; what it wrote meanwhile is in the FIFOs.
-    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> Result<Container, Error> {
-        let dir = &record.plan.container_dir;
-        if let Some(exit) = record::read_exit(dir)? {
-            let (streams, log) = (Streams::default(), Log::open(None)?);
-            return Ok(Container::new(key, record, Life::Exited(exit), streams, log));
+    /// It is taken up whatever is wrong with it, and what is wrong is told.
+    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> (Container, Vec<Error>) {
+        let mut troubles = Vec::new();
+        let exit = record::read_exit(&record.plan.container_dir).unwrap_or_else(|error| {
+            troubles.push(error);
+            None
+        });
+        if let Some(exit) = exit {
+            let (streams, log) = (Streams::default(), Log::without_file(None));
+            return (Container::new(key, record, Life::Exited(exit), streams, log), troubles);
         }
-        let log = Log::open(record.plan.log_path.as_deref())?;
+        let path = record.plan.log_path.as_deref();
+        let log = Log::open(path).unwrap_or_else(|error| {
+            troubles.push(error);
+            Log::without_file(path)
+        });
         let streams = if record.plan.terminal { Streams::default() } else { stdio::reopen(&record.plan) };
         let life = life_of(&record);
         let mut container = Container::new(key, record, life, streams, log);
         container.inherited = container.record.process.open();
-        container.watch_streams(poll)?;
+        troubles.extend(container.watch_streams(poll).err());
         if let Some(pidfd) = &container.inherited {
-            poll.watch(pidfd, Token::Inherited(key), EventFlags::IN).named("watching", "the process")?;
+            let watched = poll.watch(pidfd, Token::Inherited(key), EventFlags::IN);
+            troubles.extend(watched.named("watching", "the process").err());
         }
-        Ok(container)
+        (container, troubles)
     }
 
     fn watch_streams(&self, poll: &Poll) -> Result<(), Error> {
@@ -123,9 +133,6 @@ impl Container {
             rustix::fs::fcntl_setfl(console, OFlags::RDWR | OFlags::NONBLOCK)
                 .named("opening", "the terminal")?;
             poll.watch(console, Token::Console(key), EventFlags::IN).named("watching", "the terminal")?;
-        }
-        if let Some(stdin) = &streams.stdin {
-            poll.watch(stdin, Token::Stdin(key), EventFlags::empty()).named("watching", "stdin")?;
         }
         Ok(())
     }
@@ -218,16 +225,29 @@ impl Container {
             },
         };
         self.stdin_rest = bytes[taken..].to_vec();
-        if let Some((fd, token)) = self.input() {
-            let mut interest = EventFlags::empty();
-            interest.set(EventFlags::IN, matches!(token, Token::Console(_)));
-            interest.set(EventFlags::OUT, !self.stdin_rest.is_empty());
-            // It fails only for a descriptor that is not watched, and this one is.
-            let _ = poll.rewatch(fd, token, interest);
-        }
+        self.watch_stdin(poll);
         if self.stdin_ends {
             self.end_stdin(poll);
         }
+    }
+
+    /// Asks to be told when the rest may be written. A FIFO with no reader is always ready to fail, so it is watched
+    /// only while something is to be written; a terminal is watched for its output all the time.
+    fn watch_stdin(&self, poll: &Poll) {
+        let has_rest = !self.stdin_rest.is_empty();
+        // It fails for what is already as wanted.
+        let _ = match self.input() {
+            Some((fd, token @ Token::Console(_))) if has_rest => {
+                poll.rewatch(fd, token, EventFlags::IN | EventFlags::OUT)
+            }
+            Some((fd, token @ Token::Console(_))) => poll.rewatch(fd, token, EventFlags::IN),
+            Some((fd, token)) if has_rest => poll.watch(fd, token, EventFlags::OUT),
+            Some((fd, _)) => {
+                poll.unwatch(fd);
+                Ok(())
+            }
+            None => Ok(()),
+        };
     }
 
     /// A client has no more input. Where stdin is for one client only, that is its end for the container too.

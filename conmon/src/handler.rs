@@ -60,10 +60,10 @@ pub(crate) fn start(plan: &ContainerPlan) -> Result<(), Error> {
     Ok(runtime(plan)?.start(&plan.container_id)?)
 }
 
-/// Whether the process was let go, for a monitor that can't know.
+/// Whether the process was let go, for a monitor that only knows that another one meant to.
 pub(crate) fn has_started(plan: &ContainerPlan) -> bool {
     let state = runtime(plan).and_then(|runtime| Ok(runtime.state(&plan.container_id)?));
-    state.is_ok_and(|state| state.status == runtime::state::Status::Running)
+    state.is_ok_and(|state| state.status != runtime::state::Status::Created)
 }
 
 pub(crate) fn kill(plan: &ContainerPlan, signal: i32, scope: Scope) -> Result<(), Error> {

@@ -49,7 +49,12 @@ impl Log {
     /// With no path, a log that drops what it is given.
     pub(crate) fn open(path: Option<&Path>) -> Result<Log, Error> {
         let file = path.map(open_file).transpose()?;
-        Ok(Log { path: path.map(Path::to_path_buf), file, cut: [false; 2], lost_bytes: 0 })
+        Ok(Log { file, ..Log::without_file(path) })
+    }
+
+    /// A log that drops what it is given until it is opened again by its path.
+    pub(crate) fn without_file(path: Option<&Path>) -> Log {
+        Log { path: path.map(Path::to_path_buf), file: None, cut: [false; 2], lost_bytes: 0 }
     }
 
     /// Makes the file anew by its path, after somebody renamed the old one. On failure the old one stays in use.

@@ -91,10 +91,9 @@ impl Monitor {
         errors.iter().for_each(|error| self.journal.note(&error.chain()));
         for record in records {
             let key = self.next_key();
-            match Container::resume(key, record, &self.poll) {
-                Ok(container) => self.take_up(container),
-                Err(error) => self.journal.note(&error.chain()),
-            }
+            let (container, troubles) = Container::resume(key, record, &self.poll);
+            troubles.iter().for_each(|error| self.journal.note(&error.chain()));
+            self.take_up(container);
         }
     }
 
@@ -135,7 +134,6 @@ impl Monitor {
         if let Some(daemon) = self.daemons.remove(&key) {
             self.poll.unwatch(&daemon.socket);
         }
-        self.deletes.retain(|(_, asker)| asker.daemon != key);
     }
 
     pub(crate) fn answer(&mut self, asker: Asker, answer: Result<Answer, Error>, fds: Vec<OwnedFd>) {
@@ -212,14 +210,20 @@ impl Monitor {
             }
         }
         let poll = &self.poll;
+        let mut lost_stdin = false;
         self.attached.retain(|_, client| {
             let stays = client.container != key || client.send(stream, bytes);
             if !stays {
                 poll.unwatch(&client.socket);
+                lost_stdin |= client.stdin;
             }
             stays
         });
-        Flow::More(bytes.len())
+        let count = bytes.len();
+        if lost_stdin {
+            container.end_stdin(poll);
+        }
+        Flow::More(count)
     }
 
     /// Nobody can write to a FIFO any more that has no writer. A terminal may be opened again by whoever is
@@ -280,7 +284,7 @@ impl Monitor {
             Input::End => self.input_ended(key),
             Input::Gone => self.drop_attached(key),
         }
-        if hung_up && input == Input::Nothing {
+        if hung_up && !matches!(input, Input::Bytes(_)) {
             self.drop_attached(key);
         }
     }
@@ -314,13 +318,18 @@ impl Monitor {
         }
     }
 
-    /// Clients are read while nothing is left to be fed.
+    /// Clients are read while nothing is left to be fed. Meanwhile they are not watched at all: a hang-up would
+    /// be told again and again, and it can wait until what the client said before has been fed.
     fn watch_input(&mut self, container: Key) {
         let hungry = self.containers.get(&container).is_some_and(|container| container.stdin_rest.is_empty());
-        for (key, client) in self.attached.iter().filter(|(_, client)| client.container == container) {
-            let mut interest = EventFlags::empty();
-            interest.set(EventFlags::IN, hungry && client.stdin);
-            let _ = self.poll.rewatch(&client.socket, Token::Attached(*key), interest);
+        let speakers = |client: &Attached| client.container == container && client.stdin;
+        for (key, client) in self.attached.iter().filter(|(_, client)| speakers(client)) {
+            if hungry {
+                // Watched already is what is wanted.
+                let _ = self.poll.watch(&client.socket, Token::Attached(*key), EventFlags::IN);
+            } else {
+                self.poll.unwatch(&client.socket);
+            }
         }
     }
 
@@ -361,7 +370,7 @@ impl Monitor {
         };
         match reap::inherited_code(pidfd.as_fd(), pid) {
             Some(code) => self.container_ended(key, code),
-            None if reaped => {
+            None if reaped || !reap::exists(pidfd.as_fd()) => {
                 self.journal.note(&format!("nobody can tell how container {} ended", container.id()));
                 self.container_ended(key, reap::UNKNOWN_CODE);
             }
@@ -396,6 +405,9 @@ impl Monitor {
         if self.is_to_be_deleted(key) {
             self.unmake_container(key);
         }
+        if !self.unmakes.is_empty() {
+            self.unmake_pod_when_empty();
+        }
     }
 
     // Taking away.
@@ -423,7 +435,6 @@ impl Monitor {
         }
         if !self.unmakes.is_empty() {
             self.left.note(result);
-            self.unmake_pod_when_empty();
         }
     }
 

@@ -70,8 +70,9 @@ pub(crate) fn inherited_code(pidfd: BorrowedFd<'_>, pid: i32) -> Option<i32> {
     (stat.state == b'Z' && exists(pidfd)).then(|| code(stat.exit_status))
 }
 
-/// Whether a zombie is still there. There is no signal 0 to be had here; a zombie ignores this one.
-fn exists(pidfd: BorrowedFd<'_>) -> bool {
+/// Whether the zombie of a process that ended is still there. There is no signal 0 to be had here; a zombie ignores
+/// this one.
+pub(crate) fn exists(pidfd: BorrowedFd<'_>) -> bool {
     pidfd_send_signal(pidfd, Signal::CONT).is_ok()
 }
 

@@ -279,12 +279,17 @@ fn make_rootfs(dir: &Path) {
     }
 }
 
+/// The monitor under test; `BERTH_CONMON` names another build, such as the static one.
+pub(crate) fn program() -> std::ffi::OsString {
+    std::env::var_os("BERTH_CONMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_berth-conmon").into())
+}
+
 /// The daemon's socket goes in as descriptor 3, which only a shell can do from here without unsafe code.
 fn spawn(dir: &Path) -> (Child, Daemon) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = Command::new("/bin/sh")
         .args(["-c", "exec \"$0\" --pod-dir \"$1\" --daemon-fd 3 3<&0 </dev/null"])
-        .arg(env!("CARGO_BIN_EXE_berth-conmon"))
+        .arg(program())
         .arg(dir)
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
