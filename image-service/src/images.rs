@@ -239,6 +239,12 @@ impl Inner {
     }
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.pulls.store.layers.close();
+    }
+}
+
 /// The names a pull gives: a pull by digest gives no tag.
 fn names(reference: &Reference, digest: &Digest) -> Vec<Name> {
     let by_digest = Name::Digest(reference.with_digest(digest.clone()).to_string());

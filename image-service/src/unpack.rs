@@ -41,6 +41,15 @@ pub struct Limits {
     /// Bytes after inflating.
     pub bytes: u64,
     pub entries: u64,
+    /// Up to so many bytes nobody asks how few they were before inflating.
+    pub unsuspicious: u64,
+}
+
+impl Limits {
+    /// The node's, for layers of at most `bytes`.
+    pub fn new(bytes: u64) -> Limits {
+        Limits { bytes, entries: MAX_ENTRIES, unsuspicious: 1 << 30 }
+    }
 }
 
 /// What was made.
@@ -67,7 +76,7 @@ pub fn unpack(
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
-    let diff = Diff::new(inflater, expected.diff_id.algorithm(), limits.bytes);
+    let diff = Diff::new(inflater, expected.diff_id.algorithm(), limits);
     let mut archive = Archive::new(diff, limits.entries);
     let mut placer = Placer::new(root);
     while let Some(entry) = archive.next_entry()? {

@@ -15,8 +15,8 @@ use crate::digest::Algorithm;
 use crate::error::Error;
 use crate::unpack::archive::Archive;
 use crate::unpack::entry::{Kind, normalise};
-use crate::unpack::open_root;
 use crate::unpack::stream::{Diff, Inflater, Source};
+use crate::unpack::{Limits, open_root};
 
 /// Files in an archive: a few for each layer.
 const MAX_FILES: u64 = 100_000;
@@ -96,7 +96,8 @@ impl Tar {
         if !matches!(inflater, Inflater::Plain(_)) {
             return Err(Error::invalid(shown, "it is compressed; unpack it first (gzip -d, zstd -d)"));
         }
-        let mut archive = Archive::new(Diff::new(inflater, Algorithm::Sha256, u64::MAX), MAX_FILES);
+        let mut archive =
+            Archive::new(Diff::new(inflater, Algorithm::Sha256, Limits::new(u64::MAX)), MAX_FILES);
         let mut files = HashMap::new();
         while let Some(entry) = archive.next_entry().map_err(|error| Error::invalid(&shown, error))? {
             let member = match entry.kind {

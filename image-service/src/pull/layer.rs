@@ -13,7 +13,7 @@ use crate::image::Layer;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
 use crate::store::{Hold, Store};
-use crate::unpack::{self, Expected, Limits, MAX_ENTRIES};
+use crate::unpack::{self, Expected, Limits};
 
 /// What a thread must hold while it makes a layer: its turn, and one of the node's slots.
 pub(crate) struct Permission {
@@ -81,7 +81,7 @@ impl Pulls {
         expected: Expected,
         permission: Permission,
     ) -> Result<Hold, Error> {
-        let limits = Limits { bytes: self.max_layer_bytes, entries: MAX_ENTRIES };
+        let limits = Limits::new(self.max_layer_bytes);
         blocking(move || {
             let made = make(&self.store, source, &expected, limits);
             drop(permission);

@@ -36,7 +36,7 @@ impl Index {
     /// Opens the index; one that is damaged is moved aside and a new one begun.
     pub(crate) fn open(path: PathBuf) -> Result<Index, redb::Error> {
         let database = match open(&path) {
-            Err(error @ (redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_))) => {
+            Err(error) if is_damage(&error) => {
                 let aside = path.with_extension("damaged");
                 tracing::error!(%error, aside = %aside.display(), "the image index is damaged; images must be pulled again");
                 std::fs::rename(&path, aside)?;
@@ -118,6 +118,15 @@ impl Index {
             *slot = Some(database);
         }
         result
+    }
+}
+
+/// A file that is no index, as against one that can't be read now.
+fn is_damage(error: &redb::Error) -> bool {
+    match error {
+        redb::Error::Corrupted(_) | redb::Error::UpgradeRequired(_) => true,
+        redb::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 

@@ -24,6 +24,8 @@ struct Known {
     layers: HashMap<Digest, Entry>,
     bytes: u64,
     inodes: u64,
+    /// The service is ending: what is held stays on the disk for the next run, which sweeps.
+    closed: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,11 @@ impl Layers {
         }
     }
 
+    /// From now on letting go removes nothing: the holders go because the service does.
+    pub(crate) fn close(&self) {
+        self.known().closed = true;
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,6 +137,7 @@ impl Layers {
         let mut known = self.known();
         for layer in layers {
             if known.release(&layer.diff_id)
+                && !known.closed
                 && let Err(error) = self.trash.take(&self.path(&layer.diff_id))
             {
                 tracing::warn!(layer = %layer.diff_id, %error, "an unused layer can't be removed; a restart tries again");

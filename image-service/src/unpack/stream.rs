@@ -4,12 +4,11 @@ use std::io::{self, BufRead, Read};
 
 use crate::digest::{Algorithm, Digest, Hasher};
 
+use super::Limits;
 use super::error::Error;
 
 /// One write of a large file, and what one step of inflating fills.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Below this no ratio is suspicious.
-const RATIO_FREE_BYTES: u64 = 1 << 30;
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
 const MAX_RATIO: u64 = 4096;
 /// The largest window a zstd frame may ask for (128 MiB, the format's own default for decoders).
@@ -119,13 +118,13 @@ pub(crate) struct Diff<R: BufRead> {
     /// What of the buffer is filled and not yet consumed.
     filled: std::ops::Range<usize>,
     count: u64,
-    limit: u64,
+    limits: Limits,
 }
 
 impl<R: BufRead> Diff<R> {
-    pub(crate) fn new(inner: Inflater<R>, algorithm: Algorithm, limit: u64) -> Diff<R> {
+    pub(crate) fn new(inner: Inflater<R>, algorithm: Algorithm, limits: Limits) -> Diff<R> {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        Diff { inner, hasher: Hasher::new(algorithm), buffer, filled: 0..0, count: 0, limit }
+        Diff { inner, hasher: Hasher::new(algorithm), buffer, filled: 0..0, count: 0, limits }
     }
 
     /// How many bytes were handed on.
@@ -148,11 +147,11 @@ impl<R: BufRead> Diff<R> {
     }
 
     fn check(&self) -> Result<(), Error> {
-        if self.count > self.limit {
-            return Err(Error::TooLarge(self.limit));
+        if self.count > self.limits.bytes {
+            return Err(Error::TooLarge(self.limits.bytes));
         }
         let compressed = self.inner.compressed();
-        if self.count > RATIO_FREE_BYTES.saturating_add(compressed.saturating_mul(MAX_RATIO)) {
+        if self.count > self.limits.unsuspicious.saturating_add(compressed.saturating_mul(MAX_RATIO)) {
             return Err(Error::Bomb { compressed, unpacked: self.count });
         }
         Ok(())

@@ -1,0 +1,476 @@
+//! Pulling, naming, keeping and forgetting images: the whole service against a registry that does as told.
+
+#[path = "support/fake.rs"]
+#[allow(dead_code)]
+mod fake;
+#[path = "support/picture.rs"]
+#[allow(dead_code)]
+mod picture;
+#[path = "support/shelf.rs"]
+#[allow(dead_code)]
+mod shelf;
+
+use std::time::Duration;
+
+use fake::{Fake, Manner, Reply};
+use image_service::digest::Digest;
+use image_service::{Error, Images, Progress};
+use picture::{OCI_INDEX, noise};
+use serde_json::json;
+use shelf::{Node, Shelf, exists, gzip, id, image, image_claiming, request, tar};
+use tokio::sync::watch;
+
+fn strings(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+async fn pull(images: &Images, name: &str) -> std::sync::Arc<image_service::Image> {
+    images.pull(request(name)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pull_by_tag_gives_a_whole_image_under_its_names() {
+    let base = tar(&[("etc/", ""), ("etc/passwd", "root:x:0:0::/:/bin/sh\n"), ("etc/issue", "base")]);
+    let top = tar(&[("etc/", ""), ("etc/.wh.issue", ""), ("app", "hello")]);
+    let picture = image(&[base.clone(), top.clone()], json!({"Env": ["A=b"], "User": "1000"}));
+    let picture = picture.indexed(OCI_INDEX, &image_service::Platform::host().to_string());
+    let shelf = Shelf::default();
+    shelf.put("a/b:1", &picture);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a/b:1").await;
+    assert_eq!(pulled.id, id(&picture));
+    assert_eq!(pulled.repo_tags, ["one.test/a/b:1"]);
+    assert_eq!(pulled.repo_digests, [format!("one.test/a/b@{}", picture.top)]);
+    assert_eq!((pulled.config.env[0].as_str(), pulled.config.user.as_str()), ("A=b", "1000"));
+    assert_eq!(pulled.accounts.passwd.as_deref(), Some(&b"root:x:0:0::/:/bin/sh\n"[..]));
+    assert_eq!(pulled.accounts.group, None);
+    assert_eq!(std::fs::read_to_string(node.layer(&top).join("app")).unwrap(), "hello");
+    assert_eq!(images.list().len(), 1);
+    for name in [&pulled.id, &pulled.id[7..], &pulled.id[7..20], "one.test/a/b:1", &pulled.repo_digests[0]] {
+        assert_eq!(images.find(name).map(|found| found.id.clone()), Some(pulled.id.clone()), "{name}");
+    }
+    for name in ["one.test/a/b", "one.test/a/b:2", "two.test/a/b:1", "0000", "", "sha256:"] {
+        assert!(images.find(name).is_none(), "{name}");
+    }
+    let usage = images.usage();
+    assert!(usage.bytes > 0 && usage.inodes == 6, "{usage:?}");
+    node.check_settled().await;
+}
+
+#[tokio::test]
+async fn names_without_a_tag_mean_latest() {
+    let shelf = Shelf::default();
+    shelf.put("a:latest", &image(&[tar(&[("a", "")])], json!({})));
+    shelf.put("library/busybox:latest", &image(&[tar(&[("b", "")])], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    assert_eq!(pull(&images, "one.test/a").await.repo_tags, ["one.test/a:latest"]);
+    assert!(images.find("one.test/a").is_some());
+    assert_eq!(pull(&images, "busybox").await.repo_tags, ["docker.io/library/busybox:latest"]);
+    for name in ["busybox", "busybox:latest", "docker.io/busybox", "library/busybox"] {
+        assert!(images.find(name).is_some(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_pull_by_digest_gives_no_tag() {
+    let picture = image(&[tar(&[("a", "")])], json!({}));
+    let shelf = Shelf::default();
+    shelf.put("a:any", &picture);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let name = format!("one.test/a@{}", picture.top);
+    let pulled = pull(&images, &name).await;
+    assert_eq!((pulled.repo_tags.len(), &pulled.repo_digests), (0, &vec![name.clone()]));
+    assert!(images.find(&name).is_some());
+    images.remove(&name).await.unwrap();
+    assert!(images.find(&name).is_none());
+    node.check_empty().await;
+}
+
+#[tokio::test]
+async fn one_image_under_many_names_goes_with_any_of_them() {
+    let picture = image(&[tar(&[("pause", "")])], json!({}));
+    let shelf = Shelf::default();
+    for tag in ["pause:1", "pause:2"] {
+        shelf.put(tag, &picture);
+    }
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    for by_id in [true, false] {
+        let names = ["two.test/pause:1", "one.test/pause:2", "one.test/pause:1"];
+        for name in names {
+            assert_eq!(pull(&images, name).await.id, id(&picture));
+        }
+        let found = images.find("two.test/pause:1").unwrap();
+        assert_eq!(found.repo_tags, ["one.test/pause:1", "one.test/pause:2", "two.test/pause:1"]);
+        assert_eq!(found.repo_digests.len(), 2);
+        assert_eq!(images.list().len(), 1);
+        let name = if by_id { found.id.clone() } else { "one.test/pause:2".to_owned() };
+        let removals = (0..5).map(|_| {
+            let (images, name) = (images.clone(), name.clone());
+            tokio::spawn(async move { images.remove(&name).await })
+        });
+        for removal in removals.collect::<Vec<_>>() {
+            removal.await.unwrap().unwrap();
+        }
+        assert!(images.list().is_empty());
+        assert_eq!(images.usage().bytes, 0);
+        node.check_empty().await;
+    }
+}
+
+#[tokio::test]
+async fn a_moved_tag_leaves_the_old_image_untagged() {
+    let base = tar(&[("base", "")]);
+    let old = image(&[base.clone(), tar(&[("old", "")])], json!({}));
+    let new = image(&[base.clone(), tar(&[("new", "")])], json!({}));
+    let shelf = Shelf::default();
+    shelf.put("a:1", &old);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    pull(&images, "one.test/a:1").await;
+    shelf.put("a:1", &new);
+    assert_eq!(pull(&images, "one.test/a:1").await.id, id(&new));
+    let left = images.find(&id(&old)).unwrap();
+    assert_eq!((left.repo_tags.len(), left.repo_digests.len()), (0, 1));
+    assert_eq!(images.find("one.test/a:1").unwrap().id, id(&new));
+    // The layer they share was fetched once, and stays with the one that is left.
+    let base_digest = Digest::sha256(&gzip(&base));
+    assert_eq!(fake.paths().iter().filter(|path| path.ends_with(base_digest.as_str())).count(), 1);
+    images.remove(&id(&old)).await.unwrap();
+    assert!(exists(&node.layer(&base).join("base")));
+    assert_eq!(node.names("layers").len(), 2);
+}
+
+#[tokio::test]
+async fn many_who_ask_at_once_share_one_pull() {
+    let picture = image(&[tar(&[("a", &"x".repeat(300_000))]), tar(&[("b", "")])], json!({}));
+    let shelf = Shelf::default();
+    shelf.put("a:1", &picture);
+    shelf.put("a:2", &picture);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let asked = (0..20).map(|n| {
+        let images = images.clone();
+        tokio::spawn(async move { images.pull(request(&format!("one.test/a:{}", n % 2 + 1))).await })
+    });
+    for asked in asked.collect::<Vec<_>>() {
+        assert_eq!(asked.await.unwrap().unwrap().id, id(&picture));
+    }
+    assert_eq!(images.list()[0].repo_tags.len(), 2);
+    for digest in picture.blobs.keys() {
+        let times = fake.paths().iter().filter(|path| path.ends_with(digest.as_str())).count();
+        assert_eq!(times, 1, "{digest}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_who_leaves_cancels_and_nothing_is_left() {
+    let layer = tar(&[("a", std::str::from_utf8(&[b'x'; 1 << 20]).unwrap())]);
+    let picture = image(&[layer.clone(), tar(&[("small", "")])], json!({}));
+    let slow = picture.clone();
+    let blob = Digest::sha256(&gzip(&layer));
+    let fake = Fake::start(move |seen| {
+        let reply = slow.answer(seen);
+        if seen.path.ends_with(blob.as_str()) { reply.manner(Manner::Silent(1000)) } else { reply }
+    });
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let (sender, mut progress) = watch::channel(Progress::default());
+    let mut first = request("one.test/a:1");
+    first.progress = Some(sender);
+    let ask = |request| {
+        let images = images.clone();
+        tokio::spawn(async move { images.pull(request).await })
+    };
+    let first = ask(first);
+    let second = ask(request("one.test/a:1"));
+    let some = progress.wait_for(|now| now.layers.iter().any(|layer| layer.done_bytes >= 1000));
+    assert!(!some.await.unwrap().layers[0].finished);
+    first.abort();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(node.names("ingest").len(), 1, "the second still waits");
+    second.abort();
+    assert!(second.await.unwrap_err().is_cancelled());
+    node.check_empty().await;
+    assert!(images.list().is_empty());
+    // And a better registry gives the image at the next try.
+    drop(images);
+    let shelf = Shelf::default();
+    shelf.put("a:1", &picture);
+    let fake = shelf.serve();
+    let node = Node::within(node.dir, &fake.host());
+    pull(&node.open().await, "one.test/a:1").await;
+}
+
+#[tokio::test]
+async fn what_containers_use_outlives_the_image() {
+    let layer = tar(&[("./", ""), ("a", "")]);
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[layer.clone()], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a:1").await;
+    let plan = images.make_writable("c1", &pulled).await.unwrap();
+    assert_eq!(plan.lower, [node.layer(&layer)]);
+    assert_eq!(images.make_writable("c1", &pulled).await.unwrap(), plan, "making again is made already");
+    assert!(exists(&plan.upper) && exists(&plan.work));
+    images.remove("one.test/a:1").await.unwrap();
+    assert!(images.list().is_empty());
+    assert!(exists(&node.layer(&layer)));
+    // The daemon may come back in between.
+    drop(images);
+    let images = node.open().await;
+    assert_eq!(images.writables(), ["c1"]);
+    assert!(exists(&node.layer(&layer)));
+    assert!(images.make_writable("c2", &pulled).await.is_ok(), "its layers are still there");
+    std::fs::write(plan.upper.join("file"), vec![1; 10_000]).unwrap();
+    assert!(images.writable_usage("c1").bytes >= 10_000);
+    for _ in 0..2 {
+        images.unmake_writable("c1").await.unwrap();
+        images.unmake_writable("c2").await.unwrap();
+    }
+    assert!(!exists(&plan.upper));
+    node.check_empty().await;
+    assert!(matches!(images.make_writable("c3", &pulled).await, Err(Error::NotFound { .. })));
+    assert!(images.writables().is_empty());
+    for bad in ["", ".", "..", "a/b", "../x", "a\0"] {
+        assert!(images.make_writable(bad, &pulled).await.is_err(), "{bad:?}");
+        assert!(images.unmake_writable(bad).await.is_err(), "{bad:?}");
+    }
+}
+
+#[tokio::test]
+async fn writable_layers_of_another_boot_are_gone() {
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a:1").await;
+    for id in ["old", "torn", "good"] {
+        images.make_writable(id, &pulled).await.unwrap();
+    }
+    drop(images);
+    let record = |id: &str| node.settings.containers_dir.join(id).join("held");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let text = std::fs::read_to_string(record("old")).unwrap();
+    std::fs::write(record("old"), text.replace(boot.trim(), "another")).unwrap();
+    std::fs::write(record("torn"), "{").unwrap();
+    let images = node.open().await;
+    assert_eq!(images.writables(), ["good"]);
+    assert!(!exists(&node.settings.containers_dir.join("old")));
+    images.unmake_writable("good").await.unwrap();
+    images.remove("one.test/a:1").await.unwrap();
+    node.check_empty().await;
+}
+
+#[tokio::test]
+async fn a_restart_finds_everything_and_drops_only_what_is_damaged() {
+    let shared = tar(&[("shared", "")]);
+    let good = image(&[shared.clone()], json!({"Cmd": ["good"]}));
+    let damaged_layer = tar(&[("damaged", "")]);
+    let damaged = image(&[shared.clone(), damaged_layer.clone()], json!({}));
+    let shelf = Shelf::default();
+    shelf.put("good:1", &good);
+    shelf.put("damaged:1", &damaged);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let before = pull(&images, "one.test/good:1").await;
+    pull(&images, "one.test/damaged:1").await;
+    let usage = images.usage();
+    drop(images);
+    // What crashes leave: a layer half unpacked, one that no image came to have, half a removal.
+    for left in ["ingest/1", "layers/unheld", "trash/2"] {
+        std::fs::create_dir_all(node.settings.root.join(left).join("x/y")).unwrap();
+    }
+    let images = node.open().await;
+    assert_eq!(images.find("one.test/good:1").unwrap(), before);
+    assert_eq!((images.list().len(), images.usage()), (2, usage));
+    node.check_settled().await;
+    assert_eq!(node.names("layers").len(), 2);
+    drop(images);
+    std::fs::remove_dir_all(node.layer(&damaged_layer)).unwrap();
+    let images = node.open().await;
+    assert_eq!(images.list(), [before]);
+    drop(images);
+    assert_eq!(node.open().await.list().len(), 1);
+    // An index that is no index costs the images, not the node.
+    std::fs::write(node.settings.root.join("index.redb"), vec![7; 100_000]).unwrap();
+    let images = node.open().await;
+    assert!(images.list().is_empty());
+    pull(&images, "one.test/damaged:1").await;
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_what_was_announced_leaves_nothing() {
+    let layer = tar(&[("a", "x")]);
+    let lying = image_claiming(
+        &[layer.clone(), tar(&[("b", "")])],
+        json!({}),
+        &[Digest::sha256(b"1"), Digest::sha256(b"2")],
+    );
+    let short = image_claiming(&[layer.clone()], json!({}), &[]);
+    let mut swapped = image(&[layer.clone()], json!({}));
+    let other = gzip(&tar(&[("a", "y")]));
+    let blob = swapped.layer.digest.clone();
+    assert_eq!(other.len(), swapped.blobs[&blob].len());
+    swapped.blobs.insert(blob, other);
+    let hostile = image(
+        &[{
+            let mut bytes = tar(&[("a", "x")]);
+            bytes[0] = b'?';
+            bytes
+        }],
+        json!({}),
+    );
+    for (picture, words) in
+        [(lying, "diff ID"), (short, "0 diff IDs for 1 layers"), (swapped, "digest"), (hostile, "unpacked")]
+    {
+        let shelf = Shelf::default();
+        shelf.put("a:1", &picture);
+        let fake = shelf.serve();
+        let node = Node::new(&fake.host());
+        let images = node.open().await;
+        let error = images.pull(request("one.test/a:1")).await.unwrap_err();
+        let told = format!("{error:?} {error}");
+        assert!(told.contains(words), "{told} does not say {words}");
+        assert!(images.list().is_empty());
+        node.check_empty().await;
+        assert_eq!(images.usage().inodes, 0);
+    }
+}
+
+#[tokio::test]
+async fn failures_have_the_names_the_kubelet_knows() {
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let error = |name: &'static str| {
+        let images = images.clone();
+        async move { images.pull(request(name)).await.unwrap_err() }
+    };
+    assert!(matches!(error("one.test/nothing:1").await, Error::NotFound { .. }));
+    assert!(matches!(error("one.test/UPPER").await, Error::InvalidReference(_)));
+    std::fs::write(&node.settings.policy, r#"{"default": [{"type": "reject"}]}"#).unwrap();
+    let seen = fake.seen().len();
+    assert!(error("one.test/a:1").await.to_string().starts_with("SignatureValidationFailed"));
+    std::fs::write(&node.settings.policy, "no policy").unwrap();
+    assert!(error("one.test/a:1").await.to_string().starts_with("SignatureValidationFailed"));
+    assert_eq!(fake.seen().len(), seen, "what the policy refuses is not even asked for");
+    std::fs::remove_file(&node.settings.policy).unwrap();
+    pull(&images, "one.test/a:1").await;
+    images.remove("one.test/never-heard-of:1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_is_said_to_be() {
+    let gone = Fake::start(|_| Reply::new(503, "")).host();
+    let node = Node::new(&gone);
+    let images = node.open().await;
+    let pull = tokio::time::timeout(Duration::from_secs(60), images.pull(request("one.test/a:1")));
+    let error = pull.await.unwrap().unwrap_err();
+    assert!(error.to_string().starts_with("RegistryUnavailable"), "{error}");
+}
+
+#[tokio::test]
+async fn accounts_are_seen_through_the_layers() {
+    let shelf = Shelf::default();
+    let base = tar(&[("etc/", ""), ("etc/passwd", "base"), ("etc/group", "base"), ("real/", "")]);
+    let linked =
+        tar(&[("etc/passwd -> /real/../real/passwd", ""), ("etc/.wh.group", ""), ("real/passwd", "linked")]);
+    let opaque = tar(&[("etc/.wh..wh..opq", ""), ("etc/group", "opaque")]);
+    let escaping = tar(&[("etc/passwd -> ../../../../etc/passwd", ""), ("etc/group -> group", "")]);
+    let large = tar(&[("etc/passwd", &"x".repeat((1 << 20) + 1)), ("etc/group", "g")]);
+    let check: [(&str, Vec<Vec<u8>>, Option<&str>, Option<&str>, bool); 5] = [
+        ("a:1", vec![base.clone()], Some("base"), Some("base"), false),
+        ("a:2", vec![base.clone(), linked], Some("linked"), None, false),
+        ("a:3", vec![base.clone(), opaque], None, Some("opaque"), false),
+        ("a:4", vec![base.clone(), escaping], None, None, true),
+        ("a:5", vec![base, large], None, Some("g"), true),
+    ];
+    for (name, layers, ..) in &check {
+        shelf.put(name, &image(layers, json!({})));
+    }
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    for (name, _, passwd, group, unusable) in check {
+        let accounts = &pull(&images, &format!("one.test/{name}")).await.accounts;
+        let text = |bytes: &Option<Vec<u8>>| {
+            bytes.as_deref().map(|bytes| String::from_utf8_lossy(bytes).to_string())
+        };
+        assert_eq!(text(&accounts.passwd).as_deref(), passwd, "{name}");
+        assert_eq!(text(&accounts.group).as_deref(), group, "{name}");
+        assert_eq!(accounts.unusable.is_some(), unusable, "{name}: {accounts:?}");
+    }
+}
+
+#[tokio::test]
+async fn images_come_and_go_while_others_come() {
+    let shared = tar(&[("shared", "x")]);
+    let shelf = Shelf::default();
+    let pictures: Vec<_> =
+        (0..4).map(|n| image(&[shared.clone(), tar(&[(&format!("own{n}"), "")])], json!({"n": n}))).collect();
+    for (n, picture) in pictures.iter().enumerate() {
+        shelf.put(&format!("a:{n}"), picture);
+    }
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let tasks = (0..8).map(|task| {
+        let images = images.clone();
+        tokio::spawn(async move {
+            for round in 0..10 {
+                let name = format!("one.test/a:{}", (task + round) % 4);
+                let pulled = images.pull(request(&name)).await.unwrap();
+                let container = format!("c{task}");
+                // Another task may have removed it meanwhile; then it is said to be gone, never half there.
+                match images.make_writable(&container, &pulled).await {
+                    Ok(plan) => assert!(plan.lower.iter().all(|path| path.is_dir())),
+                    Err(error) => assert!(matches!(error, Error::NotFound { .. }), "{error}"),
+                }
+                images.remove(&name).await.unwrap();
+                images.unmake_writable(&container).await.unwrap();
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    for image in images.list() {
+        images.remove(&image.id).await.unwrap();
+    }
+    node.check_empty().await;
+    assert_eq!((images.usage().bytes, images.usage().inodes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_large_layer_passes_through_little_memory() {
+    let text: String = noise(8 << 20).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
+    let picture = image(&[tar(&[("large", &text)])], json!({}));
+    let shelf = Shelf::default();
+    shelf.put("a:1", &picture);
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let (sender, progress) = watch::channel(Progress::default());
+    let mut asked = request("one.test/a:1");
+    asked.progress = Some(sender);
+    let pulled = images.pull(asked).await.unwrap();
+    let last = progress.borrow().clone();
+    assert!(last.layers[0].finished && last.layers[0].done_bytes == last.layers[0].size_bytes);
+    assert!(pulled.size_bytes >= 8 << 20);
+}
