@@ -70,7 +70,7 @@ fn what_does_not_belong_is_refused_with_its_place() {
         }
     };
     check("[network]\nplugin_timeout = 3", &["berth.toml", "line 2", "plugin_timeout", "plugin_timeout_s"]);
-    check("workers = \"two\"", &["berth.toml", "line 1", "integer"]);
+    check("workers = \"two\"", &["berth.toml", "line 1", "invalid type"]);
     check("root = \"var\"", &["root", "not an absolute path"]);
     check("[runtime]\ndefault_handler = \"kata\"", &["default_handler", "kata"]);
     check("workers = 0", &["workers"]);

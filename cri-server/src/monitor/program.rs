@@ -62,12 +62,14 @@ fn seal(path: &Path) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
     #[test]
     fn the_copy_runs_and_cannot_be_written() {
         let program = Program::load(Path::new("/bin/true")).unwrap();
         assert!(matches!(program, Program::Sealed(_)));
         assert!(std::process::Command::new(program.path()).status().unwrap().success());
-        assert!(std::fs::OpenOptions::new().write(true).open(program.path()).is_err());
+        let mut opened = std::fs::OpenOptions::new().write(true).open(program.path()).unwrap();
+        assert_eq!(opened.write(b"x").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     }
 }

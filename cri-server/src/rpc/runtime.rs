@@ -297,14 +297,15 @@ impl RuntimeService for Runtime {
     }
 
     async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Reply<v1::PortForwardResponse> {
-        let id = request.into_inner().pod_sandbox_id;
+        let v1::PortForwardRequest { pod_sandbox_id: id, port } = request.into_inner();
         let work = async {
             let sandbox = self.node.world.now().sandbox(&id)?;
+            let ports = ports(&port)?;
             if !sandbox.life.is_ready() {
                 return Err(not_ready(&sandbox));
             }
             let netns = sandbox.facts.plan.netns();
-            let session = PortForwardSession { sandbox_id: sandbox.facts.id.to_string(), netns };
+            let session = PortForwardSession { sandbox_id: sandbox.facts.id.to_string(), netns, ports };
             Ok(v1::PortForwardResponse { url: self.node.streams.port_forward(session)? })
         };
         answer(&self.node.metrics, "PortForward", work).await
@@ -545,6 +546,13 @@ fn check_streams(stdin: bool, stdout: bool, stderr: bool, terminal: bool) -> Res
         return Err(Error::Request("stdin, stdout, stderr: one must be asked for".into()));
     }
     Ok(())
+}
+
+/// None at all leaves the choice to the client.
+fn ports(asked: &[i32]) -> Result<Vec<u16>, Error> {
+    let port = |number: &i32| u16::try_from(*number).ok().filter(|port| *port != 0).ok_or(*number);
+    let ports: Result<Vec<u16>, i32> = asked.iter().map(port).collect();
+    ports.map_err(|number| Error::Request(format!("port: {number} is not a port")))
 }
 
 fn not_ready(sandbox: &sandbox::Sandbox) -> Error {
