@@ -36,7 +36,7 @@ use crate::image::{Accounts, Image, ImageConfig, Layer};
 use crate::images::Settings;
 use crate::layered::Layered;
 use crate::{mountplan, unpack};
-use index::{Change, Index};
+use index::{Change, Index, Read};
 use record::Record;
 
 /// The contract of [`Accounts`]: a node needs a few lines of them, not a database.
@@ -153,9 +153,8 @@ impl Store {
     pub(crate) fn commit(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
         let mut images = self.images();
         let record = merge(images.get(&content.id).map(|entry| &entry.record), content);
-        let mut change = Change::default();
-        change.put = record::claim(images.values().map(|entry| &entry.record), record, names);
-        change.put_documents = content.documents.clone();
+        let put = record::claim(images.values().map(|entry| &entry.record), record, names);
+        let change = Change { put, put_documents: content.documents.clone(), ..Change::default() };
         self.index.apply(&change).map_err(|error| self.index_error(error))?;
         for record in change.put {
             match images.get_mut(&record.id) {
@@ -245,7 +244,7 @@ impl Store {
     /// Reads the index; what is damaged is dropped from it, since it can be pulled again.
     fn load(&self) -> Result<(), Error> {
         let mut images = self.images();
-        for (key, found) in self.index.read_all().map_err(|error| self.index_error(error))? {
+        for Read { key, found } in self.index.read_all().map_err(|error| self.index_error(error))? {
             match found.and_then(|(record, config)| self.check(&key, record, &config)) {
                 Some(entry) => _ = images.insert(entry.record.id.clone(), entry),
                 None => {

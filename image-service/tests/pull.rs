@@ -1,5 +1,11 @@
 //! Pulling, naming, keeping and forgetting images: the whole service against a registry that does as told.
 
+#![allow(clippy::unwrap_used, reason = "a test that can't go on is to fail")]
+#![allow(unreachable_pub, reason = "modules of a test are its own")]
+
+#[path = "support/docker_registry.rs"]
+#[allow(dead_code)]
+mod docker_registry;
 #[path = "support/fake.rs"]
 #[allow(dead_code)]
 mod fake;
@@ -19,10 +25,6 @@ use picture::{OCI_INDEX, noise};
 use serde_json::json;
 use shelf::{Node, Shelf, exists, gzip, id, image, image_claiming, request, tar};
 use tokio::sync::watch;
-
-fn strings(list: &[&str]) -> Vec<String> {
-    list.iter().map(|text| (*text).to_owned()).collect()
-}
 
 async fn pull(images: &Images, name: &str) -> std::sync::Arc<image_service::Image> {
     images.pull(request(name)).await.unwrap()
@@ -57,6 +59,28 @@ async fn a_pull_by_tag_gives_a_whole_image_under_its_names() {
     let usage = images.usage();
     assert!(usage.bytes > 0 && usage.inodes == 6, "{usage:?}");
     node.check_settled().await;
+}
+
+#[tokio::test]
+async fn docker_registry_gives_what_was_pushed_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = docker_registry::DockerRegistry::start(&dir.path().join("storage"), "", "");
+    let files: Vec<_> =
+        (0..300).map(|n| (format!("dir{}/file{n}", n % 7), format!("{n}").repeat(n * 10))).collect();
+    let list: Vec<_> = files.iter().map(|(name, data)| (name.as_str(), data.as_str())).collect();
+    let layers = [tar(&list), tar(&[("etc/passwd", "root:x:0:0::/:/bin/sh")])];
+    let picture = image(&layers, json!({"Cmd": ["sh"]}));
+    registry.push("team/app", "v1", &picture);
+    let node = Node::new(&registry.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/team/app:v1").await;
+    assert_eq!((&pulled.id, &pulled.config.cmd[..]), (&id(&picture), &["sh".to_owned()][..]));
+    for (name, data) in &files {
+        assert_eq!(&std::fs::read_to_string(node.layer(&layers[0]).join(name)).unwrap(), data);
+    }
+    images.remove("one.test/team/app:v1").await.unwrap();
+    let by_digest = format!("one.test/team/app@{}", picture.top);
+    assert_eq!(pull(&images, &by_digest).await.repo_digests, [by_digest]);
 }
 
 #[tokio::test]
@@ -215,7 +239,7 @@ async fn the_last_who_leaves_cancels_and_nothing_is_left() {
 async fn what_containers_use_outlives_the_image() {
     let layer = tar(&[("./", ""), ("a", "")]);
     let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[layer.clone()], json!({})));
+    shelf.put("a:1", &image(std::slice::from_ref(&layer), json!({})));
     let fake = shelf.serve();
     let node = Node::new(&fake.host());
     let images = node.open().await;
@@ -277,7 +301,7 @@ async fn writable_layers_of_another_boot_are_gone() {
 #[tokio::test]
 async fn a_restart_finds_everything_and_drops_only_what_is_damaged() {
     let shared = tar(&[("shared", "")]);
-    let good = image(&[shared.clone()], json!({"Cmd": ["good"]}));
+    let good = image(std::slice::from_ref(&shared), json!({"Cmd": ["good"]}));
     let damaged_layer = tar(&[("damaged", "")]);
     let damaged = image(&[shared.clone(), damaged_layer.clone()], json!({}));
     let shelf = Shelf::default();
@@ -320,8 +344,8 @@ async fn a_layer_that_is_not_what_was_announced_leaves_nothing() {
         json!({}),
         &[Digest::sha256(b"1"), Digest::sha256(b"2")],
     );
-    let short = image_claiming(&[layer.clone()], json!({}), &[]);
-    let mut swapped = image(&[layer.clone()], json!({}));
+    let short = image_claiming(std::slice::from_ref(&layer), json!({}), &[]);
+    let mut swapped = image(std::slice::from_ref(&layer), json!({}));
     let other = gzip(&tar(&[("a", "y")]));
     let blob = swapped.layer.digest.clone();
     assert_eq!(other.len(), swapped.blobs[&blob].len());
@@ -394,7 +418,8 @@ async fn accounts_are_seen_through_the_layers() {
     let opaque = tar(&[("etc/.wh..wh..opq", ""), ("etc/group", "opaque")]);
     let escaping = tar(&[("etc/passwd -> ../../../../etc/passwd", ""), ("etc/group -> group", "")]);
     let large = tar(&[("etc/passwd", &"x".repeat((1 << 20) + 1)), ("etc/group", "g")]);
-    let check: [(&str, Vec<Vec<u8>>, Option<&str>, Option<&str>, bool); 5] = [
+    type Row = (&'static str, Vec<Vec<u8>>, Option<&'static str>, Option<&'static str>, bool);
+    let check: [Row; 5] = [
         ("a:1", vec![base.clone()], Some("base"), Some("base"), false),
         ("a:2", vec![base.clone(), linked], Some("linked"), None, false),
         ("a:3", vec![base.clone(), opaque], None, Some("opaque"), false),
@@ -473,4 +498,121 @@ async fn a_large_layer_passes_through_little_memory() {
     let last = progress.borrow().clone();
     assert!(last.layers[0].finished && last.layers[0].done_bytes == last.layers[0].size_bytes);
     assert!(pulled.size_bytes >= 8 << 20);
+}
+
+/// The plan's overlay, mounted where only its descriptor reaches.
+fn mount(plan: &image_service::RootfsPlan) -> rustix::fd::OwnedFd {
+    use rustix::mount::{
+        FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+    };
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    for lower in &plan.lower {
+        fsconfig_set_string(&overlay, "lowerdir+", lower).unwrap();
+    }
+    fsconfig_set_string(&overlay, "upperdir", &plan.upper).unwrap();
+    fsconfig_set_string(&overlay, "workdir", &plan.work).unwrap();
+    fsconfig_create(&overlay).unwrap();
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+}
+
+#[tokio::test]
+async fn a_container_sees_its_layers_as_one() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let root = |mode| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(7);
+        header.set_size(0);
+        builder.append_data(&mut header, "./", &[][..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let base = tar(&[
+        ("etc/", ""),
+        ("etc/gone", ""),
+        ("etc/kept", "base"),
+        ("dir/", ""),
+        ("dir/old", ""),
+        ("f", "1"),
+    ]);
+    let middle =
+        tar(&[("etc/", ""), ("etc/.wh.gone", ""), ("dir/", ""), ("dir/.wh..wh..opq", ""), ("dir/new", "")]);
+    let empty = tar(&[]);
+    let layers =
+        [root(0o711), base.clone(), middle, empty, base.clone(), tar(&[("etc/", ""), ("etc/.wh.gone", "")])];
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&layers, json!({})));
+    shelf.put("scratch:1", &image(&[], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a:1").await;
+    let plan = images.make_writable("c", &pulled).await.unwrap();
+    assert_eq!(plan.lower.len(), 3, "{:?}", plan.lower);
+    let mounted = mount(&plan);
+    let inside = std::path::PathBuf::from(format!("/proc/self/fd/{}", mounted.as_raw_fd()));
+    let list = |dir: &str| {
+        let entries = std::fs::read_dir(inside.join(dir)).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(list("."), ["dir", "etc", "f"]);
+    assert_eq!(list("etc"), ["kept"]);
+    assert_eq!(list("dir"), ["new", "old"]);
+    let metadata = std::fs::metadata(inside.join(".")).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o7777, metadata.uid()), (0o711, 7));
+    std::fs::write(inside.join("f"), "2").unwrap();
+    assert_eq!(std::fs::read_to_string(node.layer(&base).join("f")).unwrap(), "1");
+    drop(mounted);
+    let scratch = pull(&images, "one.test/scratch:1").await;
+    drop(mount(&images.make_writable("s", &scratch).await.unwrap()));
+}
+
+/// A small disk, unmounted when the test is done, well or badly.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(options: &str) -> SmallDisk {
+        let dir = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("berth-test", dir.path(), "tmpfs", flags, options.as_c_str()).unwrap();
+        SmallDisk(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_one_clear_error_and_frees_what_it_took() {
+    let shelf = Shelf::default();
+    let large = "x".repeat(3 << 20);
+    let layers: Vec<_> = (0..4).map(|n| tar(&[(&format!("f{n}"), &large)])).collect();
+    shelf.put("large:1", &image(&layers, json!({})));
+    shelf.put("small:1", &image(&[tar(&[("a", "")])], json!({})));
+    let files: Vec<_> = (0..500).map(|n| (format!("f{n}"), "")).collect();
+    let files: Vec<_> = files.iter().map(|(name, data)| (name.as_str(), *data)).collect();
+    shelf.put("many:1", &image(&[tar(&files)], json!({})));
+    let fake = shelf.serve();
+    for (options, name) in [("size=8m", "one.test/large:1"), ("nr_inodes=200", "one.test/many:1")] {
+        let disk = SmallDisk::new(options);
+        let mut node = Node::new(&fake.host());
+        node.settings.root = disk.0.path().join("images");
+        node.settings.containers_dir = disk.0.path().join("containers");
+        let images = node.open().await;
+        let error = images.pull(request(name)).await.unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error:?}");
+        node.check_empty().await;
+        pull(&images, "one.test/small:1").await;
+        drop(images);
+        assert_eq!(node.open().await.list().len(), 1);
+    }
 }

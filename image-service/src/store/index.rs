@@ -23,6 +23,14 @@ pub(crate) struct Index {
     database: Mutex<Option<Database>>,
 }
 
+/// A record as it was found.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) key: String,
+    /// The record and its configuration; None when either can't be read.
+    pub(crate) found: Option<(Record, Vec<u8>)>,
+}
+
 /// A change, all of it or nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
@@ -47,8 +55,8 @@ impl Index {
         Ok(Index { path, database: Mutex::new(Some(database)) })
     }
 
-    /// Every record with its configuration's bytes. What can't be read is None, under its key.
-    pub(crate) fn read_all(&self) -> Result<Vec<(String, Option<(Record, Vec<u8>)>)>, redb::Error> {
+    /// Every record with its configuration's bytes.
+    pub(crate) fn read_all(&self) -> Result<Vec<Read>, redb::Error> {
         self.with(|database| {
             let transaction = database.begin_read()?;
             let images = transaction.open_table(IMAGES)?;
@@ -58,7 +66,7 @@ impl Index {
                 let (key, value) = item?;
                 let record: Option<Record> = serde_json::from_slice(value.value()).ok();
                 let config = documents.get(key.value())?.map(|bytes| bytes.value().to_vec());
-                all.push((key.value().to_owned(), record.zip(config)));
+                all.push(Read { key: key.value().to_owned(), found: record.zip(config) });
             }
             Ok(all)
         })

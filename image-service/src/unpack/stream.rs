@@ -65,7 +65,7 @@ impl<R: BufRead> BufRead for Source<R> {
 /// The packing is told by the bytes themselves, as containerd and containers/image do: media types lie
 /// more often, and a wrong guess ends at the diff ID.
 pub(crate) enum Inflater<R: BufRead> {
-    Plain(Source<R>),
+    Plain(Box<Source<R>>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<Source<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Source<R>>>),
 }
@@ -79,7 +79,7 @@ impl<R: BufRead> Inflater<R> {
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;
                 Ok(Inflater::Zstd(Box::new(decoder)))
             }
-            _ => Ok(Inflater::Plain(source)),
+            _ => Ok(Inflater::Plain(Box::new(source))),
         }
     }
 
@@ -93,7 +93,7 @@ impl<R: BufRead> Inflater<R> {
 
     fn into_source(self) -> Source<R> {
         match self {
-            Inflater::Plain(source) => source,
+            Inflater::Plain(source) => *source,
             Inflater::Gzip(decoder) => decoder.into_inner(),
             Inflater::Zstd(decoder) => decoder.finish(),
         }
