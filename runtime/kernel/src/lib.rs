@@ -3,19 +3,26 @@
 //! What rustix and nix offer safely is used from them directly; here is the rest. Errors are bare errnos: the
 //! caller knows the step and the object.
 
+mod bpf;
 mod call;
 mod caps;
 mod clone;
 mod execve;
 mod heap;
 mod inherited;
+mod kill;
 mod mount_setattr;
 mod namespace;
+mod pidfd;
 mod pidfd_info;
 mod process;
 mod sched;
 mod seccomp;
 
+pub use bpf::{
+    BpfInsn, bpf_attach_device_program, bpf_detach_device_program, bpf_device_programs,
+    bpf_load_device_program,
+};
 pub use caps::{
     CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capbset_read, capget, capset,
 };
@@ -23,8 +30,10 @@ pub use clone::{Child, clone_flags, clone3, exit};
 pub use execve::{CStringArray, execve};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
+pub use kill::kill;
 pub use mount_setattr::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, propagation};
 pub use namespace::{setns, unshare};
+pub use pidfd::pidfd_send_signal;
 pub use pidfd_info::pidfd_exit_status;
 pub use process::{
     close_range_cloexec, dup_onto, personality, reset_signals, set_keep_caps, set_no_new_privs,

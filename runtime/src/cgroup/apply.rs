@@ -1,0 +1,148 @@
+//! Directories are made and limits written.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use super::limits::{Absent, Write};
+use super::{Error, files};
+
+/// Directories made, in the order of their making, to be taken back if the rest fails.
+#[derive(Debug, Default)]
+pub(super) struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes `root/path` and what it needs above it.
+    pub(super) fn make(&mut self, root: &Path, path: &str) -> Result<PathBuf, Error> {
+        let dir = root.join(path);
+        match self.make_one(&dir) {
+            Err(Errno::NOENT) => {
+                let parent = path.rsplit_once('/').map(|(parent, _)| parent).ok_or(Errno::NOENT);
+                let parent = parent.map_err(|source| making(&dir, source))?;
+                self.make(root, parent)?;
+                self.make_one(&dir).map_err(|source| making(&dir, source))?;
+            }
+            other => other.map_err(|source| making(&dir, source))?,
+        }
+        Ok(dir)
+    }
+
+    fn make_one(&mut self, dir: &Path) -> Result<(), Errno> {
+        match rustix::fs::mkdir(dir, Mode::from_raw_mode(0o755)) {
+            Err(Errno::EXIST) => Ok(()),
+            Ok(()) => {
+                self.0.push(dir.to_owned());
+                Ok(())
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    pub(super) fn is_new(&self, dir: &Path) -> bool {
+        self.0.iter().any(|made| made == dir)
+    }
+
+    /// Takes back what was made. One that somebody else has begun to use stays: it is theirs now.
+    pub(super) fn undo(self) {
+        for dir in self.0.iter().rev() {
+            let _ = rustix::fs::rmdir(dir);
+        }
+    }
+}
+
+fn making(dir: &Path, source: Errno) -> Error {
+    Error::Kernel { doing: "making", object: dir.to_owned(), source }
+}
+
+/// v1: a new cpuset is empty, and nothing can run in it until it has been given CPUs and memory nodes.
+pub(super) fn inherit_cpuset(root: &Path, dir: &Path) -> Result<(), Error> {
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        cpuset(root, dir, file)?;
+    }
+    Ok(())
+}
+
+/// The directory's own list, taken from the nearest one above that has any.
+fn cpuset(root: &Path, dir: &Path, file: &str) -> Result<String, Error> {
+    let fail = |doing| move |source| Error::Kernel { doing, object: dir.join(file), source };
+    let own = files::read(dir, file).map_err(fail("reading"))?;
+    let Some(parent) = dir.parent().filter(|_| own.is_empty() && dir != root) else { return Ok(own) };
+    let list = cpuset(root, parent, file)?;
+    files::write(dir, file, &list).map_err(fail("writing"))?;
+    Ok(list)
+}
+
+/// v2: a controller has files in a directory only when every directory above passes it on.
+pub(super) fn pass_controllers_down(root: &Path, path: &str, wanted: &[&str]) -> Result<(), Error> {
+    let dir = root.join(path);
+    let there = files::read(&dir, "cgroup.controllers").map_err(|source| Error::Kernel {
+        doing: "reading",
+        object: dir.join("cgroup.controllers"),
+        source,
+    })?;
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|one| !there.split(' ').any(|own| own == **one))
+        .map(|one| format!("+{one}"))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let mut above = root.to_owned();
+    let mut outcome = pass_on(&above, &missing);
+    for part in path.split('/').rev().skip(1).collect::<Vec<_>>().into_iter().rev() {
+        above.push(part);
+        outcome = outcome.and(pass_on(&above, &missing));
+    }
+    outcome
+}
+
+/// All at once, or, where the kernel refuses one of them, each that it takes.
+fn pass_on(dir: &Path, controllers: &[String]) -> Result<(), Error> {
+    let file = "cgroup.subtree_control";
+    if files::write(dir, file, &controllers.join(" ")).is_ok() {
+        return Ok(());
+    }
+    let outcomes = controllers.iter().map(|one| files::write(dir, file, one));
+    let failed = outcomes.filter_map(Result::err).last();
+    failed.map_or(Ok(()), |source| Err(Error::Kernel { doing: "writing", object: dir.join(file), source }))
+}
+
+/// Writes the limits of one controller. Some depend on each other (memory and memory with swap; quota, period
+/// and burst) and which must come first depends on what was there before: one that is refused is tried again
+/// after the others, as long as that helps.
+pub(super) fn write_limits(dir: &Path, writes: &[&Write]) -> Result<(), Error> {
+    let mut waiting: Vec<&Write> = writes.to_vec();
+    while !waiting.is_empty() {
+        let before = waiting.len();
+        let mut refused = None;
+        let mut again = Vec::new();
+        for write in waiting {
+            match write_limit(dir, write) {
+                Err(source @ (Errno::INVAL | Errno::BUSY)) => {
+                    again.push(write);
+                    refused.get_or_insert(limit_error(dir, write, source));
+                }
+                other => other.map_err(|source| limit_error(dir, write, source))?,
+            }
+        }
+        match refused {
+            Some(error) if again.len() == before => return Err(error),
+            _ => waiting = again,
+        }
+    }
+    Ok(())
+}
+
+fn write_limit(dir: &Path, write: &Write) -> Result<(), Errno> {
+    match (files::write(dir, &write.file, &write.value), &write.absent) {
+        (Err(Errno::NOENT), Absent::Skip) => Ok(()),
+        (Err(Errno::NOENT), Absent::Instead(file, value)) => files::write(dir, file, value),
+        (other, _) => other,
+    }
+}
+
+fn limit_error(dir: &Path, write: &Write, source: Errno) -> Error {
+    Error::Limit { field: write.field, value: write.value.clone(), file: dir.join(&write.file), source }
+}

@@ -1,0 +1,218 @@
+//! Which devices may be made, read and written: the list of rules becomes one policy, and the policy v1's
+//! writes or a BPF program for v2.
+//!
+//! The policy always begins by denying everything, so that a list of things allowed can never be read as a
+//! list of exceptions (GHSA-g54h), whatever the list begins with. The devices that every container has
+//! (runtime-spec, "Default Devices") are allowed after the list has been read, as runc does.
+
+use std::collections::BTreeMap;
+
+use kernel::BpfInsn;
+
+use crate::spec::DeviceRule;
+
+use super::Error;
+
+const MKNOD: u8 = 1;
+const READ: u8 = 2;
+const WRITE: u8 = 4;
+const ALL: u8 = MKNOD | READ | WRITE;
+
+/// BPF_DEVCG_DEV_BLOCK and BPF_DEVCG_DEV_CHAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Block = 1,
+    Char = 2,
+}
+
+/// Absent numbers mean all.
+type Numbers = (Kind, Option<u32>, Option<u32>);
+
+/// More rules than this are no real container's; it also bounds the program.
+const MAX_RULES: usize = 1000;
+
+/// Made of any device, as `mknod` alone gives no access; and the default devices, with their terminals.
+const DEFAULTS: [(Kind, Option<u32>, Option<u32>, u8); 10] = [
+    (Kind::Char, None, None, MKNOD),
+    (Kind::Block, None, None, MKNOD),
+    (Kind::Char, Some(1), Some(3), ALL), // null
+    (Kind::Char, Some(1), Some(5), ALL), // zero
+    (Kind::Char, Some(1), Some(7), ALL), // full
+    (Kind::Char, Some(1), Some(8), ALL), // random
+    (Kind::Char, Some(1), Some(9), ALL), // urandom
+    (Kind::Char, Some(5), Some(0), ALL), // tty
+    (Kind::Char, Some(5), Some(2), ALL), // ptmx
+    (Kind::Char, Some(136), None, ALL),  // pts/N
+];
+
+/// What is not an exception is denied, or allowed when `open`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Policy {
+    open: bool,
+    exceptions: BTreeMap<Numbers, u8>,
+}
+
+impl Policy {
+    /// The rules in their order, later ones changing what earlier ones said.
+    pub(super) fn read(rules: &[DeviceRule]) -> Result<Policy, Error> {
+        if rules.len() > MAX_RULES {
+            return Err(invalid("has more than 1000 rules"));
+        }
+        let mut policy = Policy::default();
+        for rule in rules {
+            policy.add(rule)?;
+        }
+        for (kind, major, minor, access) in DEFAULTS {
+            policy.change(true, (kind, major, minor), access)?;
+        }
+        Ok(policy)
+    }
+
+    fn add(&mut self, rule: &DeviceRule) -> Result<(), Error> {
+        let numbers = (number(rule.major)?, number(rule.minor)?);
+        let access = access(rule.access.as_deref())?;
+        let kinds: &[Kind] = match rule.kind.as_deref() {
+            None | Some("" | "a") if numbers == (None, None) && access == ALL => {
+                *self = Policy { open: rule.allow, exceptions: BTreeMap::new() };
+                return Ok(());
+            }
+            // The kernel takes every line that begins with `a` for all devices: anything less is said in two.
+            None | Some("" | "a") => &[Kind::Block, Kind::Char],
+            Some("b") => &[Kind::Block],
+            Some("c" | "u") => &[Kind::Char],
+            Some(_) => return Err(invalid("has a type that is none of a, b, c and u")),
+        };
+        kinds.iter().try_for_each(|kind| self.change(rule.allow, (*kind, numbers.0, numbers.1), access))
+    }
+
+    /// A rule against the default is an exception more; one with it takes from the exceptions.
+    fn change(&mut self, allow: bool, numbers: Numbers, access: u8) -> Result<(), Error> {
+        if allow != self.open {
+            *self.exceptions.entry(numbers).or_default() |= access;
+            return Ok(());
+        }
+        for (other, left) in &mut self.exceptions {
+            if covers(numbers, *other) {
+                *left &= !access;
+            } else if covers(*other, numbers) && *left & access != 0 && !self.open {
+                // To leave the exception whole would allow what the rule denies.
+                return Err(invalid(
+                    "denies a part of what an earlier rule allows, which no cgroup can hold",
+                ));
+            }
+        }
+        self.exceptions.retain(|_, left| *left != 0);
+        Ok(())
+    }
+
+    /// v1: the file for everything, then the file for the exceptions and its lines.
+    pub(super) fn v1_writes(&self) -> (&'static str, &'static str, Vec<String>) {
+        let (all, except) =
+            if self.open { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
+        (all, except, self.exceptions.iter().map(line).collect())
+    }
+
+    /// v2: a program for each access, answering 1 to allow it.
+    pub(super) fn v2_program(&self) -> Vec<BpfInsn> {
+        // r2 = type, r3 = access, r4 = major, r5 = minor, of struct bpf_cgroup_dev_ctx.
+        let mut program = vec![
+            insn(LOAD_WORD, 2, 1, 0, 0),
+            insn(AND, 2, 0, 0, 0xffff),
+            insn(LOAD_WORD, 3, 1, 0, 0),
+            insn(SHIFT_RIGHT, 3, 0, 0, 16),
+            insn(LOAD_WORD, 4, 1, 4, 0),
+            insn(LOAD_WORD, 5, 1, 8, 0),
+        ];
+        for (numbers, access) in &self.exceptions {
+            program.extend(self.exception(*numbers, *access));
+        }
+        program.extend(answer(self.open));
+        program
+    }
+
+    /// Answers for what the exception speaks of, and goes on past it for anything else.
+    fn exception(&self, (kind, major, minor): Numbers, access: u8) -> Vec<BpfInsn> {
+        let mut tests = vec![(JUMP_NOT_EQUAL, 2, kind as i32)];
+        tests.extend(major.map(|major| (JUMP_NOT_EQUAL, 4, major as i32)));
+        tests.extend(minor.map(|minor| (JUMP_NOT_EQUAL, 5, minor as i32)));
+        // An access allowed must be allowed whole; one denied in part is denied.
+        let part = if self.open { access } else { ALL & !access };
+        let last = answer(!self.open);
+        let mut body = Vec::new();
+        if self.open {
+            body.extend([insn(JUMP_SET, 3, 0, 1, i32::from(part)), insn(JUMP, 0, 0, last.len() as i16, 0)]);
+        } else if part != 0 {
+            body.push(insn(JUMP_SET, 3, 0, last.len() as i16, i32::from(part)));
+        }
+        body.extend(last);
+        let mut block: Vec<BpfInsn> = Vec::new();
+        for (at, (code, register, value)) in tests.iter().enumerate() {
+            let rest = tests.len() - at - 1 + body.len();
+            block.push(insn(*code, *register, 0, rest as i16, *value));
+        }
+        block.extend(body);
+        block
+    }
+}
+
+/// Whether every device of `small` is one of `large`.
+fn covers(large: Numbers, small: Numbers) -> bool {
+    let within = |large: Option<u32>, small: Option<u32>| large.is_none() || large == small;
+    large.0 == small.0 && within(large.1, small.1) && within(large.2, small.2)
+}
+
+fn line(((kind, major, minor), access): (&Numbers, &u8)) -> String {
+    let kind = match kind {
+        Kind::Block => 'b',
+        Kind::Char => 'c',
+    };
+    let number = |number: &Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+    let access: String = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')]
+        .iter()
+        .filter(|(bit, _)| access & bit != 0)
+        .map(|(_, letter)| *letter)
+        .collect();
+    format!("{kind} {}:{} {access}", number(major), number(minor))
+}
+
+/// -1 means all, as absence does: runc's Go structs write it so.
+fn number(number: Option<i64>) -> Result<Option<u32>, Error> {
+    match number {
+        None | Some(-1) => Ok(None),
+        Some(number) => u32::try_from(number).map(Some).map_err(|_| invalid("has a number out of range")),
+    }
+}
+
+fn access(letters: Option<&str>) -> Result<u8, Error> {
+    let Some(letters) = letters.filter(|letters| !letters.is_empty()) else { return Ok(ALL) };
+    letters.chars().try_fold(0, |bits, letter| match letter {
+        'r' => Ok(bits | READ),
+        'w' => Ok(bits | WRITE),
+        'm' => Ok(bits | MKNOD),
+        _ => Err(invalid("has an access that is none of r, w and m")),
+    })
+}
+
+fn invalid(reason: &'static str) -> Error {
+    Error::Invalid { field: "devices", reason }
+}
+
+const LOAD_WORD: u8 = 0x61;
+const AND: u8 = 0x54;
+const SHIFT_RIGHT: u8 = 0x74;
+const MOVE: u8 = 0xb7;
+const JUMP: u8 = 0x05;
+const JUMP_NOT_EQUAL: u8 = 0x56;
+const JUMP_SET: u8 = 0x46;
+const EXIT: u8 = 0x95;
+
+fn insn(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> BpfInsn {
+    BpfInsn { code, registers: source << 4 | destination, offset, immediate }
+}
+
+fn answer(allow: bool) -> [BpfInsn; 2] {
+    [insn(MOVE, 0, 0, 0, i32::from(allow)), insn(EXIT, 0, 0, 0, 0)]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,51 @@
+//! Reading and writing the small files that cgroups are made of: an open, one transfer, a close.
+
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// The longest of them, `cgroup.procs` of a large pod, is well below.
+const MAX_BYTES: usize = 4 << 20;
+
+pub(super) fn write(dir: &Path, file: &str, value: &str) -> Result<(), Errno> {
+    let fd = rustix::fs::open(dir.join(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // The kernel takes a value whole or not at all.
+    rustix::io::write(fd, value.as_bytes()).map(drop)
+}
+
+/// Several values into one file, each in its own write.
+pub(super) fn write_each(dir: &Path, file: &str, values: &[String]) -> Result<(), Errno> {
+    let fd = rustix::fs::open(dir.join(file), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    for value in values {
+        rustix::io::write(&fd, value.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// The contents without the last newline.
+pub(super) fn read(dir: &Path, file: &str) -> Result<String, Errno> {
+    let fd = rustix::fs::open(dir.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut text = vec![0; 4096];
+    let mut length = 0;
+    loop {
+        match rustix::io::read(&fd, &mut text[length..])? {
+            0 => break,
+            more => length += more,
+        }
+        if length >= MAX_BYTES {
+            return Err(Errno::FBIG);
+        }
+        if length == text.len() {
+            text.resize(2 * length, 0);
+        }
+    }
+    text.truncate(length);
+    let text = String::from_utf8(text).map_err(|_| Errno::INVAL)?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// The number after `key` in a file of `KEY NUMBER` lines.
+pub(super) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.parse().ok())
+}

@@ -1,0 +1,211 @@
+//! Which cgroup hierarchies the node has, and where they are mounted: found once a process.
+//!
+//! Three layouts are known: v2 alone; v1 with a hierarchy per controller (some of them combined); and the
+//! hybrid, v1 with cgroup2 beside it. The usual places are tried first; the mount table, which grows with the
+//! node's pods, is read only where they disappoint.
+
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::{Error, files};
+
+const MOUNT_POINT: &str = "/sys/fs/cgroup";
+const CGROUP_MAGIC: u64 = 0x0027_e0eb;
+const CGROUP2_MAGIC: u64 = 0x6367_7270;
+/// A node has a dozen hierarchies.
+const MAX_SELF_BYTES: u64 = 64 << 10;
+/// Tens of thousands of mounts.
+const MAX_MOUNTS_BYTES: u64 = 16 << 20;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    V1,
+    V2,
+}
+
+/// One mounted tree of cgroups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hierarchy {
+    pub(super) version: Version,
+    /// Empty for a named hierarchy such as systemd's.
+    pub(super) controllers: Vec<String>,
+    pub(super) root: PathBuf,
+}
+
+impl Hierarchy {
+    pub(super) fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|own| own == controller)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Layout {
+    pub(super) hierarchies: Vec<Hierarchy>,
+}
+
+impl Layout {
+    /// The node's, which does not change while it is up.
+    pub(super) fn of_node() -> Result<&'static Layout, Error> {
+        static LAYOUT: OnceLock<Layout> = OnceLock::new();
+        if let Some(layout) = LAYOUT.get() {
+            return Ok(layout);
+        }
+        let found = detect()?;
+        Ok(LAYOUT.get_or_init(|| found))
+    }
+
+    /// The hierarchy that serves a controller; v1's where both could not be (the kernel gives it to one).
+    pub(super) fn serving(&self, controller: &str) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
+    }
+
+    pub(super) fn unified(&self) -> Option<&Hierarchy> {
+        self.hierarchies.iter().find(|hierarchy| hierarchy.version == Version::V2)
+    }
+
+    /// Whether cgroup2 is there beside v1.
+    pub(super) fn is_hybrid(&self) -> bool {
+        self.unified().is_some() && self.hierarchies.len() > 1
+    }
+}
+
+fn detect() -> Result<Layout, Error> {
+    let root = Path::new(MOUNT_POINT);
+    let hierarchies = if magic(root) == Some(CGROUP2_MAGIC) {
+        vec![unified(root.to_owned())]
+    } else {
+        match usual_places(&read("/proc/self/cgroup", MAX_SELF_BYTES)?) {
+            Some(found) => found,
+            None => from_mounts(&read("/proc/self/mountinfo", MAX_MOUNTS_BYTES)?),
+        }
+    };
+    if hierarchies.is_empty() { Err(Error::NoCgroups) } else { Ok(Layout { hierarchies }) }
+}
+
+/// Each line of /proc/self/cgroup is `ID:CONTROLLERS:PATH`; `None` when a hierarchy is not at its usual place.
+fn usual_places(lines: &str) -> Option<Vec<Hierarchy>> {
+    lines.lines().map(|line| usual_place(line.split(':').nth(1)?)).collect()
+}
+
+fn usual_place(controllers: &str) -> Option<Hierarchy> {
+    let place = |name: &str| Path::new(MOUNT_POINT).join(name);
+    if controllers.is_empty() {
+        let root = place("unified");
+        return (magic(&root) == Some(CGROUP2_MAGIC)).then(|| unified(root));
+    }
+    let root = place(controllers.strip_prefix("name=").unwrap_or(controllers));
+    (magic(&root) == Some(CGROUP_MAGIC)).then(|| v1(controllers, root))
+}
+
+fn v1(controllers: &str, root: PathBuf) -> Hierarchy {
+    let controllers =
+        controllers.split(',').filter(|name| !name.starts_with("name=")).map(str::to_owned).collect();
+    Hierarchy { version: Version::V1, controllers, root }
+}
+
+fn unified(root: PathBuf) -> Hierarchy {
+    let controllers = files::read(&root, "cgroup.controllers").unwrap_or_default();
+    let controllers = controllers.split_whitespace().map(str::to_owned).collect();
+    Hierarchy { version: Version::V2, controllers, root }
+}
+
+/// Hierarchies by the mount table; the first mount of each counts.
+fn from_mounts(mountinfo: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<Hierarchy> = Vec::new();
+    for hierarchy in mountinfo.lines().filter_map(mounted) {
+        let again = |other: &Hierarchy| match hierarchy.version {
+            Version::V2 => other.version == Version::V2,
+            Version::V1 if hierarchy.controllers.is_empty() => {
+                other.root.file_name() == hierarchy.root.file_name()
+            }
+            Version::V1 => other.version == Version::V1 && other.controllers == hierarchy.controllers,
+        };
+        if !found.iter().any(again) {
+            found.push(hierarchy);
+        }
+    }
+    found
+}
+
+/// A line of mountinfo: `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPER_OPTIONS`.
+fn mounted(line: &str) -> Option<Hierarchy> {
+    let (front, back) = line.split_once(" - ")?;
+    let root = PathBuf::from(unescape(front.split(' ').nth(4)?));
+    let mut back = back.split(' ');
+    match back.next()? {
+        "cgroup2" => Some(unified(root)),
+        "cgroup" => {
+            let options = back.nth(1)?;
+            let known =
+                |option: &&str| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children" | "noprefix");
+            let plain = |option: &&str| known(option) && !option.contains("release_agent=");
+            Some(v1(&options.split(',').filter(plain).collect::<Vec<_>>().join(","), root))
+        }
+        _ => None,
+    }
+}
+
+/// The mount table writes a space as `\040`.
+fn unescape(path: &str) -> String {
+    path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+}
+
+fn magic(path: &Path) -> Option<u64> {
+    rustix::fs::statfs(path).ok().map(|fs| fs.f_type as u64)
+}
+
+fn read(path: &'static str, max_bytes: u64) -> Result<String, Error> {
+    let fail = |source| Error::Read { path: path.into(), source };
+    let mut text = String::new();
+    let file = fs::File::open(path).map_err(fail)?;
+    file.take(max_bytes).read_to_string(&mut text).map_err(fail)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mountinfo: &str, expected: &[(&str, &[&str])]) {
+        let found = from_mounts(mountinfo);
+        let found: Vec<(&str, Vec<&str>)> = found
+            .iter()
+            .map(|h| (h.root.to_str().unwrap(), h.controllers.iter().map(String::as_str).collect()))
+            .collect();
+        let expected: Vec<(&str, Vec<&str>)> = expected.iter().map(|(root, c)| (*root, c.to_vec())).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn hierarchies_are_found_in_the_mount_table() {
+        check(
+            "31 23 0:28 / /cg rw,relatime - tmpfs tmpfs rw,mode=755\n\
+             32 31 0:29 / /cg/cpu,cpuacct rw,nosuid shared:9 - cgroup cgroup rw,cpu,cpuacct\n\
+             33 31 0:30 / /cg/memory rw - cgroup cgroup rw,memory\n\
+             90 12 0:30 / /elsewhere/memory rw - cgroup cgroup rw,memory\n\
+             40 31 0:37 / /cg/system\\040d rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd\n\
+             41 31 0:38 / /cg/no-such-place rw,relatime - cgroup2 cgroup2 rw,nsdelegate\n\
+             50 1 8:1 / /home rw - ext4 /dev/sda rw",
+            &[
+                ("/cg/cpu,cpuacct", &["cpu", "cpuacct"]),
+                ("/cg/memory", &["memory"]),
+                ("/cg/system d", &[]),
+                ("/cg/no-such-place", &[]),
+            ],
+        );
+        check("", &[]);
+        check("32 31 0:29 / - cgroup\nnonsense - \n - ", &[]);
+    }
+
+    #[test]
+    fn the_usual_places_and_the_mount_table_agree_on_this_machine() {
+        let layout = detect().unwrap();
+        let mut usual = layout.hierarchies;
+        let mut mounted = from_mounts(&read("/proc/self/mountinfo", MAX_MOUNTS_BYTES).unwrap());
+        usual.sort_by(|a, b| a.root.cmp(&b.root));
+        mounted.sort_by(|a, b| a.root.cmp(&b.root));
+        assert_eq!(usual, mounted);
+    }
+}
