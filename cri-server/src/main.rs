@@ -1,5 +1,6 @@
 //! berthd: wires the parts together, serves until told to stop. The containers go on without it.
 
+use std::fs::File;
 use std::future::Future;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use cri_server::store::Store;
 use cri_server::{operator, recover, rpc, stats, stream};
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
+use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, reload};
@@ -47,6 +49,9 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     monitor: Option<PathBuf>,
 }
+
+/// Between a daemon's death and its lock's release lies the release of its memory.
+const LAST_ONE_ENDS: Duration = Duration::from_secs(3);
 
 type LogHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
 
@@ -89,6 +94,7 @@ impl Arguments {
 async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Result<()> {
     make_private_dir(&config.run)?;
     make_private_dir(&config.root)?;
+    let _lock = lock(&config.run).await?;
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
     let metrics = config.metrics.listen.clone();
@@ -229,13 +235,25 @@ fn reload_log(log: &LogHandle, config: Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// A socket of a daemon that is gone is replaced; one that answers belongs to another, who is left alone.
+/// One daemon for one `run`. The last one may still be dying, so it is waited for a little.
+async fn lock(run: &Path) -> anyhow::Result<File> {
+    let path = run.join("berthd.lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    let until = tokio::time::Instant::now() + LAST_ONE_ENDS;
+    while let Err(error) = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        if tokio::time::Instant::now() > until {
+            anyhow::bail!("another daemon serves from {} ({error})", run.display());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(file)
+}
+
+/// The socket of a daemon that is gone is replaced; that it is gone, the lock says.
 fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     let dir = socket.parent().context("the socket needs a directory")?;
     make_private_dir(dir)?;
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        anyhow::bail!("another daemon serves {} already", socket.display());
-    }
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("removing the old {}", socket.display()));
