@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use proto::v1;
 
 use crate::image::{Layer, Recipe};
-use crate::node::{Client, Node, Options, container_config, pod_config};
+use crate::node::{Client, Node, Options, container_config};
 use crate::programs::Programs;
 use crate::registry::EmbeddedRegistry;
 
@@ -35,7 +35,7 @@ pub async fn run() -> Result<()> {
     let log_dir = node.dir().join("logs");
     std::fs::create_dir_all(&log_dir)?;
     let began = Instant::now();
-    let pod_config = pod_config("demo", &log_dir);
+    let pod_config = node.pod_config("demo", &log_dir);
     let pod = client.run_pod(&pod_config).await?;
     let config = container_config("hello", &reference, &["/bin/sh", "-c", SCRIPT]);
     let container = client.create(&pod, &config, &pod_config).await?;

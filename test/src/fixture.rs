@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use proto::v1;
 
-use crate::node::{Client, Node, Options, container_config, pod_config};
+use crate::node::{Client, Node, Options, container_config};
 use crate::programs::Programs;
 use crate::registry::DockerRegistry;
 use crate::stand_ins;
@@ -50,7 +50,7 @@ impl Fixture {
     pub fn pod_config(&self, name: &str) -> v1::PodSandboxConfig {
         let log_dir = self.log_dir(name);
         std::fs::create_dir_all(&log_dir).expect("making a log folder");
-        pod_config(name, &log_dir)
+        self.node.pod_config(name, &log_dir)
     }
 
     /// Runs a pod with one started container; their ids.

@@ -105,7 +105,8 @@ impl Node {
         std::fs::read_to_string(self.dir().join("berthd.log")).unwrap_or_default()
     }
 
-    fn cgroup(&self) -> String {
+    /// The parent of this node's pods, as a kubelet would give it.
+    pub fn cgroup(&self) -> String {
         format!("/berth-test-{}", self.number)
     }
 
@@ -173,12 +174,10 @@ impl Node {
         let network = self.options.network.clone().unwrap_or(debian);
         format!(
             "root = \"{dir}/root\"\nrun = \"{dir}/run\"\nmonitor = \"{}\"\n\
-             [container]\ncgroup_parent = \"{}\"\n\
              [network]\nconf_dir = \"{dir}/cni\"\n{network}\
              [image]\nregistries_conf = \"{dir}/registries.conf\"\n\
              registries_conf_dir = \"{dir}/registries.conf.d\"\npolicy = \"{dir}/policy.json\"\n{}",
             self.programs.conmon.display(),
-            self.cgroup(),
             self.options.config,
         )
     }
@@ -242,6 +241,13 @@ impl Node {
         connect(&self.socket()).await
     }
 
+    /// A pod as the kubelet asks for it, in this node's cgroup.
+    pub fn pod_config(&self, name: &str, log_dir: &Path) -> v1::PodSandboxConfig {
+        let mut config = pod_config(name, log_dir);
+        config.linux.get_or_insert_default().cgroup_parent = self.cgroup();
+        config
+    }
+
     pub fn inventory(&self) -> Inventory {
         Inventory::take(&Scope {
             dir: self.dir().to_path_buf(),
@@ -280,6 +286,8 @@ impl Drop for Node {
         }
         unmount_below(self.dir());
         remove_cgroups(&self.cgroup());
+        // Where pods are that name no parent; what others have there stays, since it is not empty.
+        remove_cgroups("/berth");
     }
 }
 
