@@ -25,7 +25,7 @@ pub struct Image {
     pub pinned: bool,
     pub config: ImageConfig,
     pub accounts: Accounts,
-    /// The unpacked layers, from the bottom up.
+    /// The unpacked layers, from the bottom up; perhaps one more than the archive's, see `mend`.
     pub layers: Vec<Layer>,
 }
 
@@ -40,6 +40,9 @@ pub struct Layer {
     pub has_root: bool,
     /// Whether the archive hides everything below it.
     pub opaque_root: bool,
+    /// Directories whose owner and mode are for a layer below to say, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undescribed: Vec<String>,
 }
 
 /// The part of the OCI image configuration that containers are made from.

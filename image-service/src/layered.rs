@@ -19,8 +19,19 @@ const MAX_LINKS: usize = 40;
 /// The roots of an image's layers, topmost first.
 #[derive(Debug)]
 pub(crate) struct Layered {
-    roots: Vec<OwnedFd>,
+    roots: Merged,
 }
+
+/// One layer's part of a merged directory.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// Which layer, counted from the topmost.
+    pub(crate) layer: usize,
+    pub(crate) directory: OwnedFd,
+}
+
+/// One directory of the merged view: what it is merged from, topmost first.
+pub(crate) type Merged = Vec<Part>;
 
 /// Why a file that is there was not read.
 #[derive(Debug, thiserror::Error)]
@@ -41,9 +52,6 @@ impl From<Errno> for Unreadable {
     }
 }
 
-/// One directory of the merged view: the directories it is merged from, topmost first.
-type Merged = Vec<OwnedFd>;
-
 enum Found {
     Nothing,
     Directory(Merged),
@@ -53,7 +61,8 @@ enum Found {
 
 impl Layered {
     pub(crate) fn open(topmost_first: &[PathBuf]) -> Result<Layered, Errno> {
-        let roots = topmost_first.iter().map(|path| open_root(path)).collect::<Result<_, _>>()?;
+        let part = |(layer, path): (usize, &PathBuf)| Ok(Part { layer, directory: open_root(path)? });
+        let roots = topmost_first.iter().enumerate().map(part).collect::<Result<_, Errno>>()?;
         Ok(Layered { roots })
     }
 
@@ -67,6 +76,18 @@ impl Layered {
         let mut bytes = Vec::new();
         File::from(file).take(max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > max { Err(Unreadable::TooLarge(max)) } else { Ok(Some(bytes)) }
+    }
+
+    /// The parts of a directory that lies at exactly this path; None when there is no such directory.
+    pub(crate) fn directory(&self, path: &str) -> Result<Option<Merged>, Unreadable> {
+        let mut here: Option<Merged> = None;
+        for part in path.split('/') {
+            match look(here.as_ref().unwrap_or(&self.roots), part.as_bytes())? {
+                Found::Directory(next) => here = Some(next),
+                Found::Nothing | Found::Link(_) | Found::File(_) => return Ok(None),
+            }
+        }
+        Ok(here)
     }
 
     fn find(&self, path: &str) -> Result<Option<OwnedFd>, Unreadable> {
@@ -106,7 +127,7 @@ impl Layered {
 
 fn look(here: &Merged, name: &[u8]) -> Result<Found, Unreadable> {
     let mut merged = Merged::new();
-    for directory in here {
+    for Part { layer, directory } in here {
         let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => continue,
             Err(Errno::NAMETOOLONG) => return Ok(Found::Nothing),
@@ -116,7 +137,7 @@ fn look(here: &Merged, name: &[u8]) -> Result<Found, Unreadable> {
             FileType::Directory => {
                 let child = open_child(directory, name)?;
                 let opaque = is_opaque(&child);
-                merged.push(child);
+                merged.push(Part { layer: *layer, directory: child });
                 if opaque {
                     break;
                 }

@@ -18,6 +18,7 @@ pub mod image;
 mod images;
 mod import;
 mod layered;
+mod mend;
 mod mountplan;
 pub mod policy;
 mod pull;

@@ -34,7 +34,14 @@ mod tests {
     use super::*;
 
     fn layer(name: u8) -> Layer {
-        Layer { diff_id: Digest::sha256(&[name]), bytes: 0, inodes: 1, has_root: false, opaque_root: false }
+        Layer {
+            diff_id: Digest::sha256(&[name]),
+            bytes: 0,
+            inodes: 1,
+            has_root: false,
+            opaque_root: false,
+            undescribed: Vec::new(),
+        }
     }
 
     fn check(layers: &[Layer], topmost_first: &[u8]) {

@@ -142,6 +142,7 @@ impl Pulls {
         let id = manifest.config.digest.clone();
         let store = self.store.clone();
         blocking(move || {
+            let hold = store.mended(hold)?;
             store.sync(&hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))

@@ -35,7 +35,7 @@ use crate::gc::{Trash, random_name};
 use crate::image::{Accounts, Image, ImageConfig, Layer};
 use crate::images::Settings;
 use crate::layered::Layered;
-use crate::{mountplan, unpack};
+use crate::{mend, mountplan, unpack};
 use index::{Change, Index, Read};
 use record::Record;
 
@@ -147,6 +147,23 @@ impl Store {
         rustix::fs::syncfs(&self.root_dir).map_err(|errno| Error::io("syncing", &self.root, errno.into()))?;
         self.layers.mark_synced(hold);
         Ok(())
+    }
+
+    /// The hold with one more layer where the layers alone would not make the image (see `mend`).
+    pub(crate) fn mended(&self, hold: Hold) -> Result<Hold, Error> {
+        let failed = |error| Error::io("mending a layer in", &self.root, error);
+        let path = |layer: &Layer| self.layers.path(&layer.diff_id);
+        let Some(mending) = mend::needed(hold.layers(), path).map_err(failed)? else { return Ok(hold) };
+        let layer = mending.layer();
+        let mended = match self.layers.hold([&layer.diff_id]) {
+            Some(there) => there,
+            None => {
+                let ingest = self.ingest()?;
+                mending.make(&ingest.path).map_err(failed)?;
+                ingest.commit(&self.layers, layer)?
+            }
+        };
+        Ok(Hold::join(&self.layers, vec![hold, mended]))
     }
 
     /// Puts a synced image into the index under more names, then shows it.
@@ -261,8 +278,11 @@ impl Store {
     fn check(&self, key: &str, record: Record, config: &[u8]) -> Option<Entry> {
         let same = record.id.as_str() == key && Digest::of(record.id.algorithm(), config) == record.id;
         let (parsed, diff_ids) = ImageConfig::parse(config).ok()?;
-        let whole = record.layers.iter().map(|layer| &layer.diff_id).eq(&diff_ids)
-            && diff_ids.iter().all(|diff_id| self.layers.path(diff_id).is_dir());
+        let mut layers = record.layers.iter().map(|layer| &layer.diff_id);
+        // One more than the configuration has may have been made by mending.
+        let whole = layers.by_ref().take(diff_ids.len()).eq(&diff_ids)
+            && layers.count() <= 1
+            && record.layers.iter().all(|layer| self.layers.path(&layer.diff_id).is_dir());
         if !same || !whole {
             return None;
         }

@@ -53,7 +53,7 @@ impl Limits {
 }
 
 /// What was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unpacked {
     pub bytes: u64,
     pub inodes: u64,
@@ -61,6 +61,8 @@ pub struct Unpacked {
     pub has_root: bool,
     /// The archive hides everything below it.
     pub opaque_root: bool,
+    /// Directories that the archive puts something into without saying what they are like, sorted.
+    pub undescribed: Vec<String>,
 }
 
 /// More files than any image has; an archive with more is there to use up inodes.

@@ -572,6 +572,60 @@ async fn a_container_sees_its_layers_as_one() {
     drop(mount(&images.make_writable("s", &scratch).await.unwrap()));
 }
 
+#[tokio::test]
+async fn a_directory_that_an_archive_does_not_describe_stays_as_below() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    let directory = |name: &str, mode, uid| {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(mode);
+        header.set_uid(uid);
+        header.set_size(0);
+        builder.append_data(&mut header, name, &[][..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let layers = [
+        directory("tmp/", 0o1777, 0),
+        directory("home/", 0o711, 0),
+        directory("home/user/", 0o700, 1000),
+        tar(&[("tmp/a", ""), ("home/user/deep/file", "x")]),
+        tar(&[("etc/hosts", "")]),
+    ];
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&layers, json!({})));
+    shelf.put("a:2", &image(&[&layers[..], &[tar(&[("tmp/b", "")])]].concat(), json!({})));
+    shelf.put("a:3", &image(&layers[3..], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    for round in 0..2 {
+        let images = node.open().await;
+        for (name, tmp, home) in [("a:1", 0o1777, 0o711), ("a:2", 0o1777, 0o711), ("a:3", 0o755, 0o755)] {
+            let pulled = pull(&images, &format!("one.test/{name}")).await;
+            let plan = images.make_writable(&format!("c{}", &name[2..]), &pulled).await.unwrap();
+            let mounted = mount(&plan);
+            let at = |path: &str| {
+                std::fs::metadata(format!("/proc/self/fd/{}/{path}", mounted.as_raw_fd())).unwrap()
+            };
+            let mode = |path: &str| at(path).permissions().mode() & 0o7777;
+            assert_eq!((mode("tmp"), mode("home"), mode("etc")), (tmp, home, 0o755), "{name}, {round}");
+            if name != "a:3" {
+                assert_eq!((mode("home/user"), at("home/user").uid()), (0o700, 1000));
+                assert_eq!((mode("home/user/deep"), at("home/user/deep/file").len()), (0o755, 1));
+            }
+        }
+    }
+    // The two images that need the same mending share it.
+    assert_eq!(node.names("layers").len(), 7);
+    let images = node.open().await;
+    for n in 1..=3 {
+        images.unmake_writable(&format!("c{n}")).await.unwrap();
+        images.remove(&format!("one.test/a:{n}")).await.unwrap();
+    }
+    node.check_empty().await;
+}
+
 /// A small disk, unmounted when the test is done, well or badly.
 struct SmallDisk(tempfile::TempDir);
 

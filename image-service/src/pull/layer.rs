@@ -146,6 +146,7 @@ fn make(
         inodes: unpacked.inodes,
         has_root: unpacked.has_root,
         opaque_root: unpacked.opaque_root,
+        undescribed: unpacked.undescribed,
     };
     ingest.commit(&store.layers, layer)
 }

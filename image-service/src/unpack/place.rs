@@ -62,6 +62,9 @@ impl Placer {
         self.settle_times()?;
         self.unpacked.inodes += self.tree.implied;
         self.unpacked.bytes += self.tree.implied * ALLOCATION;
+        let names = std::mem::take(&mut self.tree.undescribed).into_iter();
+        // A name that is no text is kept out of the records; its directory stays as it was made.
+        self.unpacked.undescribed = names.filter_map(|name| String::from_utf8(name).ok()).collect();
         Ok(self.unpacked)
     }
 
@@ -141,6 +144,7 @@ impl Placer {
             Err(errno) => return Err(Error::step(&entry.path, "mkdirat")(errno)),
         };
         set_attributes(directory.as_fd(), entry, None)?;
+        self.tree.undescribed.remove(&entry.path);
         self.tree.remember(&entry.path, directory);
         self.set_time_later(entry)
     }

@@ -3,6 +3,7 @@
 //! Only this thread writes here, and the names it hands to `*at` calls are single components that are
 //! never followed, so what was checked stays true.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,6 +18,8 @@ use super::remove;
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
 /// Directories kept open: archives go through a tree depth first, so few are enough.
 const CACHED: usize = 16;
+/// Directories that an archive leaves undescribed and that are remembered; honest archives have few.
+const MAX_UNDESCRIBED: usize = 4096;
 /// As many as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 
@@ -28,13 +31,15 @@ pub(crate) struct Tree {
     root: Rc<OwnedFd>,
     /// The newest last.
     cache: Vec<(Vec<u8>, Rc<OwnedFd>)>,
-    /// Directories made because something lay in them that the archive did not announce.
+    /// How many directories were made only because something lay in them.
     pub(crate) implied: u64,
+    /// Those of them that no entry has described since.
+    pub(crate) undescribed: BTreeSet<Vec<u8>>,
 }
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd) -> Tree {
-        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0 }
+        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, undescribed: BTreeSet::new() }
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -92,7 +97,7 @@ impl Tree {
     /// target is missing as a container would, from the root of the layer.
     fn walk(&mut self, path: &[u8], entry: &[u8]) -> Result<OwnedFd, Error> {
         let mut todo: Vec<Vec<u8>> = path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut done: Vec<Rc<OwnedFd>> = Vec::new();
+        let mut done: Vec<(Vec<u8>, Rc<OwnedFd>)> = Vec::new();
         let mut links = 0;
         while let Some(part) = todo.pop() {
             match part.as_slice() {
@@ -103,9 +108,21 @@ impl Tree {
                 }
                 _ => {}
             }
-            let here = done.last().unwrap_or(&self.root).clone();
-            match self.step(&here, &part, entry)? {
-                Step::Directory(next) => done.push(Rc::new(next)),
+            let (mut name, here) = done.last().cloned().unwrap_or_else(|| (Vec::new(), self.root.clone()));
+            let step = self.step(&here, &part, entry)?;
+            if !name.is_empty() {
+                name.push(b'/');
+            }
+            name.extend_from_slice(&part);
+            match step {
+                Step::Directory(next) => done.push((name, Rc::new(next))),
+                Step::Made(next) => {
+                    self.implied += 1;
+                    if self.undescribed.len() < MAX_UNDESCRIBED {
+                        self.undescribed.insert(name.clone());
+                    }
+                    done.push((name, Rc::new(next)));
+                }
                 Step::Link(target) => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -119,7 +136,7 @@ impl Tree {
             }
         }
         match done.pop() {
-            Some(last) => Rc::try_unwrap(last).or_else(|shared| {
+            Some((_, last)) => Rc::try_unwrap(last).or_else(|shared| {
                 rustix::io::fcntl_dupfd_cloexec(&shared, 0).map_err(Error::step(entry, "dup"))
             }),
             None => rustix::io::fcntl_dupfd_cloexec(&self.root, 0).map_err(Error::step(entry, "dup")),
@@ -134,10 +151,10 @@ impl Tree {
                 rustix::fs::unlinkat(here, part, AtFlags::empty()).map_err(Error::step(entry, "unlinkat"))?;
                 let made = self.imply(here, part, entry)?;
                 set_opaque(made.as_fd(), entry)?;
-                return Ok(Step::Directory(made));
+                return Ok(Step::Made(made));
             }
             Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-            Err(Errno::NOENT) => return self.imply(here, part, entry).map(Step::Directory),
+            Err(Errno::NOENT) => return self.imply(here, part, entry).map(Step::Made),
             Err(errno) => return Err(Error::step(entry, "fstatat")(errno)),
         };
         match file_type {
@@ -155,7 +172,6 @@ impl Tree {
 
     fn imply(&mut self, here: &OwnedFd, part: &[u8], entry: &[u8]) -> Result<OwnedFd, Error> {
         rustix::fs::mkdirat(here, part, Mode::from_raw_mode(0o755)).map_err(Error::step(entry, "mkdirat"))?;
-        self.implied += 1;
         let made = open_child(here, part).map_err(Error::step(entry, "openat"))?;
         // The umask of the daemon is not the image's.
         rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755)).map_err(Error::step(entry, "fchmod"))?;
@@ -195,6 +211,7 @@ pub(crate) enum Cleared {
 
 enum Step {
     Directory(OwnedFd),
+    Made(OwnedFd),
     Link(Vec<u8>),
 }
 

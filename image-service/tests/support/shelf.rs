@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use super::fake::{Fake, Reply, Seen};
 use super::picture::{OCI_MANIFEST, Picture};
 
-pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// A tar of plain files, directories (`name/`), links (`name -> target`) and whiteouts.
-pub fn tar(files: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     for (name, data) in files {
         let mut header = tar::Header::new_gnu();
@@ -40,20 +40,20 @@ pub fn tar(files: &[(&str, &str)]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
 /// An image of these layers (plain tars, sent as gzip); `config` is its `config` object.
-pub fn image(layers: &[Vec<u8>], config: Value) -> Picture {
+pub(crate) fn image(layers: &[Vec<u8>], config: Value) -> Picture {
     let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::sha256(layer)).collect();
     image_claiming(layers, config, &diff_ids)
 }
 
 /// The same with diff IDs that may lie.
-pub fn image_claiming(layers: &[Vec<u8>], config: Value, diff_ids: &[Digest]) -> Picture {
+pub(crate) fn image_claiming(layers: &[Vec<u8>], config: Value, diff_ids: &[Digest]) -> Picture {
     let mut blobs = BTreeMap::new();
     let mut add = |media_type: &str, bytes: Vec<u8>| {
         let descriptor = Descriptor::new(media_type, Digest::sha256(&bytes), bytes.len() as u64);
@@ -71,16 +71,16 @@ pub fn image_claiming(layers: &[Vec<u8>], config: Value, diff_ids: &[Digest]) ->
     picture
 }
 
-pub fn id(picture: &Picture) -> String {
+pub(crate) fn id(picture: &Picture) -> String {
     picture.config.digest.to_string()
 }
 
 /// What a registry has: `repository:tag` and the image it means now.
 #[derive(Debug, Clone, Default)]
-pub struct Shelf(Arc<Mutex<BTreeMap<String, Picture>>>);
+pub(crate) struct Shelf(Arc<Mutex<BTreeMap<String, Picture>>>);
 
 impl Shelf {
-    pub fn put(&self, name: &str, picture: &Picture) {
+    pub(crate) fn put(&self, name: &str, picture: &Picture) {
         self.0.lock().unwrap().insert(name.to_owned(), picture.clone());
     }
 
@@ -111,7 +111,7 @@ impl Shelf {
         }
     }
 
-    pub fn serve(&self) -> Fake {
+    pub(crate) fn serve(&self) -> Fake {
         let shelf = self.clone();
         Fake::start(move |seen| shelf.answer(seen))
     }
@@ -119,20 +119,20 @@ impl Shelf {
 
 /// A node's image service with its own root, whose registries all are one fake.
 #[derive(Debug)]
-pub struct Node {
-    pub dir: tempfile::TempDir,
-    pub settings: Settings,
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) settings: Settings,
 }
 
 /// All served by the fake, each under its own name.
-pub const REGISTRIES: [&str; 3] = ["one.test", "two.test", "docker.io"];
+pub(crate) const REGISTRIES: [&str; 3] = ["one.test", "two.test", "docker.io"];
 
 impl Node {
-    pub fn new(host: &str) -> Node {
+    pub(crate) fn new(host: &str) -> Node {
         Node::within(tempfile::tempdir().unwrap(), host)
     }
 
-    pub fn within(dir: tempfile::TempDir, host: &str) -> Node {
+    pub(crate) fn within(dir: tempfile::TempDir, host: &str) -> Node {
         let conf = dir.path().join("registries.conf");
         let rule =
             |name| format!("[[registry]]\nprefix = \"{name}\"\nlocation = \"{host}\"\ninsecure = true\n");
@@ -150,7 +150,7 @@ impl Node {
     }
 
     /// The names in a directory of the store, sorted.
-    pub fn names(&self, dir: &str) -> Vec<String> {
+    pub(crate) fn names(&self, dir: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.settings.root.join(dir)).unwrap();
         let mut names: Vec<_> =
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -158,7 +158,7 @@ impl Node {
         names
     }
 
-    pub fn layer(&self, layer: &[u8]) -> PathBuf {
+    pub(crate) fn layer(&self, layer: &[u8]) -> PathBuf {
         self.settings.root.join("layers").join(Digest::sha256(layer).hex())
     }
 
@@ -177,10 +177,10 @@ impl Node {
     }
 }
 
-pub fn request(reference: &str) -> PullRequest {
+pub(crate) fn request(reference: &str) -> PullRequest {
     PullRequest { reference: reference.to_owned(), ..PullRequest::default() }
 }
 
-pub fn exists(path: &Path) -> bool {
+pub(crate) fn exists(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok()
 }
