@@ -8,15 +8,25 @@ pub mod seccomp;
 pub mod spec;
 pub mod state;
 
+mod child;
 mod error;
+mod exec;
+mod hooks;
+mod make;
+mod plan;
+mod report;
+mod sources;
+mod unmake;
+mod userns;
 
 pub use error::{Error, chain};
+pub use plan::{CAPABILITY_NAMES, MOUNT_OPTION_NAMES};
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use spec::Spec;
-use state::State;
+use state::{Init, State, StateDir, Status};
 
 /// The containers under one directory.
 #[derive(Debug, Clone)]
@@ -40,7 +50,11 @@ pub enum Rootfs {
 #[derive(Debug)]
 pub enum Stdio {
     Inherit,
-    Fds { stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd },
+    Fds {
+        stdin: OwnedFd,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
     /// A terminal of the container's own devpts; its master is handed back.
     Terminal,
 }
@@ -88,34 +102,136 @@ impl Runtime {
     }
 
     /// Makes a container whose init waits for `start`. Undone on any failure.
-    pub fn create(&self, _request: CreateRequest<'_>) -> Result<Process, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// Any; the kinds say which.
+    pub fn create(&self, request: CreateRequest<'_>) -> Result<Process, Error> {
+        make::make(self, &request)
     }
 
     /// Lets the init of a created container go on to its program.
-    pub fn start(&self, _id: &str) -> Result<(), Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// `State` when it is not waiting for that, and a poststart hook's failure.
+    pub fn start(&self, id: &str) -> Result<(), Error> {
+        let dir = StateDir::of(&self.root, id)?;
+        let record = dir.read()?;
+        if dir.release().is_err() {
+            let is = record.status(&dir).as_str();
+            return Err(Error::State { id: id.to_owned(), is, wanted: Status::Created.as_str() });
+        }
+        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))
     }
 
     /// Adds a process to a running container; returns once it has been exec'd, or says why not.
-    pub fn exec(&self, _id: &str, _process: &spec::Process, _stdio: Stdio) -> Result<Process, Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// `NoSuchCommand`, `State`, `NotFound`, `Invalid`, or a step's.
+    pub fn exec(&self, id: &str, process: &spec::Process, stdio: Stdio) -> Result<Process, Error> {
+        exec::exec(self, &exec::Exec { id, process, stdio: &stdio, preserve_fds: 0 })
     }
 
-    pub fn state(&self, _id: &str) -> Result<State, Error> {
-        todo!()
+    /// The same, keeping descriptors 3 and up for it.
+    ///
+    /// # Errors
+    /// As `exec`.
+    pub fn exec_preserving(
+        &self,
+        id: &str,
+        process: &spec::Process,
+        stdio: Stdio,
+        preserve_fds: u32,
+    ) -> Result<Process, Error> {
+        exec::exec(self, &exec::Exec { id, process, stdio: &stdio, preserve_fds })
     }
 
-    pub fn list(&self) -> Result<Vec<State>, Error> {
-        todo!()
+    /// # Errors
+    /// `NotFound`.
+    pub fn state(&self, id: &str) -> Result<State, Error> {
+        let dir = StateDir::of(&self.root, id)?;
+        let record = dir.read()?;
+        Ok(record.state(record.status(&dir)))
     }
 
-    pub fn kill(&self, _id: &str, _signal: i32, _scope: Scope) -> Result<(), Error> {
-        todo!()
+    /// The process of the container's configuration, for an exec that names only its arguments.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn process(&self, id: &str) -> Result<spec::Process, Error> {
+        Ok(StateDir::of(&self.root, id)?.read()?.process)
+    }
+
+    /// All containers that have a record, with the seconds since the epoch when each was made.
+    ///
+    /// # Errors
+    /// When the root can't be read.
+    pub fn list(&self) -> Result<Vec<(State, u64)>, Error> {
+        let at = |e| Error::step("listing", self.root.display().to_string(), e);
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(at)?,
+        };
+        let mut states = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(at)?.file_name();
+            let Some(dir) = name.to_str().and_then(|id| StateDir::of(&self.root, id).ok()) else { continue };
+            // One that goes away while we look is not there.
+            let Ok(Some(record)) = dir.read_if_there() else { continue };
+            states.push((record.state(record.status(&dir)), record.created_s));
+        }
+        states.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
+        Ok(states)
+    }
+
+    /// Signals the init, or everything in the container's cgroup.
+    ///
+    /// # Errors
+    /// `State` when it has ended, `NotFound`.
+    pub fn kill(&self, id: &str, signal: i32, scope: Scope) -> Result<(), Error> {
+        let record = StateDir::of(&self.root, id)?.read()?;
+        match scope {
+            Scope::Init => self.kill_init(id, record.init, signal),
+            Scope::All => cgroup::Cgroup::at(&record.cgroup_path)
+                .and_then(|cgroup| cgroup.kill_all(signal))
+                .map_err(|source| Error::Cgroup { id: id.to_owned(), source }),
+        }
+    }
+
+    fn kill_init(&self, id: &str, init: Option<Init>, signal: i32) -> Result<(), Error> {
+        let ended = || Error::State {
+            id: id.to_owned(),
+            is: Status::Stopped.as_str(),
+            wanted: Status::Running.as_str(),
+        };
+        let pidfd = init.and_then(|init| init.open()).ok_or_else(ended)?;
+        match kernel::pidfd_send_signal(pidfd.as_fd(), signal) {
+            Err(rustix::io::Errno::INVAL) => {
+                Err(Error::invalid("signal", format!("there is no signal {signal}")))
+            }
+            Err(rustix::io::Errno::SRCH) => Err(ended()),
+            other => other.map_err(|e| Error::step("signalling", id, e)),
+        }
     }
 
     /// Takes away whatever there is of a container; from any point, and twice. An unknown one is gone already.
-    pub fn delete(&self, _id: &str, _force: Force) -> Result<(), Error> {
-        todo!()
+    ///
+    /// # Errors
+    /// `State` when it still runs and may not be killed; `Unmake` with all that could not be taken away.
+    pub fn delete(&self, id: &str, force: Force) -> Result<(), Error> {
+        let dir = StateDir::of(&self.root, id)?;
+        if !dir.exists() {
+            return Ok(());
+        }
+        if force == Force::Refuse
+            && let Some(record) = dir.read_if_there()?
+        {
+            match record.status(&dir) {
+                Status::Running => {
+                    return Err(Error::State { id: id.to_owned(), is: "running", wanted: "stopped" });
+                }
+                Status::Creating | Status::Created | Status::Stopped => {}
+            }
+        }
+        unmake::unmake(&dir).map_err(|left| Error::Unmake { id: id.to_owned(), left })
     }
 }

@@ -1,2 +1,9 @@
 //! `berth-runtime`: the runtime as a command, for any tool that speaks the OCI command line.
-fn main() {}
+
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main(std::env::args().skip(1).collect())
+}

@@ -1,9 +1,21 @@
-//! The record of a container: `state.json` in its directory under the runtime's root.
+//! The record of a container: `state.json` in its directory under the runtime's root, and what it is now.
+//!
+//! The record says what was made; whether it lives is asked of the kernel. The start FIFO is there until `start`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::seccomp::Filter;
+use crate::spec::{self, Hooks};
 
 /// What `state` answers: the OCI specification's words.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,4 +38,266 @@ pub enum Status {
     Created,
     Running,
     Stopped,
+}
+
+impl Status {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Creating => "creating",
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+/// `state.json`: all that `start`, `exec`, `kill` and `delete` need, whichever process they run in.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// None until the init is cloned.
+    pub(crate) init: Option<Init>,
+    pub(crate) cgroup_path: String,
+    /// Flags of the namespaces that are not the host's.
+    pub(crate) namespaces: u64,
+    /// Flags of the seccomp filter beside the record.
+    pub(crate) seccomp_flags: Option<u32>,
+    pub(crate) personality: Option<u32>,
+    /// What an exec from the command line takes over.
+    pub(crate) process: spec::Process,
+    pub(crate) hooks: Hooks,
+    /// Seconds since the epoch.
+    pub(crate) created_s: u64,
+}
+
+/// A process, told from any later one of the same number by the time of its start.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Init {
+    pub(crate) pid: i32,
+    /// Clock ticks since boot.
+    pub(crate) start_time: u64,
+}
+
+/// A container's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct StateDir {
+    pub(crate) path: PathBuf,
+    id: String,
+}
+
+const RECORD: &str = "state.json";
+const RECORD_NEW: &str = "state.json.new";
+const FIFO: &str = "start.fifo";
+const FILTER: &str = "seccomp.bpf";
+
+impl StateDir {
+    /// An id becomes a directory's name, so it may hold only what runc allows.
+    pub(crate) fn of(root: &Path, id: &str) -> Result<StateDir, Error> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+        if id.is_empty() || id.len() > 255 || !id.chars().all(plain) || matches!(id, "." | "..") {
+            return Err(Error::invalid(
+                "container id",
+                format!("{id:?} may hold only letters, digits and _+-."),
+            ));
+        }
+        Ok(StateDir { path: root.join(id), id: id.to_owned() })
+    }
+
+    pub(crate) fn make(&self) -> Result<(), Error> {
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700);
+        match builder.create(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = self.path.parent().unwrap_or(Path::new("/"));
+                builder.recursive(true).create(parent).map_err(|e| self.step("making", e))?;
+                builder.recursive(false).create(&self.path).map_err(|e| self.step("making", e))
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Err(Error::Exists { id: self.id.clone() })
+            }
+            other => other.map_err(|e| self.step("making", e)),
+        }
+    }
+
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
+    }
+
+    pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(record)
+            .map_err(|source| Error::Config { path: self.path.join(RECORD), source })?;
+        self.write_file(RECORD_NEW, &bytes)?;
+        fs::rename(self.path.join(RECORD_NEW), self.path.join(RECORD)).map_err(|e| self.step("renaming", e))
+    }
+
+    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let path = self.path.join(name);
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options
+            .open(&path)
+            .and_then(|mut file| io::Write::write_all(&mut file, bytes))
+            .map_err(|e| Error::step("writing", path.display().to_string(), e))
+    }
+
+    pub(crate) fn read(&self) -> Result<Record, Error> {
+        match self.read_if_there()? {
+            Some(record) => Ok(record),
+            None => Err(Error::NotFound { id: self.id.clone() }),
+        }
+    }
+
+    /// A directory without a record is that of a create which died before it had made anything else.
+    pub(crate) fn read_if_there(&self) -> Result<Option<Record>, Error> {
+        let path = self.path.join(RECORD);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| self.step("reading the record of", e))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Config { path, source })
+    }
+
+    /// Made and opened at both ends, so that the one who waits at it neither blocks in open nor sees its end.
+    pub(crate) fn make_fifo(&self) -> Result<OwnedFd, Error> {
+        use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+        let path = self.path.join(FIFO);
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .and_then(|()| open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
+            .map_err(|e| Error::step("making", path.display().to_string(), e))
+    }
+
+    /// Lets the init go on. The FIFO goes first: of two starts only one finds it.
+    pub(crate) fn release(&self) -> rustix::io::Result<()> {
+        use rustix::fs::{Mode, OFlags, open, unlink};
+        let path = self.path.join(FIFO);
+        let fifo = open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
+        unlink(&path)?;
+        rustix::io::write(fifo, b"0").map(drop)
+    }
+
+    pub(crate) fn waits_for_start(&self) -> bool {
+        self.path.join(FIFO).exists()
+    }
+
+    pub(crate) fn write_filter(&self, filter: &Filter) -> Result<(), Error> {
+        let mut bytes = Vec::with_capacity(filter.program.len() * 8);
+        for i in &filter.program {
+            bytes.extend_from_slice(&i.code.to_ne_bytes());
+            bytes.extend_from_slice(&[i.jt, i.jf]);
+            bytes.extend_from_slice(&i.k.to_ne_bytes());
+        }
+        self.write_file(FILTER, &bytes)
+    }
+
+    pub(crate) fn read_filter(&self, flags: u32) -> Result<Filter, Error> {
+        let bytes = fs::read(self.path.join(FILTER)).map_err(|e| self.step("reading the filter of", e))?;
+        let program = bytes.as_chunks::<8>().0.iter().map(instruction).collect();
+        Ok(Filter { program, flags, listener: false })
+    }
+
+    pub(crate) fn remove(&self) -> Result<(), Error> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| self.step("removing", e)),
+        }
+    }
+
+    fn step(&self, step: &'static str, source: io::Error) -> Error {
+        Error::step(step, self.path.display().to_string(), source)
+    }
+}
+
+fn instruction(bytes: &[u8; 8]) -> kernel::SockFilter {
+    kernel::SockFilter {
+        code: u16::from_ne_bytes([bytes[0], bytes[1]]),
+        jt: bytes[2],
+        jf: bytes[3],
+        k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+    }
+}
+
+impl Record {
+    pub(crate) fn state(&self, status: Status) -> State {
+        State {
+            oci_version: spec::OCI_VERSION.to_owned(),
+            id: self.id.clone(),
+            status,
+            pid: self.init.filter(|_| status != Status::Stopped).map(|init| init.pid),
+            bundle: self.bundle.clone(),
+            annotations: self.annotations.clone(),
+        }
+    }
+
+    pub(crate) fn status(&self, dir: &StateDir) -> Status {
+        match &self.init {
+            None => Status::Creating,
+            Some(init) if !init.is_alive() => Status::Stopped,
+            Some(_) if dir.waits_for_start() => Status::Created,
+            Some(_) => Status::Running,
+        }
+    }
+}
+
+impl Init {
+    pub(crate) fn of(pid: i32) -> Result<Init, Error> {
+        let stat = read_stat(pid).map_err(|e| Error::step("reading", format!("/proc/{pid}/stat"), e))?;
+        Ok(Init { pid, start_time: stat.start_time })
+    }
+
+    /// A zombie has ended, whether or not its parent has looked.
+    pub(crate) fn is_alive(&self) -> bool {
+        read_stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead)
+    }
+
+    /// Its pidfd, or `None` when it has ended. Opened first and compared after, so it cannot be another's.
+    pub(crate) fn open(&self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        self.is_alive().then_some(pidfd)
+    }
+}
+
+struct Stat {
+    is_dead: bool,
+    start_time: u64,
+}
+
+/// proc_pid_stat(5). The command's name may hold anything, so fields are counted from its last parenthesis.
+fn read_stat(pid: i32) -> io::Result<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    parse_stat(&text).ok_or_else(|| io::Error::from(Errno::INVAL))
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let after_name = text.iter().rposition(|&byte| byte == b')')? + 2;
+    let rest = std::str::from_utf8(text.get(after_name..)?).ok()?;
+    let mut fields = rest.split(' ');
+    let is_dead = matches!(fields.next()?, "Z" | "X");
+    // Field 22; the state is field 3.
+    let start_time = fields.nth(18)?.parse().ok()?;
+    Some(Stat { is_dead, start_time })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_mislead() {
+        let line = b"7 (a) Z 1 (b)) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 5 6";
+        let stat = parse_stat(line).unwrap();
+        assert!(!stat.is_dead);
+        assert_eq!(stat.start_time, 4242);
+    }
+
+    #[test]
+    fn an_id_cannot_leave_the_root() {
+        for id in ["", ".", "..", "a/b", "a b", "ä"] {
+            assert!(StateDir::of(Path::new("/r"), id).is_err(), "{id:?}");
+        }
+        assert!(StateDir::of(Path::new("/r"), "a-1_B.c+d").is_ok());
+    }
 }

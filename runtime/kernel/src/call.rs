@@ -9,7 +9,5 @@ pub(crate) fn answer(value: libc::c_long) -> Result<libc::c_long> {
 
 /// The calling thread's errno.
 pub(crate) fn last() -> Errno {
-    // SAFETY: the C library gives every thread its errno for as long as the thread lives.
-    let number = unsafe { *libc::__errno_location() };
-    Errno::from_raw_os_error(number)
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::INVAL)
 }

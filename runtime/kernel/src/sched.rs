@@ -5,10 +5,11 @@ use rustix::io::Result;
 use crate::call::answer;
 
 /// `struct sched_attr` of linux/sched/types.h, first version.
+/// Its size, the first field, is filled in by the call.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SchedAttr {
-    size: u32,
+    pub size: u32,
     pub policy: u32,
     pub flags: u64,
     pub nice: i32,

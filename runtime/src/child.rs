@@ -1,0 +1,409 @@
+//! The child's side, between clone and exec: it performs the plan in its new namespaces.
+//!
+//! It decides nothing and says nothing but numbers (`report`). Everything it needs was opened or computed by the
+//! parent; of the host it sees only what it holds by descriptor.
+
+mod cgroups;
+mod devices;
+mod identity;
+mod masks;
+mod mounts;
+mod place;
+mod terminal;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use kernel::{
+    Depth, MountAttr, clone_flags as flag, mount_attr, mount_setattr, mount_setattr_at, propagation,
+};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
+use rustix::process::{chdir, fchdir, pivot_root, setsid, umask};
+
+use crate::hooks;
+use crate::plan::{Plan, ProcessPlan};
+use crate::report::{At as _, Failure, Line, Step};
+use crate::seccomp::Filter;
+
+type Done = Result<(), Failure>;
+
+/// What the init of a container holds.
+#[derive(Debug)]
+pub(crate) struct Kit<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) line: &'a Line,
+    /// The root file system, a detached mount.
+    pub(crate) root: BorrowedFd<'a>,
+    /// Where it is attached until it is pivoted into: "/", or its place on the host when hooks want it there.
+    pub(crate) attach_at: CString,
+    /// By mount: the cloned source of a bind mount.
+    pub(crate) trees: &'a [Option<OwnedFd>],
+    /// By device: the host's node, where nodes cannot be made. Empty where they can.
+    pub(crate) nodes: &'a [OwnedFd],
+    pub(crate) hierarchies: &'a [Hierarchy],
+    /// Namespaces to join, with their flags.
+    pub(crate) joined: &'a [(u64, OwnedFd)],
+    pub(crate) tasks: &'a [OwnedFd],
+    pub(crate) start: &'a OwnedFd,
+    pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+    pub(crate) filter: Option<&'a Filter>,
+    pub(crate) preserve_fds: u32,
+    pub(crate) hooks: &'a hooks::ChildHooks,
+}
+
+/// The container's own directory in one v1 hierarchy.
+#[derive(Debug)]
+pub(crate) struct Hierarchy {
+    pub(crate) name: CString,
+    /// Other names of it, such as `cpu` for `cpu,cpuacct`.
+    pub(crate) aliases: Vec<CString>,
+    pub(crate) tree: OwnedFd,
+}
+
+/// What a process that joins a container holds.
+#[derive(Debug)]
+pub(crate) struct ExecKit<'a> {
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) line: &'a Line,
+    pub(crate) init: BorrowedFd<'a>,
+    /// Of the init; without the PID namespace, which we were born into.
+    pub(crate) namespaces: u64,
+    pub(crate) tasks: &'a [OwnedFd],
+    pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+    pub(crate) filter: Option<&'a Filter>,
+    pub(crate) personality: Option<u32>,
+    pub(crate) preserve_fds: u32,
+}
+
+/// Exit status of a child that reported why it ends.
+const FAILED: i32 = 1;
+/// What shells say of a command that was found and could not be executed.
+const CANNOT_EXEC: i32 = 126;
+
+/// The first child where two are needed: joins namespaces, then makes the init from there.
+pub(crate) fn first_of_two(kit: &Kit<'_>) -> i32 {
+    match join_and_clone(kit) {
+        Ok(()) => 0,
+        Err(failure) => {
+            kit.line.failed(failure);
+            FAILED
+        }
+    }
+}
+
+fn join_and_clone(kit: &Kit<'_>) -> Done {
+    hide_and_join(kit)?;
+    let new = kit.plan.namespaces.new;
+    let init =
+        kernel::clone3(new | flag::PARENT, None, || rest_of_init(kit, become_init)).at(Step::Fork, 0)?;
+    kit.line.cloned(init.pid).at(Step::Report, 0)
+}
+
+/// The init of a container whose namespaces were all made by its clone.
+pub(crate) fn init(kit: &Kit<'_>) -> i32 {
+    rest_of_init(kit, |kit| {
+        hide_and_join(kit)?;
+        become_init(kit)
+    })
+}
+
+fn rest_of_init(kit: &Kit<'_>, make: impl FnOnce(&Kit<'_>) -> Result<Found, Failure>) -> i32 {
+    match make(kit) {
+        Ok(found) => run(kit, &found),
+        Err(failure) => {
+            kit.line.failed(failure);
+            FAILED
+        }
+    }
+}
+
+/// Hidden first (CVE-2016-9962): in a namespace that is joined, somebody may be waiting for us.
+fn hide_and_join(kit: &Kit<'_>) -> Done {
+    kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    join_cgroups(kit.tasks)?;
+    for (i, (flag, namespace)) in kit.joined.iter().enumerate() {
+        kernel::setns(namespace.as_fd(), *flag).at(Step::JoinNamespace, i)?;
+    }
+    Ok(())
+}
+
+/// A thread that moves itself through `tasks` waits for no RCU grace period; being moved costs 8 to 14 ms.
+fn join_cgroups(tasks: &[OwnedFd]) -> Done {
+    for (i, file) in tasks.iter().enumerate() {
+        rustix::io::write(file, b"0").at(Step::JoinCgroup, i)?;
+    }
+    Ok(())
+}
+
+/// What the init has found out by the time it waits for `start`.
+struct Found {
+    /// Which candidate the program is.
+    program: usize,
+    /// Our number on the host, for hooks; nothing in the container knows it.
+    pid: i32,
+}
+
+/// Everything that needs no `start`.
+fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
+    let plan = kit.plan;
+    if plan.namespaces.has(flag::NEWUSER) {
+        become_root(kit)?;
+    }
+    kernel::reset_signals();
+    setsid().at(Step::Session, 0)?;
+    new_namespaces(plan)?;
+    name_host(plan)?;
+    let pid = pid_on_host(kit)?;
+    let terminal = make_root(kit, pid)?;
+    let procfs = private_procfs(plan)?;
+    write_sysctls(plan, procfs.as_ref())?;
+    let label = identity::open_label(procfs.as_ref(), &plan.process)?;
+    drop(procfs);
+    special(plan)?;
+    if let Some(terminal) = &terminal {
+        identity::connect_terminal(&terminal.slave)?;
+    } else if let Some(stdio) = kit.stdio {
+        identity::connect(stdio)?;
+    }
+    identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter)?;
+    let program = identity::look_up(&plan.process)?;
+    kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
+    kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
+    Ok(Found { program, pid })
+}
+
+/// As the host's procfs names us, while we can still see it.
+fn pid_on_host(kit: &Kit<'_>) -> Result<i32, Failure> {
+    if kit.hooks.is_empty() {
+        return Ok(0);
+    }
+    let name = rustix::fs::readlink(c"/proc/self", Vec::new()).at(Step::Hook, 0)?;
+    let pid = name.to_str().ok().and_then(|name| name.parse().ok());
+    pid.ok_or(Failure { step: Step::Hook, errno: Errno::SRCH, index: 0 })
+}
+
+/// Waits for `start`, then becomes the program.
+fn run(kit: &Kit<'_>, found: &Found) -> i32 {
+    if wait_for_start(kit.start).is_err() {
+        return FAILED;
+    }
+    if let Err(error) = kit.hooks.start_container(found.pid) {
+        complain(&crate::chain(&error));
+        return FAILED;
+    }
+    let process = &kit.plan.process;
+    if let Err(failure) = identity::load_last(process, kit.filter) {
+        complain(&format!("{}: {}", failure.step.words(), failure.errno));
+        return FAILED;
+    }
+    let errno = kernel::execve(&process.candidates[found.program], &process.args, &process.env);
+    complain(&format!("{}: {errno}", process.candidates[found.program].to_string_lossy()));
+    CANNOT_EXEC
+}
+
+/// The FIFO is open for reading and writing, so this blocks until somebody writes and never sees its end.
+fn wait_for_start(fifo: &OwnedFd) -> rustix::io::Result<()> {
+    let mut byte = [0_u8];
+    loop {
+        match rustix::io::read(fifo, &mut byte) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// After `start` has answered, the container's standard error is all there is.
+fn complain(text: &str) {
+    let line = format!("berth-runtime: {text}\n");
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+}
+
+fn become_root(kit: &Kit<'_>) -> Done {
+    if kit.plan.namespaces.maps.is_some() {
+        kit.line.wait().at(Step::WaitForParent, 0)?;
+    }
+    rustix::thread::set_thread_groups(&[]).at(Step::BecomeRoot, 0).or_else(|failure| {
+        match failure.errno {
+            Errno::PERM => Ok(()),
+            _ => Err(failure),
+        }
+    })?;
+    let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)
+}
+
+/// The time namespace is entered at exec; until then its clocks can be set.
+fn new_namespaces(plan: &Plan) -> Done {
+    if plan.namespaces.late != 0 {
+        kernel::unshare(plan.namespaces.late).at(Step::NewNamespace, 0)?;
+    }
+    let Some(offsets) = &plan.time_offsets else { return Ok(()) };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file =
+        rustix::fs::open(c"/proc/self/timens_offsets", flags, Mode::empty()).at(Step::TimeOffsets, 0)?;
+    rustix::io::write(file, offsets).map(drop).at(Step::TimeOffsets, 0)
+}
+
+fn name_host(plan: &Plan) -> Done {
+    if let Some(name) = &plan.hostname {
+        rustix::system::sethostname(name).at(Step::Hostname, 0)?;
+    }
+    if let Some(name) = &plan.domainname {
+        rustix::system::setdomainname(name).at(Step::Domainname, 0)?;
+    }
+    Ok(())
+}
+
+/// The root with everything in it, and ourselves in it.
+fn make_root(kit: &Kit<'_>, pid: i32) -> Result<Option<terminal::Terminal>, Failure> {
+    let plan = kit.plan;
+    // Modes of what is made here are what was asked for.
+    umask(Mode::empty());
+    attach_root(kit)?;
+    if !plan.root.pivot_late {
+        pivot(kit)?;
+    }
+    mounts::mount_all(kit)?;
+    devices::fill(kit)?;
+    let terminal = open_terminal(kit)?;
+    if plan.root.pivot_late {
+        kit.line.before_pivot().at(Step::Report, 0)?;
+        kit.line.wait().at(Step::Hook, 0)?;
+        // Which hook it was has no number; its own standard error has said more.
+        kit.hooks.create_container(pid).map_err(|_| Failure {
+            step: Step::Hook,
+            errno: Errno::CHILD,
+            index: 0,
+        })?;
+        pivot(kit)?;
+    }
+    masks::make_readonly(kit)?;
+    masks::mask_all(kit)?;
+    identity::make_cwd(kit.root, &plan.process)?;
+    mounts::seal(kit)?;
+    finish_root(kit)?;
+    Ok(terminal)
+}
+
+/// Private or a slave before anything is attached: nothing that we do may reach the host's mounts.
+fn attach_root(kit: &Kit<'_>) -> Done {
+    let wanted = kit.plan.root.propagation;
+    let of_host = if wanted == propagation::PRIVATE { propagation::PRIVATE } else { propagation::SLAVE };
+    let attr = MountAttr { propagation: of_host, ..MountAttr::default() };
+    mount_setattr_at(c"/", Depth::Recursive, &attr).at(Step::Privacy, 0)?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(kit.root, c"", rustix::fs::CWD, kit.attach_at.as_c_str(), flags).at(Step::AttachRoot, 0)
+}
+
+/// pivot_root(2), NOTES: the old root ends up below the new one, and is let go of from there.
+fn pivot(kit: &Kit<'_>) -> Done {
+    fchdir(kit.root).at(Step::PivotRoot, 0)?;
+    pivot_root(c".", c".").at(Step::PivotRoot, 1)?;
+    unmount(c".", UnmountFlags::DETACH).at(Step::PivotRoot, 2)?;
+    chdir(c"/").at(Step::PivotRoot, 3)
+}
+
+fn open_terminal(kit: &Kit<'_>) -> Result<Option<terminal::Terminal>, Failure> {
+    if !kit.plan.process.terminal {
+        return Ok(None);
+    }
+    let terminal = terminal::open(kit.root, &kit.plan.process).at(Step::Console, 0)?;
+    terminal::bind_console(kit.root, &terminal.slave).at(Step::Console, 1)?;
+    Ok(Some(terminal))
+}
+
+fn finish_root(kit: &Kit<'_>) -> Done {
+    let root = &kit.plan.root;
+    if root.propagation != propagation::PRIVATE {
+        let attr = MountAttr { propagation: root.propagation, ..MountAttr::default() };
+        mount_setattr(kit.root, Depth::One, &attr).at(Step::RootPropagation, 0)?;
+    }
+    if root.readonly {
+        mount_setattr(kit.root, Depth::One, &mounts::set(mount_attr::RDONLY)).at(Step::RootReadonly, 0)?;
+    }
+    Ok(())
+}
+
+/// A procfs that is attached nowhere, so nothing can be mounted over its files (CVE-2025-52881).
+fn private_procfs(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
+    if plan.sysctls.is_empty() && plan.process.label.is_none() {
+        return Ok(None);
+    }
+    mounts::make_fs(c"proc", &[], &MountAttr::default()).map(Some).at(Step::Procfs, 0)
+}
+
+fn write_sysctls(plan: &Plan, procfs: Option<&OwnedFd>) -> Done {
+    let Some(procfs) = procfs else { return Ok(()) };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    for (i, sysctl) in plan.sysctls.iter().enumerate() {
+        let file = openat2(procfs, &sysctl.path, flags, Mode::empty(), resolve).at(Step::Sysctl, i)?;
+        rustix::io::write(file, &sysctl.value).at(Step::Sysctl, i)?;
+    }
+    Ok(())
+}
+
+fn special(plan: &Plan) -> Done {
+    if let Some(persona) = plan.personality {
+        kernel::personality(persona).at(Step::Personality, 0)?;
+    }
+    if let Some(policy) = &plan.memory_policy {
+        kernel::set_mempolicy(policy.mode, &policy.nodes).at(Step::MemoryPolicy, 0)?;
+    }
+    Ok(())
+}
+
+/// A process that joins a running container.
+pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
+    let failure = match join(kit) {
+        Ok(()) => identity::exec_any(kit.process),
+        Err(failure) => failure,
+    };
+    kit.line.failed(failure);
+    FAILED
+}
+
+fn join(kit: &ExecKit<'_>) -> Done {
+    let process = kit.process;
+    kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    if let Some(cpus) = &process.affinity[0] {
+        kernel::sched_setaffinity(cpus).at(Step::Affinity, 0)?;
+    }
+    join_cgroups(kit.tasks)?;
+    kernel::reset_signals();
+    setsid().at(Step::Session, 0)?;
+    kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
+    if kit.namespaces & flag::NEWUSER != 0 {
+        let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)?;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, Mode::empty()).at(Step::Cwd, 0)?;
+    let terminal =
+        process.terminal.then(|| terminal::open(root.as_fd(), process)).transpose().at(Step::Console, 0)?;
+    if let Some(terminal) = &terminal {
+        kit.line.ready(Some(terminal.master.as_fd())).at(Step::Report, 0)?;
+        identity::connect_terminal(&terminal.slave)?;
+    } else if let Some(stdio) = kit.stdio {
+        identity::connect(stdio)?;
+    }
+    if let Some(persona) = kit.personality {
+        kernel::personality(persona).at(Step::Personality, 0)?;
+    }
+    let label = exec_label(process)?;
+    identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
+    kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
+    identity::load_last(process, kit.filter)
+}
+
+fn exec_label(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
+    if process.label.is_none() {
+        return Ok(None);
+    }
+    let procfs = mounts::make_fs(c"proc", &[], &MountAttr::default()).at(Step::Procfs, 0)?;
+    identity::open_label(Some(&procfs), process)
+}

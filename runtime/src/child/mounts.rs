@@ -1,0 +1,105 @@
+//! The container's mounts, made and attached inside its own mount namespace.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use kernel::{Depth, MountAttr, mount_attr, mount_setattr};
+use rustix::io::Result;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use super::Kit;
+use super::place::{Kind, Links, find_or_make, is_on_proc, kind_of};
+use crate::plan::{Mount, Source, may_cover_proc};
+use crate::report::{At as _, Failure, Step};
+
+/// All of `mounts`, in their order: later ones may lie on earlier ones.
+pub(super) fn mount_all(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
+    for (i, mount) in kit.plan.mounts.iter().enumerate() {
+        match &mount.source {
+            Source::Bind { .. } => bind(kit, i, mount)?,
+            Source::Fs { kind, options } => {
+                let made = make_fs(kind, options, &mount.attr).at(Step::MountFs, i)?;
+                let place = target(kit, i, mount, Kind::Dir)?;
+                attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
+                finish(made.as_fd(), mount).at(Step::MountFs, i)?;
+            }
+            Source::Cgroup => super::cgroups::mount(kit, i, mount)?,
+        }
+    }
+    Ok(())
+}
+
+/// What had to stay writable while it was filled.
+pub(super) fn seal(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
+    for (i, mount) in kit.plan.mounts.iter().enumerate().filter(|(_, mount)| mount.readonly_at_end) {
+        let place = target(kit, i, mount, Kind::Dir)?;
+        mount_setattr(place.as_fd(), Depth::One, &set(mount_attr::RDONLY)).at(Step::MountFs, i)?;
+    }
+    Ok(())
+}
+
+/// The parent has cloned the source and given it its attributes; here it only finds its place.
+fn bind(kit: &Kit<'_>, i: usize, mount: &Mount) -> std::result::Result<(), Failure> {
+    let Some(tree) = &kit.trees[i] else { return Ok(()) };
+    let kind = kind_of(tree.as_fd()).at(Step::MountFs, i)?;
+    let place = target(kit, i, mount, kind)?;
+    attach(tree.as_fd(), place.as_fd()).at(Step::MountFs, i)
+}
+
+/// The mount point, made where it is missing, and never inside a procfs that is not ours to cover.
+pub(super) fn target(
+    kit: &Kit<'_>,
+    i: usize,
+    mount: &Mount,
+    kind: Kind,
+) -> std::result::Result<OwnedFd, Failure> {
+    let links = if mount.strict { Links::Refuse } else { Links::Follow };
+    let place = find_or_make(kit.root, &mount.destination, kind, links).at(Step::MountTarget, i)?;
+    if !may_cover_proc(mount.destination.as_bytes())
+        && !mount.strict
+        && is_on_proc(&place).at(Step::MountTarget, i)?
+    {
+        return Err(Failure { step: Step::MountOnProc, errno: rustix::io::Errno::PERM, index: i as u32 });
+    }
+    Ok(place)
+}
+
+/// A new file system, not attached anywhere yet.
+pub(super) fn make_fs(
+    kind: &std::ffi::CStr,
+    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    attr: &MountAttr,
+) -> Result<OwnedFd> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context.as_fd(), key.as_c_str(), value.as_c_str())?,
+            None => fsconfig_set_flag(context.as_fd(), key.as_c_str())?,
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    let attr = MountAttrFlags::from_bits_retain(attr.set as u32);
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
+}
+
+/// What fsmount could not be told at once.
+pub(super) fn finish(made: BorrowedFd<'_>, mount: &Mount) -> Result<()> {
+    if mount.recursive_attr != MountAttr::default() {
+        mount_setattr(made, Depth::Recursive, &mount.recursive_attr)?;
+    }
+    if let Some((propagation, depth)) = mount.propagation {
+        mount_setattr(made, depth, &MountAttr { propagation, ..MountAttr::default() })?;
+    }
+    Ok(())
+}
+
+pub(super) fn attach(mount: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
+    let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", place, c"", by_descriptor)
+}
+
+pub(super) fn set(bits: u64) -> MountAttr {
+    MountAttr { set: bits, ..MountAttr::default() }
+}

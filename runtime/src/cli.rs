@@ -1,0 +1,146 @@
+//! The command line: global options, one module a group of commands, and how errors leave.
+
+mod args;
+mod bundle;
+mod console;
+mod create;
+mod exec;
+mod features;
+mod list;
+mod log;
+mod plain;
+mod spec;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use args::Args;
+use log::Log;
+use runtime::Runtime;
+
+/// Why a command could not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Usage(String),
+    #[error("{}", runtime::chain(.0))]
+    Runtime(#[from] runtime::Error),
+    #[error("{what} {object}: {source}")]
+    Io { what: &'static str, object: String, source: std::io::Error },
+    #[error("{}: {source}", path.display())]
+    Json { path: PathBuf, source: serde_json::Error },
+}
+
+impl Error {
+    pub(crate) fn io(
+        what: &'static str,
+        object: impl Into<String>,
+        source: impl Into<std::io::Error>,
+    ) -> Error {
+        Error::Io { what, object: object.into(), source: source.into() }
+    }
+}
+
+/// What the options before the command's name say.
+pub(crate) struct Global {
+    pub(crate) runtime: Runtime,
+    pub(crate) log: Log,
+}
+
+const HELP: &str = "\
+berth-runtime: an OCI runtime
+
+usage: berth-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND ...
+
+commands:
+  create  [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] ID
+  start   ID
+  run     [-d] [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] ID
+  exec    [-t] [-d] [-p PROCESS.json] [--cwd DIR] [-e K=V] [-u UID[:GID]] [--pid-file FILE] ID [COMMAND ARG...]
+  state   ID
+  kill    [-a] ID [SIGNAL]
+  delete  [-f] ID
+  list    [-q] [-f table|json]
+  spec    [-b BUNDLE]
+  features
+";
+
+/// Exit code of everything that is our own failure, as runc has it.
+const FAILED: u8 = 1;
+
+pub(crate) fn main(words: Vec<String>) -> ExitCode {
+    let mut args = Args::new(words);
+    let global = match global(&mut args) {
+        Ok(global) => global,
+        Err(error) => {
+            eprintln!("berth-runtime: {error}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    match run(&global, args) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            global.log.error(&error.to_string());
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn global(args: &mut Args) -> Result<Global, Error> {
+    let mut root = default_root();
+    let mut log = Log::default();
+    while let Some(option) = args.option() {
+        match option.as_str() {
+            "--root" => root = args.value(&option)?.into(),
+            "--log" => log.file = Some(args.value(&option)?.into()),
+            "--log-format" => log.set_format(&args.value(&option)?)?,
+            "--debug" => {}
+            "--rootless" => drop(args.value(&option)?),
+            "--systemd-cgroup" => {
+                return Err(Error::Usage(
+                    "--systemd-cgroup: the systemd cgroup driver is not supported yet".into(),
+                ));
+            }
+            "--version" | "-v" => args.command("--version"),
+            "--help" | "-h" => args.command("help"),
+            _ => return Err(Error::Usage(format!("unknown option {option}"))),
+        }
+    }
+    // No id may hold a colon, so this can be nobody's directory.
+    let seccomp_cache = Some(root.join(":seccomp"));
+    Ok(Global { runtime: Runtime { root, seccomp_cache }, log })
+}
+
+fn default_root() -> PathBuf {
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::getuid().is_root());
+    own.map_or_else(|| PathBuf::from("/run/berth-runtime"), |dir| PathBuf::from(dir).join("berth-runtime"))
+}
+
+fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let Some(command) = args.next() else { return Err(Error::Usage(format!("which command?\n\n{HELP}"))) };
+    match command.as_str() {
+        "create" => create::create(global, args),
+        "run" => create::run(global, args),
+        "start" => plain::start(global, args),
+        "state" => plain::state(global, args),
+        "kill" => plain::kill(global, args),
+        "delete" => plain::delete(global, args),
+        "exec" => exec::exec(global, args),
+        "list" => list::list(global, args),
+        "spec" => spec::spec(args),
+        "features" => features::features(args),
+        "--version" => Ok(version()),
+        "help" => {
+            print!("{HELP}");
+            Ok(0)
+        }
+        other => Err(Error::Usage(format!("there is no command {other:?}\n\n{HELP}"))),
+    }
+}
+
+fn version() -> u8 {
+    println!("berth-runtime version {}", env!("CARGO_PKG_VERSION"));
+    println!("spec: {}", runtime::spec::OCI_VERSION);
+    0
+}

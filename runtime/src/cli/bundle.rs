@@ -1,0 +1,32 @@
+//! Reading JSON files of a bundle, and writing pid files.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use runtime::spec::Spec;
+use serde::de::DeserializeOwned;
+
+use super::Error;
+
+/// The bundle's absolute path and its configuration.
+pub(crate) fn load(bundle: &Path) -> Result<(PathBuf, Spec), Error> {
+    let at = |e| Error::io("opening the bundle", bundle.display().to_string(), e);
+    let bundle = fs::canonicalize(bundle).map_err(at)?;
+    let spec = read_json(&bundle.join("config.json"))?;
+    Ok((bundle, spec))
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let bytes = fs::read(path).map_err(|e| Error::io("reading", path.display().to_string(), e))?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// By rename: whoever waits for the file finds it whole.
+pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
+    let at = |e| Error::io("writing", path.display().to_string(), e);
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    let new = path.with_file_name(name);
+    fs::write(&new, pid.to_string()).map_err(at)?;
+    fs::rename(&new, path).map_err(at)
+}

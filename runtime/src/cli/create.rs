@@ -1,0 +1,106 @@
+//! `create` and `run`.
+
+use std::path::PathBuf;
+
+use runtime::{CreateRequest, Force, Process, Rootfs, Stdio};
+
+use super::args::{Args, unknown};
+use super::{Error, Global, bundle, console, wait};
+
+struct Options {
+    bundle: PathBuf,
+    pid_file: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    preserve_fds: u32,
+    mode: Mode,
+    id: String,
+}
+
+/// Who waits for the container's end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Foreground,
+    Detached,
+}
+
+impl Options {
+    fn read(mut args: Args, mut mode: Mode) -> Result<Options, Error> {
+        let (mut bundle, mut pid_file, mut console_socket, mut preserve_fds) =
+            (PathBuf::from("."), None, None, 0);
+        while let Some(option) = args.option() {
+            match option.as_str() {
+                "-b" | "--bundle" => bundle = args.value(&option)?.into(),
+                "--pid-file" => pid_file = Some(args.value(&option)?.into()),
+                "--console-socket" => console_socket = Some(args.value(&option)?.into()),
+                "--preserve-fds" => preserve_fds = args.number(&option)?,
+                "-d" | "--detach" if args.flag() => mode = Mode::Detached,
+                "--no-new-keyring" => drop(args.flag()),
+                _ => return Err(unknown(&option)),
+            }
+        }
+        let id = args.id()?;
+        args.end()?;
+        Ok(Options { bundle, pid_file, console_socket, preserve_fds, mode, id })
+    }
+}
+
+pub(crate) fn create(global: &Global, args: Args) -> Result<u8, Error> {
+    let options = Options::read(args, Mode::Detached)?;
+    make(global, &options)?;
+    Ok(0)
+}
+
+pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
+    let options = Options::read(args, Mode::Foreground)?;
+    if options.mode == Mode::Detached {
+        make(global, &options)?;
+        return start(global, &options).map(|()| 0);
+    }
+    // Signals for us are the container's from before it exists.
+    let signals = wait::Signals::take()?;
+    let process = make(global, &options)?;
+    start(global, &options)?;
+    let code = signals.forward_until_end(&process);
+    global.runtime.delete(&options.id, Force::Kill)?;
+    code
+}
+
+fn start(global: &Global, options: &Options) -> Result<(), Error> {
+    global.runtime.start(&options.id).inspect_err(|_| take_away(global, options)).map_err(Error::from)
+}
+
+fn make(global: &Global, options: &Options) -> Result<Process, Error> {
+    let (bundle, spec) = bundle::load(&options.bundle)?;
+    let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
+    console::check(terminal, options.mode == Mode::Detached, options.console_socket.as_deref())?;
+    let process = global.runtime.create(CreateRequest {
+        id: &options.id,
+        bundle: &bundle,
+        spec,
+        rootfs: Rootfs::Bundle,
+        stdio: if terminal { Stdio::Terminal } else { Stdio::Inherit },
+        preserve_fds: options.preserve_fds,
+    })?;
+    for warning in &process.warnings {
+        global.log.warn(warning);
+    }
+    hand_over(options, &process).inspect_err(|_| take_away(global, options))?;
+    Ok(process)
+}
+
+fn hand_over(options: &Options, process: &Process) -> Result<(), Error> {
+    if let (Some(socket), Some(master)) = (&options.console_socket, &process.console) {
+        console::send(socket, master)?;
+    }
+    match &options.pid_file {
+        Some(path) => bundle::write_pid(path, process.pid),
+        None => Ok(()),
+    }
+}
+
+/// The command failed, so nothing of the container may stay; why it failed is what the caller wants to hear.
+fn take_away(global: &Global, options: &Options) {
+    if let Err(error) = global.runtime.delete(&options.id, Force::Kill) {
+        global.log.warn(&runtime::chain(&error));
+    }
+}

@@ -1,0 +1,142 @@
+//! `exec`.
+
+use std::path::PathBuf;
+
+use runtime::spec::{self, Capabilities, Process};
+use runtime::{Process as Made, Stdio};
+
+use super::args::{Args, unknown};
+use super::{Error, Global, bundle, console, wait};
+
+#[derive(Default)]
+struct Options {
+    process: Option<PathBuf>,
+    cwd: Option<String>,
+    env: Vec<String>,
+    user: Option<spec::User>,
+    gids: Vec<u32>,
+    capabilities: Vec<String>,
+    no_new_privileges: bool,
+    terminal: bool,
+    detach: bool,
+    pid_file: Option<PathBuf>,
+    console_socket: Option<PathBuf>,
+    preserve_fds: u32,
+}
+
+impl Options {
+    fn read(args: &mut Args) -> Result<Options, Error> {
+        let mut options = Options::default();
+        while let Some(option) = args.option() {
+            match option.as_str() {
+                "-p" | "--process" => options.process = Some(args.value(&option)?.into()),
+                "--cwd" => options.cwd = Some(args.value(&option)?),
+                "-e" | "--env" => options.env.push(args.value(&option)?),
+                "-u" | "--user" => options.user = Some(user(&args.value(&option)?)?),
+                "-g" | "--additional-gids" => options.gids.push(args.number(&option)?),
+                "-c" | "--cap" => options.capabilities.push(args.value(&option)?),
+                "--no-new-privs" => options.no_new_privileges = args.flag(),
+                "-t" | "--tty" => options.terminal = args.flag(),
+                "-d" | "--detach" => options.detach = args.flag(),
+                "--pid-file" => options.pid_file = Some(args.value(&option)?.into()),
+                "--console-socket" => options.console_socket = Some(args.value(&option)?.into()),
+                "--preserve-fds" => options.preserve_fds = args.number(&option)?,
+                _ => return Err(unknown(&option)),
+            }
+        }
+        Ok(options)
+    }
+
+    /// A whole process from a file, or the container's own with what the options change.
+    fn process(&self, global: &Global, id: &str, command: Vec<String>) -> Result<Process, Error> {
+        if let Some(path) = &self.process {
+            let mut process: Process = bundle::read_json(path)?;
+            process.terminal |= self.terminal;
+            return Ok(process);
+        }
+        if command.is_empty() {
+            return Err(Error::Usage("which command? Give it after the id, or a process with -p".into()));
+        }
+        let mut process = global.runtime.process(id)?;
+        process.args = command;
+        process.terminal = self.terminal;
+        process.env.extend(self.env.iter().cloned());
+        process.no_new_privileges |= self.no_new_privileges;
+        if let Some(cwd) = &self.cwd {
+            process.cwd.clone_from(cwd);
+        }
+        if let Some(user) = &self.user {
+            process.user = user.clone();
+        }
+        process.user.additional_gids.extend(&self.gids);
+        self.add_capabilities(process.capabilities.get_or_insert_default());
+        Ok(process)
+    }
+
+    fn add_capabilities(&self, to: &mut Capabilities) {
+        for set in [&mut to.bounding, &mut to.effective, &mut to.permitted] {
+            set.extend(self.capabilities.iter().cloned());
+        }
+    }
+}
+
+/// `UID` or `UID:GID`, numbers in range and nothing else: a name would be looked up in files that the container
+/// wrote (CVE-2016-3697, CVE-2026-46680, CVE-2026-30892).
+fn user(text: &str) -> Result<spec::User, Error> {
+    let wrong = || Error::Usage(format!("--user: {text:?} is not UID or UID:GID, each below 4294967295"));
+    let id = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.then(|| text.parse::<u32>().ok()).flatten();
+        number.filter(|&id| id != u32::MAX).ok_or_else(wrong)
+    };
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (id(uid)?, id(gid)?),
+        None => (id(text)?, 0),
+    };
+    Ok(spec::User { uid, gid, ..spec::User::default() })
+}
+
+pub(crate) fn exec(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let options = Options::read(&mut args)?;
+    let id = args.id()?;
+    let process = options.process(global, &id, args.rest())?;
+    console::check(process.terminal, options.detach, options.console_socket.as_deref())?;
+    let signals = if options.detach { None } else { Some(wait::Signals::take()?) };
+    let stdio = if process.terminal { Stdio::Terminal } else { Stdio::Inherit };
+    let made = global.runtime.exec_preserving(&id, &process, stdio, options.preserve_fds)?;
+    for warning in &made.warnings {
+        global.log.warn(warning);
+    }
+    hand_over(&options, &made)?;
+    match signals {
+        Some(signals) => signals.forward_until_end(&made),
+        None => Ok(0),
+    }
+}
+
+fn hand_over(options: &Options, made: &Made) -> Result<(), Error> {
+    if let (Some(socket), Some(master)) = (&options.console_socket, &made.console) {
+        console::send(socket, master)?;
+    }
+    match &options.pid_file {
+        Some(path) => bundle::write_pid(path, made.pid),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::user;
+
+    #[test]
+    fn a_user_is_numbers_and_nothing_else() {
+        let ids = |text| user(text).map(|user| (user.uid, user.gid)).ok();
+        assert_eq!(ids("1000"), Some((1000, 0)));
+        assert_eq!(ids("1000:5"), Some((1000, 5)));
+        for wrong in
+            ["", "root", "1000:", ":1000", "1000:x", "-1", "+1", "4294967295", "4294967296", "1:2:3", " 1"]
+        {
+            assert_eq!(ids(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `start`, `state`, `kill` and `delete`.
+
+use nix::sys::signal::Signal;
+use runtime::{Force, Scope};
+
+use super::args::{Args, unknown};
+use super::{Error, Global};
+
+pub(crate) fn start(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let id = only_id(&mut args)?;
+    args.end()?;
+    global.runtime.start(&id)?;
+    Ok(0)
+}
+
+pub(crate) fn state(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let id = only_id(&mut args)?;
+    args.end()?;
+    let state = global.runtime.state(&id)?;
+    let text = serde_json::to_string_pretty(&state).map_err(|e| Error::io("writing", "the state", e))?;
+    println!("{text}");
+    Ok(0)
+}
+
+pub(crate) fn kill(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let mut scope = Scope::Init;
+    while let Some(option) = args.option() {
+        match option.as_str() {
+            "-a" | "--all" if args.flag() => scope = Scope::All,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    let id = args.id()?;
+    let signal = signal(&args.next().unwrap_or_else(|| "TERM".into()))?;
+    args.end()?;
+    global.runtime.kill(&id, signal, scope)?;
+    Ok(0)
+}
+
+pub(crate) fn delete(global: &Global, mut args: Args) -> Result<u8, Error> {
+    let mut force = Force::Refuse;
+    while let Some(option) = args.option() {
+        match option.as_str() {
+            "-f" | "--force" if args.flag() => force = Force::Kill,
+            _ => return Err(unknown(&option)),
+        }
+    }
+    let id = args.id()?;
+    args.end()?;
+    if force == Force::Refuse {
+        // OCI: deleting what does not exist is an error; only a forced delete is a wish rather than a statement.
+        global.runtime.state(&id)?;
+    }
+    global.runtime.delete(&id, force)?;
+    Ok(0)
+}
+
+fn only_id(args: &mut Args) -> Result<String, Error> {
+    match args.option() {
+        Some(option) => Err(unknown(&option)),
+        None => args.id(),
+    }
+}
+
+/// `9`, `KILL` or `SIGKILL`; real-time signals by number.
+fn signal(name: &str) -> Result<i32, Error> {
+    if let Ok(number) = name.parse::<i32>() {
+        return Ok(number);
+    }
+    let upper = name.to_ascii_uppercase();
+    let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    full.parse::<Signal>()
+        .map(|signal| signal as i32)
+        .map_err(|_| Error::Usage(format!("{name:?} is no signal")))
+}

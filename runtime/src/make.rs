@@ -1,0 +1,387 @@
+//! The parent's side of making: opens and makes what the plan names, clones the init, and hears it out.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kernel::{Child, clone_flags as flag};
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::cgroup::Cgroup;
+use crate::child::{self, Kit};
+use crate::hooks::{self, ChildHooks};
+use crate::plan::{self, Plan, Source};
+use crate::report::{Failure, Line, Step, Word, lines};
+use crate::seccomp::{self, Filter};
+use crate::spec::Spec;
+use crate::state::{Init, Record, StateDir, Status};
+use crate::{CreateRequest, Error, Process, Rootfs, Runtime, Stdio, sources, unmake, userns};
+
+/// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
+pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
+    let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs)?;
+    let dir = StateDir::of(&runtime.root, request.id)?;
+    dir.make()?;
+    let made = Making { runtime, request, plan, dir: &dir, warnings: Vec::new() }.make();
+    if made.is_err() {
+        // The caller wants to know why it failed; what could not be taken away shows in `list`.
+        let _ = unmake::unmake(&dir);
+    }
+    made
+}
+
+struct Making<'a> {
+    runtime: &'a Runtime,
+    request: &'a CreateRequest<'a>,
+    plan: Plan,
+    dir: &'a StateDir,
+    warnings: Vec<String>,
+}
+
+/// What the parent holds for the child.
+struct Opened {
+    root: OwnedFd,
+    trees: Vec<Option<OwnedFd>>,
+    nodes: Vec<OwnedFd>,
+    hierarchies: Vec<child::Hierarchy>,
+    joined: Vec<(u64, OwnedFd)>,
+    start: OwnedFd,
+    cgroup: Cgroup,
+    filter: Option<Filter>,
+}
+
+impl Making<'_> {
+    fn make(mut self) -> Result<Process, Error> {
+        let mut record = self.record();
+        // On disk before anything that it names, so that whoever comes after a crash can take that away.
+        self.dir.write(&record)?;
+        self.grant_capabilities()?;
+        let mut opened = self.open()?;
+        record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
+        let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
+        let pid_namespace = take(&mut opened.joined, flag::NEWPID);
+        let init = self.clone_init(&opened, theirs, pid_namespace.as_ref(), &ours)?;
+        let made = self.accompany(&mut record, &ours, &opened, &init);
+        match made {
+            Ok(console) => Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings }),
+            Err(error) => {
+                end(&init);
+                Err(error)
+            }
+        }
+    }
+
+    fn record(&self) -> Record {
+        let spec = &self.request.spec;
+        Record {
+            id: self.request.id.to_owned(),
+            bundle: self.request.bundle.to_owned(),
+            annotations: spec.annotations.clone(),
+            init: None,
+            cgroup_path: self.plan.cgroup_path.clone(),
+            namespaces: self.plan.namespaces.all(),
+            seccomp_flags: None,
+            personality: self.plan.personality,
+            process: spec.process.clone().unwrap_or_default(),
+            hooks: spec.hooks.clone().unwrap_or_default(),
+            created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+        }
+    }
+
+    fn grant_capabilities(&mut self) -> Result<(), Error> {
+        let in_userns = self.plan.namespaces.has(flag::NEWUSER);
+        self.warnings.extend(grant(&mut self.plan.process, in_userns)?);
+        Ok(())
+    }
+
+    fn open(&self) -> Result<Opened, Error> {
+        let plan = &self.plan;
+        let start = self.dir.make_fifo()?;
+        let cgroup = Cgroup::create(&plan.cgroup_path, &plan.resources)
+            .map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
+        let filter = self.filter()?;
+        let in_userns = plan.namespaces.has(flag::NEWUSER);
+        let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
+        Ok(Opened {
+            root: sources::root(plan, &self.request.rootfs)?,
+            trees: sources::trees(plan)?,
+            nodes: if in_userns { sources::nodes(&plan.devices)? } else { Vec::new() },
+            hierarchies: if wants_cgroups { sources::hierarchies(&plan.cgroup_path)? } else { Vec::new() },
+            joined: open_namespaces(plan)?,
+            start,
+            cgroup,
+            filter,
+        })
+    }
+
+    /// Compiled once a profile, and kept beside the record for exec.
+    fn filter(&self) -> Result<Option<Filter>, Error> {
+        let Some(filter) = compile(self.runtime, &self.request.spec)? else { return Ok(None) };
+        self.dir.write_filter(&filter)?;
+        Ok(Some(filter))
+    }
+
+    /// Clones the init, or the first of two children that clones it.
+    fn clone_init(
+        &self,
+        opened: &Opened,
+        theirs: Line,
+        pid_namespace: Option<&OwnedFd>,
+        ours: &Line,
+    ) -> Result<Child, Error> {
+        let plan = &self.plan;
+        let stdio = stdio(&self.request.stdio);
+        let hooks = self.child_hooks();
+        let kit = Kit {
+            plan,
+            line: &theirs,
+            root: opened.root.as_fd(),
+            attach_at: self.attach_at()?,
+            trees: &opened.trees,
+            nodes: &opened.nodes,
+            hierarchies: &opened.hierarchies,
+            joined: &opened.joined,
+            tasks: opened.cgroup.task_files(),
+            start: &opened.start,
+            stdio,
+            filter: opened.filter.as_ref(),
+            preserve_fds: self.request.preserve_fds,
+            hooks: &hooks,
+        };
+        let cgroup = opened.cgroup.unified_dir();
+        if plan.namespaces.needs_two_steps() {
+            let first = clone_into(pid_namespace, 0, cgroup, || child::first_of_two(&kit))?;
+            drop(theirs);
+            return self.second_of_two(&first, ours);
+        }
+        clone_into(pid_namespace, plan.namespaces.new, cgroup, || child::init(&kit))
+    }
+
+    fn second_of_two(&self, first: &Child, ours: &Line) -> Result<Child, Error> {
+        let word = ours.hear();
+        reap(first.pidfd.as_fd());
+        match word.map_err(|e| Error::step("hearing", "the first child", e))? {
+            Some(Word::Cloned { pid }) => {
+                // It is our child (CLONE_PARENT) and not reaped, so the number is its own.
+                let pidfd = Pid::from_raw(pid)
+                    .ok_or(Errno::SRCH)
+                    .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+                    .map_err(|e| Error::step("opening", format!("process {pid}"), e))?;
+                Ok(Child { pid, pidfd })
+            }
+            Some(Word::Failed(failure)) => Err(self.explain(failure)),
+            Some(Word::BeforePivot | Word::Ready { .. }) | None => Err(Error::Died),
+        }
+    }
+
+    /// While the child works: its maps, its record, its hooks; until it is ready.
+    fn accompany(
+        &mut self,
+        record: &mut Record,
+        ours: &Line,
+        opened: &Opened,
+        init: &Child,
+    ) -> Result<Option<OwnedFd>, Error> {
+        if let Some(maps) = &self.plan.namespaces.maps {
+            userns::write_maps(init.pid, maps)?;
+        }
+        userns::idmap_all(&self.plan, &opened.trees, init.pid)?;
+        if self.plan.namespaces.maps.is_some() {
+            ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
+        }
+        record.init = Some(Init::of(init.pid)?);
+        self.dir.write(record)?;
+        if let Some(value) = self.plan.process.oom_score_adj {
+            self.warnings.extend(set_oom_score_adj(init.pid, value)?);
+        }
+        self.hear_until_ready(record, ours)
+    }
+
+    fn hear_until_ready(&self, record: &Record, ours: &Line) -> Result<Option<OwnedFd>, Error> {
+        loop {
+            match ours.hear().map_err(|e| Error::step("hearing", "the init", e))? {
+                Some(Word::Ready { console }) => return Ok(console),
+                Some(Word::Failed(failure)) => return Err(self.explain(failure)),
+                Some(Word::BeforePivot) => {
+                    let state = record.state(Status::Creating);
+                    hooks::run_all(&record.hooks.prestart, &state)?;
+                    hooks::run_all(&record.hooks.create_runtime, &state)?;
+                    ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
+                }
+                Some(Word::Cloned { .. }) | None => return Err(Error::Died),
+            }
+        }
+    }
+
+    fn child_hooks(&self) -> ChildHooks {
+        let hooks = self.request.spec.hooks.clone().unwrap_or_default();
+        let record = self.record();
+        ChildHooks::new(&hooks, record.state(Status::Creating), record.state(Status::Created))
+    }
+
+    fn attach_at(&self) -> Result<CString, Error> {
+        let place = match &self.plan.root.path {
+            Some(path) if self.plan.root.pivot_late => path.as_path(),
+            Some(_) | None => Path::new("/"),
+        };
+        CString::new(place.as_os_str().as_bytes())
+            .map_err(|_| Error::invalid("root.path", "holds a NUL byte"))
+    }
+
+    /// The child's numbers in words.
+    fn explain(&self, failure: Failure) -> Error {
+        explain(failure, &self.plan.process, || self.object(failure))
+    }
+
+    fn object(&self, failure: Failure) -> String {
+        let plan = &self.plan;
+        let i = failure.index as usize;
+        let text =
+            |path: Option<&CString>| format!("/{}", path.map_or("".into(), |path| path.to_string_lossy()));
+        match failure.step {
+            Step::MountFs | Step::MountTarget | Step::MountOnProc | Step::MountCgroup => {
+                text(plan.mounts.get(i).map(|mount| &mount.destination))
+            }
+            Step::Device => {
+                plan.devices.get(i).map_or(String::new(), |d| d.host.to_string_lossy().into_owned())
+            }
+            Step::Mask => text(plan.masked.get(i)),
+            Step::Readonly => text(plan.readonly.get(i)),
+            Step::Sysctl => plan.sysctls.get(i).map_or(String::new(), |sysctl| sysctl.name.clone()),
+            Step::JoinNamespace => {
+                let others = plan.namespaces.joined.iter().filter(|joined| joined.flag != flag::NEWPID);
+                others.map(|joined| joined.path.display().to_string()).nth(i).unwrap_or_default()
+            }
+            Step::AttachRoot | Step::RootPropagation | Step::RootReadonly => {
+                match (&plan.root.path, &self.request.rootfs) {
+                    (_, Rootfs::Overlay { upper, .. }) => upper.display().to_string(),
+                    (Some(path), Rootfs::Bundle) => path.display().to_string(),
+                    (None, Rootfs::Bundle) => String::new(),
+                }
+            }
+            _ => format!("of {}", self.request.id),
+        }
+    }
+}
+
+/// A child's failure as an error; the words for what both inits and exec'd processes do are here.
+pub(crate) fn explain(
+    failure: Failure,
+    process: &plan::ProcessPlan,
+    object: impl FnOnce() -> String,
+) -> Error {
+    let source = io::Error::from(failure.errno);
+    let command =
+        || process.args.strings().first().map_or("".into(), |arg| arg.to_string_lossy()).into_owned();
+    match failure.step {
+        Step::Command => Error::NoSuchCommand { command: command(), source },
+        Step::Cwd => Error::step(failure.step.words(), format!("/{}", process.cwd.to_string_lossy()), source),
+        Step::Rlimit => {
+            let limit = process.rlimits.get(failure.index as usize);
+            Error::step(failure.step.words(), limit.map_or(String::new(), |(r, _)| format!("{r:?}")), source)
+        }
+        Step::User => Error::step(failure.step.words(), format!("{}:{}", process.uid, process.gid), source),
+        step => Error::step(step.words(), object(), source),
+    }
+}
+
+/// Leaves out what we do not have to give; says so.
+pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<Option<String>, Error> {
+    // Whoever is first in a user namespace has them all.
+    let ours = kernel::capget().map_err(|e| Error::step("reading", "our capabilities", e))?.permitted;
+    let available = if in_userns { u64::MAX } else { ours };
+    let missing = process.capabilities.all() & !available;
+    process.capabilities = process.capabilities.within(available);
+    let mut names: Vec<&str> = process.unknown_capabilities.iter().map(String::as_str).collect();
+    names.extend(plan::capability_names(missing));
+    Ok((!names.is_empty()).then(|| format!("capabilities that cannot be granted here: {}", names.join(", "))))
+}
+
+pub(crate) fn compile(runtime: &Runtime, spec: &Spec) -> Result<Option<Filter>, Error> {
+    let Some(profile) = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) else { return Ok(None) };
+    let filter = match &runtime.seccomp_cache {
+        Some(dir) => seccomp::compile_cached(profile, dir)?,
+        None => seccomp::compile(profile)?,
+    };
+    if filter.listener {
+        return Err(Error::unsupported(
+            "linux.seccomp.listenerPath",
+            "handing over a listener is not done yet",
+        ));
+    }
+    Ok(Some(filter))
+}
+
+pub(crate) fn stdio(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {
+    match stdio {
+        Stdio::Inherit | Stdio::Terminal => None,
+        Stdio::Fds { stdin, stdout, stderr } => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+    }
+}
+
+/// Clones with the children's PID namespace set to another for the moment: a child is born into it, and needs no
+/// second clone to enter it.
+pub(crate) fn clone_into(
+    pid_namespace: Option<&OwnedFd>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    work: impl FnOnce() -> i32,
+) -> Result<Child, Error> {
+    let clone =
+        |work| kernel::clone3(flags, cgroup, work).map_err(|e| Error::step("cloning", "a process", e));
+    let Some(theirs) = pid_namespace else { return clone(work) };
+    let at = |e: Errno| Error::step("joining", "the PID namespace", e);
+    let ours = open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at)?;
+    kernel::setns(theirs.as_fd(), flag::NEWPID).map_err(at)?;
+    let cloned = clone(work);
+    kernel::setns(ours.as_fd(), flag::NEWPID).map_err(at)?;
+    cloned
+}
+
+fn open_namespaces(plan: &Plan) -> Result<Vec<(u64, OwnedFd)>, Error> {
+    let one = |joined: &plan::Joined| {
+        rustix::fs::openat(CWD, &joined.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map(|fd| (joined.flag, fd))
+            .map_err(|e| Error::step("opening the namespace", joined.path.display().to_string(), e))
+    };
+    plan.namespaces.joined.iter().map(one).collect()
+}
+
+fn take(joined: &mut Vec<(u64, OwnedFd)>, flag: u64) -> Option<OwnedFd> {
+    let at = joined.iter().position(|(known, _)| *known == flag)?;
+    Some(joined.remove(at).1)
+}
+
+/// Lowering it takes CAP_SYS_RESOURCE; who lacks that keeps what it has, and hears of it.
+pub(crate) fn set_oom_score_adj(pid: i32, value: i32) -> Result<Option<String>, Error> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&path, value.to_string()) {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let stays = fs::read_to_string(&path).unwrap_or_default();
+            Ok(Some(format!("oom_score_adj {value} needs CAP_SYS_RESOURCE; it stays {}", stays.trim())))
+        }
+        // It may have ended already; then the one who hears it out says why.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(Error::step("writing", path, error)),
+    }
+}
+
+/// Kills and reaps a child of ours that is of no use any more.
+pub(crate) fn end(child: &Child) {
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    reap(child.pidfd.as_fd());
+}
+
+fn reap(child: BorrowedFd<'_>) {
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(child), WaitIdOptions::EXITED) {}
+}

@@ -1,0 +1,166 @@
+//! From configuration to plan: everything that can be decided before the first system call is decided here, and
+//! everything that contradicts itself is refused here.
+
+mod capabilities;
+mod devices;
+mod mounts;
+mod namespaces;
+mod options;
+mod path;
+mod process;
+mod sched;
+mod sysctl;
+
+pub(crate) use capabilities::names as capability_names;
+pub(crate) use devices::Device;
+pub(crate) use mounts::{Mount, Source, may_cover_proc};
+pub(crate) use namespaces::{Joined, Maps, Namespaces};
+pub(crate) use process::ProcessPlan;
+pub(crate) use sched::MemoryPolicy;
+pub(crate) use sysctl::Sysctl;
+
+use options::parse_propagation;
+use path::inside;
+
+pub use capabilities::NAMES as CAPABILITY_NAMES;
+pub use options::NAMES as MOUNT_OPTION_NAMES;
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use crate::spec::{Linux, Resources, Spec};
+use crate::{Error, Rootfs};
+
+/// A container, decided.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) namespaces: Namespaces,
+    pub(crate) root: Root,
+    pub(crate) mounts: Vec<Mount>,
+    pub(crate) devices: Vec<Device>,
+    /// Whether /dev is the container's own, to be filled with links.
+    pub(crate) own_dev: bool,
+    pub(crate) masked: Vec<CString>,
+    pub(crate) readonly: Vec<CString>,
+    pub(crate) sysctls: Vec<Sysctl>,
+    pub(crate) hostname: Option<Vec<u8>>,
+    pub(crate) domainname: Option<Vec<u8>>,
+    pub(crate) time_offsets: Option<Vec<u8>>,
+    pub(crate) personality: Option<u32>,
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    pub(crate) process: ProcessPlan,
+    pub(crate) cgroup_path: String,
+    pub(crate) resources: Resources,
+}
+
+/// The container's root file system.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// The directory that the bundle names; an overlay has none of its own.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) readonly: bool,
+    /// A value of `kernel::propagation`.
+    pub(crate) propagation: u64,
+    /// Hooks that run before pivot_root find the root at its path; without them it is pivoted into at once, and
+    /// nothing of the host can be reached any more while mounts are made.
+    pub(crate) pivot_late: bool,
+}
+
+/// Decides everything about the container `id` of `bundle`.
+pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Result<Plan, Error> {
+    let none = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&none);
+    refuse_unsupported(linux)?;
+    let process =
+        spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is required to start a container"))?;
+    let namespaces = namespaces::plan(linux)?;
+    let mounts = mounts::plan(spec, bundle, &namespaces)?;
+    let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
+    Ok(Plan {
+        root: root(bundle, spec, linux, rootfs)?,
+        devices: if own_dev { devices::plan(linux)? } else { Vec::new() },
+        own_dev,
+        masked: paths("linux.maskedPaths", &linux.masked_paths)?,
+        readonly: paths("linux.readonlyPaths", &linux.readonly_paths)?,
+        sysctls: sysctl::plan(linux, &namespaces)?,
+        hostname: name("hostname", spec.hostname.as_ref(), &namespaces)?,
+        domainname: name("domainname", spec.domainname.as_ref(), &namespaces)?,
+        time_offsets: namespaces::time_offsets(linux, &namespaces)?,
+        personality: linux.personality.as_ref().map(sched::personality).transpose()?,
+        memory_policy: linux.memory_policy.as_ref().map(sched::memory_policy).transpose()?,
+        process: process::plan(process)?,
+        cgroup_path: cgroup_path(id, linux)?,
+        resources: linux.resources.clone().unwrap_or_default(),
+        namespaces,
+        mounts,
+    })
+}
+
+/// A process that joins a container by `exec`.
+pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, Error> {
+    process::plan(process)
+}
+
+fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
+    if linux.intel_rdt.is_some() {
+        return Err(Error::unsupported("linux.intelRdt", "resctrl is not handled yet"));
+    }
+    if !linux.net_devices.is_empty() {
+        return Err(Error::unsupported("linux.netDevices", "moving interfaces is not handled yet"));
+    }
+    if linux.mount_label.as_ref().is_some_and(|label| !label.is_empty()) {
+        return Err(Error::unsupported("linux.mountLabel", "SELinux mount labels are not handled yet"));
+    }
+    Ok(())
+}
+
+fn root(bundle: &Path, spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<Root, Error> {
+    let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root", "is required on Linux"))?;
+    let path = match rootfs {
+        Rootfs::Bundle if root.path.as_os_str().is_empty() => {
+            return Err(Error::invalid("root.path", "is empty"));
+        }
+        Rootfs::Bundle => Some(bundle.join(&root.path)),
+        Rootfs::Overlay { .. } => None,
+    };
+    let propagation = match linux.rootfs_propagation.as_deref() {
+        None | Some("") => kernel::propagation::PRIVATE,
+        Some(word) => parse_propagation(word).map(|(propagation, _)| propagation).ok_or_else(|| {
+            Error::invalid("linux.rootfsPropagation", format!("{word:?} is no propagation"))
+        })?,
+    };
+    let hooks = spec.hooks.as_ref();
+    let pivot_late = hooks.is_some_and(|h| {
+        !(h.prestart.is_empty() && h.create_runtime.is_empty() && h.create_container.is_empty())
+    });
+    Ok(Root { path, readonly: root.readonly, propagation, pivot_late })
+}
+
+fn paths(field: &str, paths: &[String]) -> Result<Vec<CString>, Error> {
+    paths.iter().enumerate().map(|(i, path)| inside(&format!("{field}[{i}]"), Path::new(path))).collect()
+}
+
+fn name(field: &str, name: Option<&String>, namespaces: &Namespaces) -> Result<Option<Vec<u8>>, Error> {
+    let Some(name) = name.filter(|name| !name.is_empty()) else { return Ok(None) };
+    if !namespaces.has(kernel::clone_flags::NEWUTS) {
+        return Err(Error::invalid(field, "needs a UTS namespace of the container's own"));
+    }
+    Ok(Some(name.as_bytes().to_vec()))
+}
+
+/// `cgroupsPath`, or `/ID`. Each part must be a plain name: it becomes a directory on the host.
+fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
+    let field = "linux.cgroupsPath";
+    let path = match linux.cgroups_path.as_deref() {
+        None | Some("") => return Ok(format!("/{id}")),
+        Some(path) => path,
+    };
+    if path.contains(':') && !path.contains('/') {
+        return Err(Error::unsupported(field, "slice:prefix:name is the systemd driver's form; use a path"));
+    }
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains('\0') {
+        return Err(Error::invalid(field, format!("{path:?} is no path of a cgroup")));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}

@@ -1,0 +1,296 @@
+//! `mounts`: each entry becomes a source, attributes and a propagation.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use kernel::{Depth, MountAttr, clone_flags as flag, mount_attr as attr, propagation};
+
+use super::namespaces::{Maps, map};
+use super::options::{Change, apply, apply_atime, change};
+use super::path::{c_path, c_string};
+use super::{Namespaces, inside};
+use crate::Error;
+use crate::spec;
+
+/// One mount of the container.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    /// Relative to the root.
+    pub(crate) destination: CString,
+    pub(crate) source: Source,
+    pub(crate) attr: MountAttr,
+    pub(crate) recursive_attr: MountAttr,
+    pub(crate) propagation: Option<(u64, Depth)>,
+    /// proc and sysfs are where masks and labels are: their mount point may not be a symbolic link
+    /// (CVE-2019-19921, CVE-2023-27561).
+    pub(crate) strict: bool,
+    /// /dev, when it is read-only: filled before it becomes so.
+    pub(crate) readonly_at_end: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum Source {
+    Bind {
+        path: PathBuf,
+        depth: Depth,
+        idmap: Option<Idmap>,
+    },
+    Fs {
+        kind: CString,
+        options: Vec<(CString, Option<CString>)>,
+    },
+    /// The container's own cgroups, as the node's hierarchies have them.
+    Cgroup,
+}
+
+/// Ownership shifted for one mount.
+#[derive(Debug)]
+pub(crate) struct Idmap {
+    /// The container's own user namespace when absent.
+    pub(crate) maps: Option<Maps>,
+    pub(crate) depth: Depth,
+}
+
+impl Mount {
+    pub(crate) fn is_bind(&self) -> bool {
+        matches!(self.source, Source::Bind { .. })
+    }
+}
+
+/// Files that lxcfs and its like put over the kernel's own; nothing else may be mounted inside /proc, where
+/// security labels are written (CVE-2019-16884).
+const PROC_FILES: &[&[u8]] = &[
+    b"proc/cpuinfo",
+    b"proc/diskstats",
+    b"proc/meminfo",
+    b"proc/stat",
+    b"proc/swaps",
+    b"proc/uptime",
+    b"proc/loadavg",
+    b"proc/slabinfo",
+    b"proc/net/dev",
+    b"proc/sys/kernel/ns_last_pid",
+    b"proc/sys/crypto/fips_enabled",
+];
+
+/// May this be mounted on something inside a procfs?
+pub(crate) fn may_cover_proc(destination: &[u8]) -> bool {
+    PROC_FILES.contains(&destination)
+}
+
+pub(super) fn plan(spec: &spec::Spec, bundle: &Path, namespaces: &Namespaces) -> Result<Vec<Mount>, Error> {
+    spec.mounts.iter().enumerate().map(|(i, mount)| one(i, mount, bundle, namespaces)).collect()
+}
+
+fn one(i: usize, mount: &spec::Mount, bundle: &Path, namespaces: &Namespaces) -> Result<Mount, Error> {
+    let field = format!("mounts[{i}]");
+    let destination = inside(&format!("{field}.destination"), &mount.destination)?;
+    if destination.is_empty() {
+        return Err(Error::invalid(format!("{field}.destination"), "is the root itself"));
+    }
+    let words = Words::read(&field, &mount.options)?;
+    let kind = mount.kind.as_deref().unwrap_or("");
+    let source = match (words.bind, kind) {
+        (Some(depth), _) => bind(&field, mount, bundle, depth, &words, namespaces)?,
+        (None, "bind") => bind(&field, mount, bundle, Depth::One, &words, namespaces)?,
+        (None, "") => {
+            return Err(Error::invalid(format!("{field}.type"), "is required unless it is a bind mount"));
+        }
+        (None, "cgroup" | "cgroup2") => Source::Cgroup,
+        (None, _) => file_system(&field, mount, kind, &words)?,
+    };
+    refuse_over_proc(&field, destination.as_bytes(), &source)?;
+    Ok(finish(destination, source, words))
+}
+
+fn finish(destination: CString, source: Source, words: Words) -> Mount {
+    let is_bind = matches!(source, Source::Bind { .. });
+    let strict = matches!(&source, Source::Fs { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
+    let readonly_at_end = !is_bind && destination.as_bytes() == b"dev" && words.attr.set & attr::RDONLY != 0;
+    let mut attr = words.attr;
+    if readonly_at_end {
+        attr.set &= !attr::RDONLY;
+    }
+    // A clone of a shared mount of the host is shared with it until told otherwise.
+    let default = is_bind.then_some((propagation::PRIVATE, Depth::Recursive));
+    Mount {
+        destination,
+        source,
+        attr,
+        recursive_attr: words.recursive_attr,
+        propagation: words.propagation.or(default),
+        strict,
+        readonly_at_end,
+    }
+}
+
+fn bind(
+    field: &str,
+    mount: &spec::Mount,
+    bundle: &Path,
+    depth: Depth,
+    words: &Words,
+    namespaces: &Namespaces,
+) -> Result<Source, Error> {
+    let Some(source) = mount.source.as_ref().filter(|source| !source.as_os_str().is_empty()) else {
+        return Err(Error::invalid(format!("{field}.source"), "is required for a bind mount"));
+    };
+    c_path(&format!("{field}.source"), source)?;
+    let path = bundle.join(source);
+    Ok(Source::Bind { path, depth, idmap: idmap(field, mount, words, namespaces)? })
+}
+
+fn idmap(
+    field: &str,
+    mount: &spec::Mount,
+    words: &Words,
+    namespaces: &Namespaces,
+) -> Result<Option<Idmap>, Error> {
+    let given = !mount.uid_mappings.is_empty() && !mount.gid_mappings.is_empty();
+    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
+        return Err(Error::invalid(
+            format!("{field}.uidMappings"),
+            "needs gidMappings beside it, and they it",
+        ));
+    }
+    if !given && words.idmap.is_none() {
+        return Ok(None);
+    }
+    if !given && !namespaces.has(flag::NEWUSER) {
+        return Err(Error::invalid(format!("{field}.options"), "idmap needs mappings or a user namespace"));
+    }
+    let maps = given.then(|| Maps { uids: map(&mount.uid_mappings), gids: map(&mount.gid_mappings) });
+    Ok(Some(Idmap { maps, depth: words.idmap.unwrap_or(Depth::One) }))
+}
+
+fn file_system(field: &str, mount: &spec::Mount, kind: &str, words: &Words) -> Result<Source, Error> {
+    if words.idmap.is_some() || !mount.uid_mappings.is_empty() {
+        return Err(Error::unsupported(format!("{field}.uidMappings"), "only bind mounts can be idmapped"));
+    }
+    let source_field = format!("{field}.source");
+    let mut options = Vec::with_capacity(words.data.len() + 1);
+    if let Some(source) = &mount.source {
+        options.push((c"source".to_owned(), Some(c_path(&source_field, source)?)));
+    }
+    for word in &words.data {
+        options.push(option(field, word)?);
+    }
+    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options })
+}
+
+fn option(field: &str, word: &str) -> Result<(CString, Option<CString>), Error> {
+    let field = format!("{field}.options");
+    match word.split_once('=') {
+        Some((key, value)) => Ok((c_string(&field, key)?, Some(c_string(&field, value)?))),
+        None => Ok((c_string(&field, word)?, None)),
+    }
+}
+
+fn refuse_over_proc(field: &str, destination: &[u8], source: &Source) -> Result<(), Error> {
+    let field = format!("{field}.destination");
+    match destination {
+        b"proc" => match source {
+            Source::Fs { kind, .. } if kind.as_bytes() == b"proc" => Ok(()),
+            Source::Bind { path, .. } if path == Path::new("/proc") => Ok(()),
+            Source::Fs { .. } | Source::Bind { .. } | Source::Cgroup => {
+                Err(Error::invalid(field, "only a procfs may be mounted on /proc"))
+            }
+        },
+        inner if inner.starts_with(b"proc/") && !may_cover_proc(inner) => {
+            Err(Error::invalid(field, "nothing may be mounted inside /proc, but for the files of lxcfs"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// All options of one entry.
+#[derive(Debug, Default)]
+struct Words {
+    attr: MountAttr,
+    recursive_attr: MountAttr,
+    propagation: Option<(u64, Depth)>,
+    bind: Option<Depth>,
+    idmap: Option<Depth>,
+    data: Vec<String>,
+}
+
+impl Words {
+    fn read(field: &str, options: &[String]) -> Result<Words, Error> {
+        let mut words = Words::default();
+        for option in options {
+            match change(option) {
+                Some(Change::Unsupported) => {
+                    return Err(Error::unsupported(format!("{field}.options"), format!("{option:?}")));
+                }
+                Some(change) => words.take(option, change),
+                None => words.data.push(option.clone()),
+            }
+        }
+        Ok(words)
+    }
+
+    fn take(&mut self, word: &str, change: Change) {
+        match change {
+            Change::Set(bits) => apply(&mut self.attr, bits, 0),
+            Change::Clear(bits) => apply(&mut self.attr, 0, bits),
+            Change::Atime(atime) => apply_atime(&mut self.attr, atime),
+            Change::RecursiveSet(bits) => apply(&mut self.recursive_attr, bits, 0),
+            Change::RecursiveClear(bits) => apply(&mut self.recursive_attr, 0, bits),
+            Change::RecursiveAtime(atime) => apply_atime(&mut self.recursive_attr, atime),
+            Change::Propagate(propagation, depth) => self.propagation = Some((propagation, depth)),
+            Change::Bind(depth) => self.bind = Some(depth),
+            Change::Idmap(depth) => self.idmap = Some(depth),
+            Change::Flag => self.data.push(word.to_owned()),
+            Change::Nothing | Change::Unsupported => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mount: &str) -> Result<Mount, Error> {
+        let mount: spec::Mount = serde_json::from_str(mount).unwrap();
+        one(0, &mount, Path::new("/bundle"), &Namespaces::default())
+    }
+
+    #[test]
+    fn a_bind_mount_is_private_unless_told_otherwise() {
+        let mount =
+            check(r#"{"destination": "/data/../x", "source": "vol", "options": ["rbind", "ro"]}"#).unwrap();
+        assert_eq!(mount.destination.as_bytes(), b"x");
+        assert!(
+            matches!(&mount.source, Source::Bind { path, depth: Depth::Recursive, .. } if path == Path::new("/bundle/vol"))
+        );
+        assert_eq!(mount.attr.set, attr::RDONLY);
+        assert_eq!(mount.propagation, Some((propagation::PRIVATE, Depth::Recursive)));
+    }
+
+    #[test]
+    fn data_and_flags_go_to_the_file_system() {
+        let mount = check(
+            r#"{"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=64k"]}"#,
+        )
+        .unwrap();
+        let Source::Fs { options, .. } = mount.source else { panic!("a file system") };
+        assert_eq!(options.len(), 3);
+        assert_eq!(mount.attr.set, attr::NOSUID);
+    }
+
+    #[test]
+    fn nothing_hides_proc() {
+        for destination in ["/proc", "/proc/self/attr", "/x/../proc/self"] {
+            let mount = format!(r#"{{"destination": "{destination}", "type": "tmpfs"}}"#);
+            assert!(matches!(check(&mount), Err(Error::Invalid { .. })), "{destination}");
+        }
+        assert!(check(r#"{"destination": "/proc/meminfo", "source": "/x", "options": ["bind"]}"#).is_ok());
+        assert!(check(r#"{"destination": "/proc", "type": "proc"}"#).is_ok());
+    }
+
+    #[test]
+    fn a_mount_without_a_type_must_be_a_bind() {
+        assert!(check(r#"{"destination": "/x", "source": "/y"}"#).is_err());
+        assert!(check(r#"{"destination": "/", "source": "/y", "type": "bind"}"#).is_err());
+    }
+}

@@ -1,0 +1,68 @@
+//! The one inverse of making: for a create that failed, for `delete`, and for what a crash left. It starts from
+//! the record alone, works from any point, and finds nothing to do the second time.
+
+use std::os::fd::AsFd as _;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use crate::Error;
+use crate::cgroup::Cgroup;
+use crate::hooks;
+use crate::state::{Record, StateDir, Status};
+
+/// How long a killed init may take to die: it first ends everything in its PID namespace.
+const DEATH_S: i64 = 10;
+
+/// Takes away processes, cgroup and record, going on past what it cannot do and giving all that back.
+pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
+    let mut left = Vec::new();
+    match dir.read_if_there() {
+        Ok(Some(record)) => unmake_record(&record, &mut left),
+        // Made and nothing else yet.
+        Ok(None) => {}
+        Err(error) => left.push(error),
+    }
+    // The record stays as long as there is something that only it knows of.
+    if left.is_empty() { dir.remove().map_err(|error| vec![error]) } else { Err(left) }
+}
+
+fn unmake_record(record: &Record, left: &mut Vec<Error>) {
+    let in_cgroup = |source| Error::Cgroup { id: record.id.clone(), source };
+    let cgroup = match Cgroup::at(&record.cgroup_path) {
+        Ok(cgroup) => cgroup,
+        Err(source) => return left.push(in_cgroup(source)),
+    };
+    if let Err(source) = cgroup.kill_all(Signal::KILL.as_raw()) {
+        left.push(in_cgroup(source));
+    }
+    if let Err(error) = kill_init(record) {
+        left.push(error);
+    }
+    if let Err(source) = cgroup.remove() {
+        left.push(in_cgroup(source));
+    }
+    if left.is_empty() && record.init.is_some() {
+        // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle
+        // continue": they write to our standard error themselves.
+        for hook in &record.hooks.poststop {
+            let _ = hooks::run_all(std::slice::from_ref(hook), &record.state(Status::Stopped));
+        }
+    }
+}
+
+/// A cgroup shared with others is not killed as a whole by everybody, but the init always is.
+fn kill_init(record: &Record) -> Result<(), Error> {
+    let Some(init) = record.init else { return Ok(()) };
+    let Some(pidfd) = init.open() else { return Ok(()) };
+    let at = |e: rustix::io::Errno| Error::step("killing", format!("process {}", init.pid), e);
+    match pidfd_send_signal(&pidfd, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(errno) => return Err(at(errno)),
+    }
+    let time = Timespec { tv_sec: DEATH_S, tv_nsec: 0 };
+    match poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&time)).map_err(at)? {
+        0 => Err(at(rustix::io::Errno::TIMEDOUT)),
+        _ => Ok(()),
+    }
+}
