@@ -261,35 +261,32 @@ impl Cgroup {
     }
 
     fn plan(&self, resources: &Resources) -> Result<Vec<Write>, Error> {
-        limits::plan(resources, &|controller| {
-            self.layout.serving(controller).map(|hierarchy| hierarchy.version)
-        })
+        let version = |controller: &str| self.layout.serving(controller).map(|hierarchy| hierarchy.version);
+        let mut writes = limits::plan(resources, &version)?;
+        if self.layout.is_hybrid() {
+            // A controller of cgroup2 beside v1 has to be switched on from the root down, and can then not be
+            // mounted as v1: only for a limit that must be held, not for the kubelet's zeros.
+            let needed: Vec<String> =
+                writes.iter().filter(|w| w.must_hold()).map(|w| w.controller.clone()).collect();
+            writes.retain(|w| version(&w.controller) != Some(Version::V2) || needed.contains(&w.controller));
+        }
+        Ok(writes)
     }
 
     /// On v2 alone every controller, so that usage is counted; beside v1 those that have something to write.
     fn pass_controllers_down(&self, writes: &[Write]) -> Result<(), Error> {
         let Some(unified) = self.layout.unified() else { return Ok(()) };
-        let asked = |controller: &&str| writes.iter().any(|write| write.controller == *controller);
-        let wanted: Vec<&str> = unified
-            .controllers
-            .iter()
-            .map(String::as_str)
-            .filter(|c| !self.layout.is_hybrid() || asked(c))
-            .collect();
+        let asked = |controller: &str| writes.iter().any(|write| write.controller == controller);
+        let all = !self.layout.is_hybrid();
+        let wanted: Vec<&str> =
+            unified.controllers.iter().map(String::as_str).filter(|c| all || asked(c)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
-        match apply::pass_controllers_down(&unified.root, &self.path, &wanted) {
-            // Only a limit that must be held makes a controller necessary; it is hugetlb's zeros that are not.
-            Err(error)
-                if writes.iter().any(|write| {
-                    write.absent == limits::Absent::Refuse && unified.has(&write.controller)
-                }) =>
-            {
-                Err(error)
-            }
-            _ => Ok(()),
-        }
+        let outcome = apply::pass_controllers_down(&unified.root, &self.path, &wanted);
+        // One that is only for counting can be done without.
+        let needed = writes.iter().any(|write| write.must_hold() && unified.has(&write.controller));
+        if needed { outcome } else { Ok(()) }
     }
 
     fn write(&self, writes: &[Write]) -> Result<(), Error> {

@@ -62,8 +62,11 @@ impl Policy {
         for rule in rules {
             policy.add(rule)?;
         }
-        for (kind, major, minor, access) in DEFAULTS {
-            policy.change(true, (kind, major, minor), access)?;
+        // One that allows all but some has these already, unless it means not to.
+        if !policy.open {
+            DEFAULTS.iter().try_for_each(|(kind, major, minor, access)| {
+                policy.change(true, (*kind, *major, *minor), *access)
+            })?;
         }
         Ok(policy)
     }
@@ -94,10 +97,10 @@ impl Policy {
         for (other, left) in &mut self.exceptions {
             if covers(numbers, *other) {
                 *left &= !access;
-            } else if covers(*other, numbers) && *left & access != 0 && !self.open {
-                // To leave the exception whole would allow what the rule denies.
+            } else if overlap(numbers, *other) && *left & access != 0 {
+                // The kernel of v1 would leave the exception whole, and say nothing.
                 return Err(invalid(
-                    "denies a part of what an earlier rule allows, which no cgroup can hold",
+                    "contradicts a part of what an earlier rule says, which no cgroup can hold",
                 ));
             }
         }
@@ -159,6 +162,12 @@ impl Policy {
 fn covers(large: Numbers, small: Numbers) -> bool {
     let within = |large: Option<u32>, small: Option<u32>| large.is_none() || large == small;
     large.0 == small.0 && within(large.1, small.1) && within(large.2, small.2)
+}
+
+/// Whether some device is both.
+fn overlap(one: Numbers, other: Numbers) -> bool {
+    let meet = |one: Option<u32>, other: Option<u32>| one.is_none() || other.is_none() || one == other;
+    one.0 == other.0 && meet(one.1, other.1) && meet(one.2, other.2)
 }
 
 fn line(((kind, major, minor), access): (&Numbers, &u8)) -> String {

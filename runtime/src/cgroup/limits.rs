@@ -39,6 +39,11 @@ impl Write {
         Write { field, controller, file, value: value.to_string(), absent: Absent::Refuse }
     }
 
+    /// Whether to be without it would break a promise.
+    pub(super) fn must_hold(&self) -> bool {
+        self.absent != Absent::Skip
+    }
+
     fn or_skip(self) -> Write {
         Write { absent: Absent::Skip, ..self }
     }
@@ -84,7 +89,7 @@ fn refuse_absent(
         return Ok(());
     }
     let wanted = v1::writes(controller, resources)?;
-    match wanted.iter().find(|write| !matches!(write.absent, Absent::Skip)) {
+    match wanted.iter().find(|write| write.must_hold()) {
         None => Ok(()),
         Some(write) => {
             Err(Error::MissingController { field: write.field, controller: controller.to_owned() })

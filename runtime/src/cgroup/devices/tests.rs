@@ -108,7 +108,7 @@ fn a_later_rule_takes_back_what_it_covers_and_is_refused_where_it_cannot() {
     let hole = r#"[{"allow": true, "type": "c", "major": 10}, {"allow": false, "type": "c", "major": 10, "minor": 5}]"#;
     assert_eq!(
         policy(hole).unwrap_err().to_string(),
-        "linux.resources.devices denies a part of what an earlier rule allows, which no cgroup can hold"
+        "linux.resources.devices contradicts a part of what an earlier rule says, which no cgroup can hold"
     );
 }
 

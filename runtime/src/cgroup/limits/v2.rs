@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn shares_become_weights_along_the_agreed_curve() {
         for (shares, weight) in
-            [(1, 1), (2, 1), (1024, 100), (2048, 170), (262_144, 10_000), (u64::MAX, 10_000)]
+            [(1, 1), (2, 1), (1024, 100), (2048, 174), (262_144, 10_000), (u64::MAX, 10_000)]
         {
             assert_eq!(weight_of_shares(shares), weight, "{shares}");
         }
