@@ -50,10 +50,10 @@ impl Platform {
 
     pub fn parse(text: &str) -> Result<Platform, InvalidPlatform> {
         let parts: Vec<&str> = text.split('/').collect();
-        let plain = |part: &&str| {
+        let plain = |part: &str| {
             !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
-        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| plain(&part)) {
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(|part| plain(part)) {
             return Err(InvalidPlatform(text.to_owned()));
         }
         Ok(Platform {

@@ -187,7 +187,7 @@ fn told(cause: &Cause) -> String {
         }
         next = source.source();
     }
-    if text.contains("InvalidContentType") {
+    if text.contains("InvalidContentType") || text.contains("tls handshake eof") {
         text.push_str(" (does it speak plain HTTP? Then registries.conf must say insecure = true for it)");
     }
     text
