@@ -92,8 +92,8 @@ pub(crate) fn delete(plan: &ContainerPlan) -> Result<(), Error> {
 
 /// How many processes of the cgroup the kernel killed for want of memory. A cgroup that is gone counts none.
 pub(crate) fn oom_kills(cgroup: Option<&str>) -> u64 {
-    let _ = cgroup;
-    0
+    let cgroup = cgroup.and_then(|path| runtime::cgroup::Cgroup::open(path).ok());
+    cgroup.map_or(0, |cgroup| cgroup.oom_kills())
 }
 
 fn runtime(plan: &ContainerPlan) -> Result<Runtime, Error> {

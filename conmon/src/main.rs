@@ -117,8 +117,9 @@ fn settle() -> Result<(), Error> {
     rustix::process::chdir("/").named("going to", "/")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).named("becoming", "a subreaper")?;
-    // Fails only for a leader of a session, which has what it wants already.
-    let _ = rustix::process::setsid();
+    // Out of reach of a terminal's keys. A session of its own would do as well and costs a millisecond (autogroup).
+    // It fails only for the leader of a session, which has what it wants already.
+    let _ = rustix::process::setpgid(None, None);
     Ok(())
 }
 

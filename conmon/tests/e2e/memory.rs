@@ -35,3 +35,22 @@ fn twenty_pods_with_a_container_each_share_what_can_be_shared() {
     report(&pods, "with a container each");
     pods.into_iter().for_each(Pod::unmake);
 }
+
+#[test]
+fn a_monitor_is_there_at_once() {
+    let (mut starts, mut makes) = (Vec::new(), Vec::new());
+    for _ in 0..20 {
+        let began = std::time::Instant::now();
+        let mut pod = Pod::new();
+        pod.state();
+        starts.push(began.elapsed());
+        let plan = pod.plan();
+        let began = std::time::Instant::now();
+        pod.daemon.ask(conmon_protocol::Ask::MakePod(plan)).unwrap();
+        makes.push(began.elapsed());
+        pod.unmake();
+    }
+    starts.sort();
+    makes.sort();
+    println!("spawn to hello: {:?}, making a pod: {:?}", starts[10], makes[10]);
+}
