@@ -72,17 +72,25 @@ fn check_v2(scratch: &Scratch, file: &str, expected: &str) {
     check(scratch, "/sys/fs/cgroup", file, expected);
 }
 
-/// A process put into the cgroup from outside, which only a test may take the time for.
-fn sleeper(scratch: &Scratch) -> Child {
-    let child = Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap();
+/// A shell put into the cgroup from outside, which only a test may take the time for.
+fn inside(scratch: &Scratch, command: &str) -> Child {
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("read line; {command}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     for dir in scratch.dirs() {
-        fs::OpenOptions::new()
-            .write(true)
-            .open(dir.join("cgroup.procs"))
-            .and_then(|mut file| file.write_all(child.id().to_string().as_bytes()))
-            .unwrap();
+        fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
     }
+    // It waits for its line until it is inside.
+    writeln!(child.stdin.take().unwrap()).unwrap();
     child
+}
+
+fn sleeper(scratch: &Scratch) -> Child {
+    inside(scratch, "exec sleep 600")
 }
 
 const LIMITS: &str = r#"{
@@ -230,12 +238,10 @@ fn other_signals_reach_every_process() {
 fn a_frozen_cgroup_runs_no_more_until_thawed_or_killed() {
     let Some(scratch) = Scratch::new("freeze") else { return };
     let cgroup = Cgroup::create(&scratch.path(), &Resources::default()).unwrap();
-    let mut child = sleeper(&scratch);
+    let mut child = inside(&scratch, "exec sleep 0.1");
     cgroup.freeze().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)
-        .unwrap();
-    std::thread::sleep(Duration::from_millis(30));
-    assert!(child.try_wait().unwrap().is_none(), "a frozen process acted on a signal");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "a frozen process ran on");
     cgroup.thaw().unwrap();
     child.wait().unwrap();
 
@@ -275,21 +281,25 @@ fn kills_for_want_of_memory_are_counted() {
         Cgroup::create(&scratch.path(), &resources(r#"{"memory": {"limit": 8388608, "swap": 8388608}}"#))
             .unwrap();
     assert_eq!(cgroup.oom_kills(), 0);
-    // It waits for its line until it is inside.
-    let mut child = Command::new("sh")
-        .args(["-c", "read line; tail -c 100000000 /dev/zero | tail -c 100000000"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    for dir in scratch.dirs() {
-        fs::write(dir.join("cgroup.procs"), child.id().to_string()).unwrap();
-    }
-    writeln!(child.stdin.take().unwrap()).unwrap();
+    let mut child = inside(&scratch, "tail -c 100000000 /dev/zero | tail -c 100000000");
     child.wait().unwrap();
     assert!(cgroup.oom_kills() > 0);
     cgroup.kill_all(9).unwrap();
+    cgroup.remove().unwrap();
+}
+
+#[test]
+fn its_processes_reach_the_devices_allowed_and_no_others() {
+    let Some(scratch) = Scratch::new("devices") else { return };
+    let cgroup = Cgroup::create(&scratch.path(), &resources(LIMITS)).unwrap();
+    let reaches = |device: &str| inside(&scratch, &format!(": < {device}")).wait().unwrap().success();
+    assert!(reaches("/dev/null") && reaches("/dev/urandom"));
+    assert!(!reaches("/dev/kmsg"), "what is not allowed can be opened");
+    let all = resources(r#"{"devices": [{"allow": false}, {"allow": true, "type": "a"}]}"#);
+    cgroup.update(&all).unwrap();
+    assert!(reaches("/dev/kmsg"));
+    cgroup.update(&resources(LIMITS)).unwrap();
+    assert!(!reaches("/dev/kmsg"));
     cgroup.remove().unwrap();
 }
 
