@@ -186,6 +186,10 @@ fn pid_on_host(kit: &Kit<'_>) -> Result<i32, Failure> {
 
 /// Waits for `start`, then becomes the program.
 fn run(kit: &Kit<'_>, found: &Found) -> i32 {
+    // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers' streams.
+    if kernel::close_all_but(3 + kit.preserve_fds, kit.start.as_fd()).is_err() {
+        return FAILED;
+    }
     if wait_for_start(kit.start).is_err() {
         return FAILED;
     }

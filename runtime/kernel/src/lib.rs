@@ -7,6 +7,7 @@ mod bpf;
 mod call;
 mod caps;
 mod clone;
+mod close_range;
 mod execve;
 mod heap;
 mod inherited;
@@ -27,6 +28,7 @@ pub use caps::{
     CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capbset_read, capget, capset,
 };
 pub use clone::{Child, clone_flags, clone3, exit};
+pub use close_range::close_all_but;
 pub use execve::{CStringArray, execve};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
