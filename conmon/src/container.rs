@@ -44,6 +44,7 @@ pub(crate) struct Container {
 impl Container {
     /// Makes a container whose process waits. On failure nothing stays.
     pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
+        handler::check(&plan)?;
         match Self::make_all(key, &plan, poll) {
             Ok(container) => Ok(container),
             Err(error) => match unmake(&plan) {

@@ -30,6 +30,11 @@ pub(crate) struct Entered {
     pub(crate) console: Option<OwnedFd>,
 }
 
+/// Says no to a handler that nothing here can drive, before anything is made.
+pub(crate) fn check(plan: &ContainerPlan) -> Result<(), Error> {
+    runtime(plan).map(drop)
+}
+
 /// Makes a container whose process waits for [`start`]. `None` as streams means a terminal.
 pub(crate) fn create(plan: &ContainerPlan, ends: Option<Ends>) -> Result<Made, Error> {
     let runtime = runtime(plan)?;

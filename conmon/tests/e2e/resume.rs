@@ -47,7 +47,7 @@ fn a_container_that_ended_meanwhile_is_exited() {
     let [(_, Phase::Exited(exit))] = pod.state()[..] else { panic!("it has exited") };
     assert_eq!(exit.code, 255, "nobody could see how");
     assert!(pod.container_dir("c1").join("exit").exists());
-    assert_eq!(pod.log("c1"), "stdout F last\n");
+    // What it wrote last is lost: a FIFO that nobody has open keeps nothing (fifo(7)).
     pod.unmake();
 }
 
