@@ -83,7 +83,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Patience {
         Patience {
-            connect: Duration::from_secs(15),
+            connect: Duration::from_secs(10),
             answer: Duration::from_secs(60),
             idle: Duration::from_secs(60),
             window: Duration::from_secs(60),

@@ -165,7 +165,8 @@ impl Endpoint {
     }
 
     /// Follows redirects. `Authorization` stays at home: no other origin sees it, not even the same host
-    /// by another scheme or port (CVE-2020-15157). Says whether the answer is the endpoint's own.
+    /// by another scheme or port (CVE-2020-15157), nor home itself when a stranger sends us back there.
+    /// Says whether the answer is the endpoint's own.
     async fn follow(
         &self,
         shared: &Shared,
@@ -175,9 +176,10 @@ impl Endpoint {
         authorization: Option<&HeaderValue>,
     ) -> Result<(Response<Incoming>, bool), Cause> {
         let mut uri = uri.clone();
+        let mut at_home = true;
         for _ in 0..=MAX_REDIRECTS {
             let origin = Origin::of(&uri).ok_or(Cause::Redirect("its target is no URL"))?;
-            let at_home = origin == *home;
+            at_home = at_home && origin == *home;
             let mut request = Request::builder().uri(&uri).body(Full::<Bytes>::default());
             if let Ok(request) = &mut request {
                 *request.headers_mut() = headers.clone();

@@ -172,7 +172,26 @@ impl fmt::Display for Failure {
             let joint = if place == 0 { ": " } else { "; " };
             write!(out, "{joint}{endpoint}: {cause}")?;
         }
-        Ok(())
+        match self.kind {
+            Some(kind) => write!(out, " - {}", next_step(kind)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What the reader of the error can do about it.
+fn next_step(kind: Kind) -> &'static str {
+    match kind {
+        Kind::NotFound => "check the name, the tag and the mirrors of registries.conf",
+        Kind::Unauthorized => {
+            "give the pod an image pull secret, or the node an auth.json, that may pull this"
+        }
+        Kind::Unavailable => "check the network, DNS, the proxy and registries.conf, then try again",
+        Kind::Verification => {
+            "the server or something before it changes content: don't trust it, pull elsewhere"
+        }
+        Kind::Invalid => "push the image again with a current tool, or use another one",
+        Kind::Configuration => "mend the file that is named",
     }
 }
 
@@ -212,7 +231,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "fetching a.io/x:1: mirror:5000: the server answered 503 Service Unavailable; \
-             a.io: it is not there (MANIFEST_UNKNOWN)"
+             a.io: it is not there (MANIFEST_UNKNOWN) - check the name, the tag and the mirrors of registries.conf"
         );
     }
 

@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::Patience;
 use super::failure::{Again, Cause};
 
+/// A host that can't be reached is seldom there a moment later, and the kubelet comes back by itself.
+const MAX_CONNECTS: u32 = 3;
+
 /// Counts the tries at one endpoint, and waits between them.
 #[derive(Debug)]
 pub(super) struct Retry {
@@ -48,7 +51,7 @@ impl Retry {
         let pause = self.patience.pause * 2u32.saturating_pow(self.failures - 1);
         match again {
             Again::Never => None,
-            Again::IfLast => self.last_endpoint.then_some(pause),
+            Again::IfLast => (self.last_endpoint && self.failures < MAX_CONNECTS).then_some(pause),
             Again::After(None) => Some(pause),
             Again::After(Some(asked)) => (*asked <= self.patience.retry_after).then_some((*asked).max(pause)),
         }

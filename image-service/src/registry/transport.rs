@@ -18,6 +18,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
+use tokio::time::Instant;
 
 use super::certs::{self, Identity};
 use super::dial::Dial;
@@ -38,6 +39,8 @@ type HttpClient = Client<Dial<HttpsConnector<super::dial::Line>>, Full<Bytes>>;
 
 /// Clients are made again when more hosts than this have been spoken to.
 const MAX_CLIENTS: usize = 64;
+/// After this, a host's client is made anew, so that a renewed certificate is seen without a restart.
+const CLIENT_LIFE: Duration = Duration::from_secs(60);
 /// A connection that nobody needed for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 const MAX_IDLE_CONNECTIONS: usize = 8;
@@ -47,7 +50,7 @@ pub(super) struct Transport {
     patience: Patience,
     proxies: Arc<Matcher>,
     roots: tokio::sync::OnceCell<Arc<RootCertStore>>,
-    clients: Mutex<HashMap<(String, Trust), HttpClient>>,
+    clients: Mutex<HashMap<(String, Trust), (Instant, HttpClient)>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,15 +91,21 @@ impl Transport {
     async fn client(&self, uri: &Uri, trust: &Trust) -> Result<HttpClient, Error> {
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
         let key = (host, trust.clone());
-        if let Some(client) = self.clients.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(client.clone());
+        if let Some(client) = self.kept(&key) {
+            return Ok(client);
         }
         let client = self.make_client(uri, &key.0, trust).await?;
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        Ok(clients.entry(key).or_insert(client).clone())
+        clients.insert(key, (Instant::now(), client.clone()));
+        Ok(client)
+    }
+
+    fn kept(&self, key: &(String, Trust)) -> Option<HttpClient> {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.get(key).filter(|(made, _)| made.elapsed() < CLIENT_LIFE).map(|(_, client)| client.clone())
     }
 
     async fn make_client(&self, uri: &Uri, host: &str, trust: &Trust) -> Result<HttpClient, Error> {

@@ -230,6 +230,27 @@ async fn a_redirect_s_target_cannot_ask_for_credentials() {
 }
 
 #[tokio::test]
+async fn home_by_way_of_a_stranger_is_not_home() {
+    let stranger = Fake::start(|seen| Reply::new(302, "").header("Location", seen.path[1..].to_owned()));
+    let away = stranger.host();
+    let server = Fake::start(move |seen| {
+        let host = seen.header("host").unwrap();
+        if seen.path.starts_with("/secret") {
+            return Reply::new(200, "secret");
+        }
+        if authorization(seen).is_empty() {
+            return Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x");
+        }
+        Reply::new(302, "").header("Location", format!("http://{away}/http://{host}/secret"))
+    });
+    let registry = client(&[&server.host()]);
+    let reference = format!("{}/a:1", server.host());
+    pull(&registry, &reference, Some(&user("user", "pass"))).await.unwrap_err();
+    let last = server.seen().pop().unwrap();
+    assert_eq!((last.path.as_str(), authorization(&last)), ("/secret", ""));
+}
+
+#[tokio::test]
 async fn the_caller_s_credentials_are_not_for_mirrors() {
     let picture = Picture::oci(b"layer");
     let mirror = Fake::start(|_| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x"));

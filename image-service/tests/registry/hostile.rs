@@ -55,7 +55,7 @@ async fn a_connection_that_brings_nothing_is_given_up() {
     let error = pull_from(&server, ":1").await.unwrap_err();
     assert!(matches!(error, Error::Unavailable(_)), "{error}");
     assert!(error.to_string().contains("broke at byte 0"), "{error}");
-    assert_eq!(server.paths().iter().filter(|path| path.contains("blobs")).count(), 4);
+    assert_eq!(server.paths().iter().filter(|path| path.contains("blobs")).count(), 3);
 }
 
 #[tokio::test]
