@@ -147,7 +147,7 @@ impl Cgroup {
         let writes = self.plan(resources)?;
         self.refuse_less_than_used(resources)?;
         self.write(&writes)?;
-        self.replace_devices(&resources.devices)
+        policy(&resources.devices)?.map_or(Ok(()), |policy| self.set_devices(&policy))
     }
 
     /// Signals every process in it and below. SIGKILL reaches those born meanwhile too, and thaws a frozen
@@ -305,15 +305,11 @@ impl Cgroup {
             return Err(Error::MissingController { field: "devices", controller: "devices".to_owned() });
         };
         let dir = open(&self.dir(unified), OFlags::RDONLY | OFlags::DIRECTORY)?;
-        set_devices_v2(&dir, policy).map_err(|source| Error::Kernel {
+        set_devices_v2(dir.as_fd(), policy).map_err(|source| Error::Kernel {
             doing: "attaching device rules to",
             object: self.dir(unified),
             source,
         })
-    }
-
-    fn replace_devices(&self, rules: &[DeviceRule]) -> Result<(), Error> {
-        policy(rules)?.map_or(Ok(()), |policy| self.set_devices(&policy))
     }
 
     /// `memory.checkBeforeUpdate`: v2 takes a limit below what is used and kills to reach it.
@@ -406,11 +402,11 @@ fn set_devices_v1(dir: &Path, policy: &Policy) -> Result<(), Error> {
 }
 
 /// The new program is there before the old ones go: in between both must agree, so nothing slips through.
-fn set_devices_v2(dir: &OwnedFd, policy: &Policy) -> Result<(), Errno> {
-    let old = kernel::bpf_device_programs(dir.as_fd())?;
+fn set_devices_v2(dir: BorrowedFd<'_>, policy: &Policy) -> Result<(), Errno> {
+    let old = kernel::bpf_device_programs(dir)?;
     let new = kernel::bpf_load_device_program(&policy.v2_program())?;
-    kernel::bpf_attach_device_program(dir.as_fd(), new.as_fd())?;
-    old.iter().try_for_each(|program| kernel::bpf_detach_device_program(dir.as_fd(), program.as_fd()))
+    kernel::bpf_attach_device_program(dir, new.as_fd())?;
+    old.iter().try_for_each(|program| kernel::bpf_detach_device_program(dir, program.as_fd()))
 }
 
 #[cfg(test)]
@@ -448,8 +444,8 @@ mod tests {
                 DeviceRule { allow: true, ..DeviceRule::default() },
                 DeviceRule { kind: Some("b".into()), access: Some("w".into()), ..DeviceRule::default() },
             ];
-            set_devices_v2(&fd, &Policy::read(&rules).unwrap())
-                .and_then(|()| set_devices_v2(&fd, &Policy::read(&open).unwrap()))
+            set_devices_v2(fd.as_fd(), &Policy::read(&rules).unwrap())
+                .and_then(|()| set_devices_v2(fd.as_fd(), &Policy::read(&open).unwrap()))
                 .and_then(|()| kernel::bpf_device_programs(fd.as_fd()))
         });
         rustix::fs::rmdir(&dir).unwrap();

@@ -32,7 +32,7 @@ pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> io::Result
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
-    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u64 == 0 {
+    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
         return Ok(None);
     }
     let fd = RawFd::try_from(answer).map_err(io::Error::other)?;

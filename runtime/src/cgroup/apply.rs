@@ -55,28 +55,34 @@ fn making(dir: &Path, source: Errno) -> Error {
     Error::Kernel { doing: "making", object: dir.to_owned(), source }
 }
 
-/// v1: a new cpuset is empty, and nothing can run in it until it has been given CPUs and memory nodes.
+/// v1: a new cpuset is empty, and nothing can run in it until it has been given CPUs and memory nodes: those
+/// of the directory above, which may wait for its own.
 pub(super) fn inherit_cpuset(root: &Path, dir: &Path) -> Result<(), Error> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        cpuset(root, dir, file)?;
+        let Some(parent) = dir.parent().filter(|_| dir != root) else { continue };
+        let list = cpuset(root, parent, file)?;
+        files::write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
     }
     Ok(())
 }
 
 /// The directory's own list, taken from the nearest one above that has any.
 fn cpuset(root: &Path, dir: &Path, file: &str) -> Result<String, Error> {
-    let fail = |doing| move |source| Error::Kernel { doing, object: dir.join(file), source };
-    let own = files::read(dir, file).map_err(fail("reading"))?;
+    let own = files::read_line(dir, file).map_err(|source| cpuset_error("reading", dir, file, source))?;
     let Some(parent) = dir.parent().filter(|_| own.is_empty() && dir != root) else { return Ok(own) };
     let list = cpuset(root, parent, file)?;
-    files::write(dir, file, &list).map_err(fail("writing"))?;
+    files::write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
     Ok(list)
+}
+
+fn cpuset_error(doing: &'static str, dir: &Path, file: &str, source: Errno) -> Error {
+    Error::Kernel { doing, object: dir.join(file), source }
 }
 
 /// v2: a controller has files in a directory only when every directory above passes it on.
 pub(super) fn pass_controllers_down(root: &Path, path: &str, wanted: &[&str]) -> Result<(), Error> {
     let dir = root.join(path);
-    let there = files::read(&dir, "cgroup.controllers").map_err(|source| Error::Kernel {
+    let there = files::read_line(&dir, "cgroup.controllers").map_err(|source| Error::Kernel {
         doing: "reading",
         object: dir.join("cgroup.controllers"),
         source,
@@ -104,9 +110,16 @@ fn pass_on(dir: &Path, controllers: &[String]) -> Result<(), Error> {
     if files::write(dir, file, &controllers.join(" ")).is_ok() {
         return Ok(());
     }
-    let outcomes = controllers.iter().map(|one| files::write(dir, file, one));
-    let failed = outcomes.filter_map(Result::err).last();
-    failed.map_or(Ok(()), |source| Err(Error::Kernel { doing: "writing", object: dir.join(file), source }))
+    let mut outcome = Ok(());
+    for one in controllers {
+        let written = files::write(dir, file, one);
+        outcome = outcome.and(written.map_err(|source| Error::Kernel {
+            doing: "writing",
+            object: dir.join(file),
+            source,
+        }));
+    }
+    outcome
 }
 
 /// Writes the limits of one controller. Some depend on each other (memory and memory with swap; quota, period

@@ -23,6 +23,15 @@ pub(super) fn write_each(dir: &Path, file: &str, values: &[String]) -> Result<()
     Ok(())
 }
 
+/// A file of one line, which the kernel gives in one piece.
+pub(super) fn read_line(dir: &Path, file: &str) -> Result<String, Errno> {
+    let fd = rustix::fs::open(dir.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut line = [0; 4096];
+    let length = rustix::io::read(fd, &mut line)?;
+    let line = str::from_utf8(&line[..length]).map_err(|_| Errno::INVAL)?;
+    Ok(line.trim_end().to_owned())
+}
+
 /// The contents without the last newline.
 pub(super) fn read(dir: &Path, file: &str) -> Result<String, Errno> {
     let fd = rustix::fs::open(dir.join(file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -16,7 +16,7 @@ impl Call {
         match offset {
             0 => Some(self.number),
             4 => Some(self.audit),
-            16..64 if offset % 4 == 0 => {
+            16..64 if offset.is_multiple_of(4) => {
                 let arg = self.args[(offset as usize - 16) / 8];
                 Some((arg >> (offset % 8 * 8)) as u32)
             }
