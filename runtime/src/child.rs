@@ -23,7 +23,7 @@ use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{chdir, fchdir, pivot_root, setsid, umask};
 
 use crate::hooks;
-use crate::plan::{Plan, ProcessPlan};
+use crate::plan::{Pivot, Plan, ProcessPlan};
 use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
 
@@ -156,11 +156,8 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     new_namespaces(plan)?;
     name_host(plan)?;
     let pid = pid_on_host(kit)?;
+    let label = with_private_procfs(plan)?;
     let terminal = make_root(kit, pid)?;
-    let procfs = private_procfs(plan)?;
-    write_sysctls(plan, procfs.as_ref())?;
-    let label = identity::open_label(procfs.as_ref(), &plan.process)?;
-    drop(procfs);
     special(plan)?;
     if let Some(terminal) = &terminal {
         identity::connect_terminal(&terminal.slave)?;
@@ -267,13 +264,13 @@ fn make_root(kit: &Kit<'_>, pid: i32) -> Result<Option<terminal::Terminal>, Fail
     // Modes of what is made here are what was asked for.
     umask(Mode::empty());
     attach_root(kit)?;
-    if !plan.root.pivot_late {
+    if plan.root.pivot == Pivot::First {
         pivot(kit)?;
     }
     mounts::mount_all(kit)?;
     devices::fill(kit)?;
     let terminal = open_terminal(kit)?;
-    if plan.root.pivot_late {
+    if plan.root.pivot == Pivot::AfterHooks {
         kit.line.before_pivot().at(Step::Report, 0)?;
         kit.line.wait().at(Step::Hook, 0)?;
         // Which hook it was has no number; its own standard error has said more.
@@ -282,6 +279,8 @@ fn make_root(kit: &Kit<'_>, pid: i32) -> Result<Option<terminal::Terminal>, Fail
             errno: Errno::CHILD,
             index: 0,
         })?;
+    }
+    if plan.root.pivot != Pivot::First {
         pivot(kit)?;
     }
     masks::make_readonly(kit)?;
@@ -331,23 +330,21 @@ fn finish_root(kit: &Kit<'_>) -> Done {
     Ok(())
 }
 
-/// A procfs that is attached nowhere, so nothing can be mounted over its files (CVE-2025-52881).
-fn private_procfs(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
+/// Sysctls, and where the label will be written, through a procfs that is attached nowhere: nothing can be mounted
+/// over its files (CVE-2025-52881). Before the root is pivoted into: a user namespace may mount a procfs only as
+/// long as it sees another one whole.
+fn with_private_procfs(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
     if plan.sysctls.is_empty() && plan.process.label.is_none() {
         return Ok(None);
     }
-    mounts::make_fs(c"proc", &[], &MountAttr::default()).map(Some).at(Step::Procfs, 0)
-}
-
-fn write_sysctls(plan: &Plan, procfs: Option<&OwnedFd>) -> Done {
-    let Some(procfs) = procfs else { return Ok(()) };
+    let procfs = mounts::make_fs(c"proc", &[], &MountAttr::default()).at(Step::Procfs, 0)?;
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     for (i, sysctl) in plan.sysctls.iter().enumerate() {
-        let file = openat2(procfs, &sysctl.path, flags, Mode::empty(), resolve).at(Step::Sysctl, i)?;
+        let file = openat2(&procfs, &sysctl.path, flags, Mode::empty(), resolve).at(Step::Sysctl, i)?;
         rustix::io::write(file, &sysctl.value).at(Step::Sysctl, i)?;
     }
-    Ok(())
+    identity::open_label(procfs.as_fd(), &plan.process)
 }
 
 fn special(plan: &Plan) -> Done {
@@ -379,6 +376,7 @@ fn join(kit: &ExecKit<'_>) -> Done {
     join_cgroups(kit.tasks)?;
     kernel::reset_signals();
     setsid().at(Step::Session, 0)?;
+    let label = exec_label(process)?;
     kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
     if kit.namespaces & flag::NEWUSER != 0 {
         let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
@@ -398,16 +396,17 @@ fn join(kit: &ExecKit<'_>) -> Done {
     if let Some(persona) = kit.personality {
         kernel::personality(persona).at(Step::Personality, 0)?;
     }
-    let label = exec_label(process)?;
     identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
     kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
     identity::load_last(process, kit.filter)
 }
 
+/// On the host's procfs, where nothing of the container can be in the way.
 fn exec_label(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
     if process.label.is_none() {
         return Ok(None);
     }
-    let procfs = mounts::make_fs(c"proc", &[], &MountAttr::default()).at(Step::Procfs, 0)?;
-    identity::open_label(Some(&procfs), process)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let procfs = rustix::fs::open(c"/proc", flags, Mode::empty()).at(Step::Label, 0)?;
+    identity::open_label(procfs.as_fd(), process)
 }

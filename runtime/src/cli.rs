@@ -68,6 +68,8 @@ commands:
 
 /// Exit code of everything that is our own failure, as runc has it.
 const FAILED: u8 = 1;
+/// runc's again: a program may well end with 1, and this one did not begin.
+const EXEC_FAILED: u8 = 255;
 
 pub(crate) fn main(words: Vec<String>) -> ExitCode {
     let mut args = Args::new(words);
@@ -78,11 +80,12 @@ pub(crate) fn main(words: Vec<String>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    let failed = if args.peek() == Some("exec") { EXEC_FAILED } else { FAILED };
     match run(&global, args) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             global.log.error(&error.to_string());
-            ExitCode::from(FAILED)
+            ExitCode::from(failed)
         }
     }
 }

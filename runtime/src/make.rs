@@ -18,7 +18,7 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
-use crate::plan::{self, Plan, Source};
+use crate::plan::{self, Pivot, Plan, Source};
 use crate::report::{Failure, Line, Step, Word, lines};
 use crate::seccomp::{self, Filter};
 use crate::spec::Spec;
@@ -229,7 +229,7 @@ impl Making<'_> {
 
     fn attach_at(&self) -> Result<CString, Error> {
         let place = match &self.plan.root.path {
-            Some(path) if self.plan.root.pivot_late => path.as_path(),
+            Some(path) if self.plan.root.pivot == Pivot::AfterHooks => path.as_path(),
             Some(_) | None => Path::new("/"),
         };
         CString::new(place.as_os_str().as_bytes())

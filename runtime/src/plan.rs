@@ -28,7 +28,7 @@ pub use options::NAMES as MOUNT_OPTION_NAMES;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use crate::spec::{Linux, Resources, Spec};
+use crate::spec::{Hooks, Linux, Resources, Spec};
 use crate::{Error, Rootfs};
 
 /// A container, decided.
@@ -61,9 +61,18 @@ pub(crate) struct Root {
     pub(crate) readonly: bool,
     /// A value of `kernel::propagation`.
     pub(crate) propagation: u64,
-    /// Hooks that run before pivot_root find the root at its path; without them it is pivoted into at once, and
-    /// nothing of the host can be reached any more while mounts are made.
-    pub(crate) pivot_late: bool,
+    pub(crate) pivot: Pivot,
+}
+
+/// When the root is pivoted into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pivot {
+    /// At once: nothing of the host can be reached any more while mounts are made.
+    First,
+    /// A user namespace may mount procfs and sysfs only as long as it sees the host's.
+    AfterMounts,
+    /// Hooks that run before pivot_root find the root at its path.
+    AfterHooks,
 }
 
 /// Decides everything about the container `id` of `bundle`.
@@ -77,7 +86,7 @@ pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Res
     let mounts = mounts::plan(spec, bundle, &namespaces)?;
     let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
     Ok(Plan {
-        root: root(bundle, spec, linux, rootfs)?,
+        root: root(bundle, spec, &namespaces, rootfs)?,
         devices: if own_dev { devices::plan(linux)? } else { Vec::new() },
         own_dev,
         masked: paths("linux.maskedPaths", &linux.masked_paths)?,
@@ -114,7 +123,7 @@ fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
     Ok(())
 }
 
-fn root(bundle: &Path, spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<Root, Error> {
+fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) -> Result<Root, Error> {
     let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root", "is required on Linux"))?;
     let path = match rootfs {
         Rootfs::Bundle if root.path.as_os_str().is_empty() => {
@@ -123,17 +132,24 @@ fn root(bundle: &Path, spec: &Spec, linux: &Linux, rootfs: &Rootfs) -> Result<Ro
         Rootfs::Bundle => Some(bundle.join(&root.path)),
         Rootfs::Overlay { .. } => None,
     };
-    let propagation = match linux.rootfs_propagation.as_deref() {
+    let propagation = spec.linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref());
+    let propagation = match propagation {
         None | Some("") => kernel::propagation::PRIVATE,
         Some(word) => parse_propagation(word).map(|(propagation, _)| propagation).ok_or_else(|| {
             Error::invalid("linux.rootfsPropagation", format!("{word:?} is no propagation"))
         })?,
     };
-    let hooks = spec.hooks.as_ref();
-    let pivot_late = hooks.is_some_and(|h| {
-        !(h.prestart.is_empty() && h.create_runtime.is_empty() && h.create_container.is_empty())
-    });
-    Ok(Root { path, readonly: root.readonly, propagation, pivot_late })
+    Ok(Root { path, readonly: root.readonly, propagation, pivot: pivot(spec, namespaces) })
+}
+
+fn pivot(spec: &Spec, namespaces: &Namespaces) -> Pivot {
+    let before_pivot =
+        |h: &Hooks| !(h.prestart.is_empty() && h.create_runtime.is_empty() && h.create_container.is_empty());
+    match &spec.hooks {
+        Some(hooks) if before_pivot(hooks) => Pivot::AfterHooks,
+        _ if namespaces.has(kernel::clone_flags::NEWUSER) => Pivot::AfterMounts,
+        _ => Pivot::First,
+    }
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<Vec<CString>, Error> {

@@ -18,11 +18,8 @@ use crate::seccomp::Filter;
 type Done = Result<(), Failure>;
 
 /// Where the process's label is written: opened before the container can put anything in its way.
-pub(super) fn open_label(
-    procfs: Option<&OwnedFd>,
-    process: &ProcessPlan,
-) -> Result<Option<OwnedFd>, Failure> {
-    let (Some(procfs), Some((file, _))) = (procfs, &process.label) else { return Ok(None) };
+pub(super) fn open_label(procfs: BorrowedFd<'_>, process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
+    let Some((file, _)) = &process.label else { return Ok(None) };
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
     openat2(procfs, file, flags, Mode::empty(), resolve).map(Some).at(Step::Label, 0)
@@ -75,7 +72,7 @@ fn load(filter: Option<&Filter>) -> Done {
 
 fn limits(process: &ProcessPlan) -> Done {
     for (i, (resource, limit)) in process.rlimits.iter().enumerate() {
-        setrlimit(*resource, limit.clone()).at(Step::Rlimit, i)?;
+        setrlimit(*resource, *limit).at(Step::Rlimit, i)?;
     }
     Ok(())
 }

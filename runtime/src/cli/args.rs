@@ -51,6 +51,10 @@ impl Args {
         self.value.take().is_none_or(|value| value != "false")
     }
 
+    pub(crate) fn peek(&self) -> Option<&str> {
+        self.words.front().map(String::as_str)
+    }
+
     pub(crate) fn next(&mut self) -> Option<String> {
         self.words.pop_front()
     }

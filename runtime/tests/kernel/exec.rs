@@ -1,0 +1,96 @@
+//! exec: joins everything, gives an exit code, and says at once what cannot be run.
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, is_root};
+
+#[test]
+fn exec_joins_the_namespaces_and_the_cgroup() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    for name in ["pid", "net", "ipc", "uts", "mnt", "cgroup"] {
+        let said = bundle.say(&["exec", "ID", "readlink", &format!("/proc/self/ns/{name}")]);
+        let init = std::fs::read_link(format!("/proc/{}/ns/{name}", bundle.pid())).unwrap();
+        assert_eq!(Some(said.ok()), init.to_str(), "{name}");
+    }
+    assert_eq!(bundle.say(&["exec", "ID", "hostname"]).ok(), "berth-test");
+    let cgroups = bundle.say(&["exec", "ID", "cat", "/proc/self/cgroup"]);
+    assert!(cgroups.ok().lines().all(|line| line.ends_with(":/")), "{}", cgroups.out);
+}
+
+#[test]
+fn exec_answers_exit_codes_and_errors() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    assert_eq!(bundle.say(&["exec", "ID", "sh", "-c", "exit 7"]).code, 7);
+    assert_eq!(bundle.say(&["exec", "ID", "sh", "-c", "kill -9 $$"]).code, 137);
+    let said = bundle.say(&["exec", "ID", "nosuch"]);
+    said.refused(&["nosuch", "No such file"]);
+    assert_eq!(said.code, 255);
+    bundle.say(&["exec", "ID", "/etc"]).refused(&["/etc", "Permission denied"]);
+    bundle.say(&["exec", "--cwd", "/nosuch", "ID", "true"]).refused(&["working directory", "/nosuch"]);
+    bundle.say(&["exec", "nosuch", "true"]).refused(&["no container"]);
+}
+
+#[test]
+fn exec_takes_user_environment_and_directory() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let said = bundle.say(&["exec", "-u", "1000:2000", "-g", "3000", "ID", "id"]);
+    assert_eq!(said.ok(), "uid=1000 gid=2000 groups=3000");
+    assert_eq!(
+        bundle.say(&["exec", "-e", "A=b c", "--cwd", "/tmp", "ID", "sh", "-c", "echo $A $PWD"]).ok(),
+        "b c /tmp"
+    );
+    for user in ["root", "1000:", ":1000", "4294967296", "-1", "4294967295"] {
+        bundle.say(&["exec", &format!("--user={user}"), "ID", "id"]).refused(&["is not UID"]);
+    }
+}
+
+#[test]
+fn exec_runs_a_process_from_a_file() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let process = json!({"args": ["/bin/sh", "-c", "umask; id -u"], "cwd": "/", "user": {"uid": 7, "gid": 7, "umask": 63}});
+    let path = bundle.path().join("process.json");
+    std::fs::write(&path, serde_json::to_vec(&process).unwrap()).unwrap();
+    assert_eq!(bundle.say(&["exec", "-p", path.to_str().unwrap(), "ID"]).ok(), "0077\n7");
+}
+
+#[test]
+fn a_stopped_container_takes_no_exec() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exit 0");
+    bundle.start();
+    bundle.wait_for("stopped");
+    bundle.say(&["exec", "ID", "true"]).refused(&["stopped, not running"]);
+}
+
+#[test]
+fn exec_gets_the_containers_filter() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    bundle.spec["linux"]["seccomp"] = json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]
+    });
+    bundle.start();
+    bundle.say(&["exec", "ID", "mkdir", "/tmp/x"]).refused(&["Operation not permitted"]);
+    assert_eq!(bundle.say(&["exec", "ID", "grep", "Seccomp:", "/proc/self/status"]).ok(), "Seccomp:\t2");
+}

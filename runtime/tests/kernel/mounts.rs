@@ -1,0 +1,196 @@
+//! Mounts, propagation, masks, devices and the root.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, is_root, wait_until};
+
+#[test]
+fn file_systems_are_mounted_with_their_options() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle =
+        Bundle::new("mount; test -c /dev/pts/ptmx && cat /sys/fs/cgroup/*/cgroup.procs | head -1");
+    bundle.mount(json!({"destination": "/deep/er/place", "type": "tmpfs", "source": "mine", "options": ["ro", "noexec", "size=1m"]}));
+    bundle.mount(json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"}));
+    bundle.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]}));
+    let said = bundle.run();
+    let text = said.ok();
+    assert!(text.contains("mine on /deep/er/place type tmpfs (ro,noexec,relatime,size=1024k)"), "{text}");
+    assert!(text.contains("mqueue on /dev/mqueue"), "{text}");
+    for line in text.lines().filter(|line| line.contains(" on /sys/fs/cgroup")) {
+        assert!(line.contains("(ro,nosuid"), "{line}");
+    }
+}
+
+#[test]
+fn bind_mounts_honour_read_only_and_depth() {
+    if !is_root() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("file"), "words").unwrap();
+    let mut bundle =
+        Bundle::new("cat /ro/file /rw/file /one; touch /rw/new; touch /ro/new && exit 9; exit 0");
+    bundle.bind(source.path(), "/ro", &["rbind", "ro"]);
+    bundle.bind(source.path(), "/rw", &["rbind", "rw"]);
+    bundle.bind(&source.path().join("file"), "/one", &["bind"]);
+    assert_eq!(bundle.run().ok(), "wordswordswords");
+    assert!(source.path().join("new").exists());
+}
+
+#[test]
+fn a_read_only_root_is_so_and_what_is_mounted_on_it_is_not() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("touch /x && exit 9; touch /dev/x && echo yes");
+    bundle.spec["root"]["readonly"] = json!(true);
+    assert_eq!(bundle.run().ok(), "yes");
+}
+
+#[test]
+fn masked_paths_are_empty_and_read_only_paths_read_only() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new(
+        "wc -c < /proc/keys; ls /sys/firmware | wc -l; ls /proc/acpi | wc -l; touch /sys/firmware/x && exit 9; \
+         echo 1 > /proc/sys/kernel/core_pattern && exit 8; grep -c ' /proc/keys ' /proc/self/mountinfo",
+    );
+    assert_eq!(bundle.run().ok(), "0\n0\n0\n1");
+}
+
+#[test]
+fn all_masked_directories_share_one_tmpfs() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("stat -c %d /sys/firmware /proc/acpi /proc/irq");
+    bundle.spec["linux"]["maskedPaths"] = json!(["/sys/firmware", "/proc/acpi", "/proc/irq"]);
+    let said = bundle.run();
+    let devices: Vec<&str> = said.ok().lines().collect();
+    assert!(devices.iter().all(|device| *device == devices[0]), "{devices:?}");
+}
+
+#[test]
+fn default_devices_and_links_are_there() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new(
+        "for d in null zero full random urandom tty; do stat -c '%n %t:%T %a' /dev/$d; done; \
+         for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done; stat -c '%n %t:%T %a %u %F' /dev/mine; \
+         echo x > /dev/null && head -c 3 /dev/zero | wc -c",
+    );
+    bundle.spec["linux"]["devices"] =
+        json!([{"path": "/dev/mine", "type": "c", "major": 1, "minor": 5, "fileMode": 0o600, "uid": 7}]);
+    bundle.spec["linux"]["resources"]["devices"] = json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 1, "minor": 5, "access": "rwm"}]);
+    let said = bundle.run();
+    let lines: Vec<&str> = said.ok().lines().collect();
+    assert_eq!(lines[..2], ["/dev/null 1:3 666", "/dev/zero 1:5 666"]);
+    assert_eq!(
+        lines[5..11],
+        [
+            "/dev/tty 5:0 666",
+            "/proc/self/fd",
+            "/proc/self/fd/0",
+            "/proc/self/fd/1",
+            "/proc/self/fd/2",
+            "pts/ptmx"
+        ]
+    );
+    assert_eq!(lines[11..], ["/dev/mine 1:5 600 7 character special file", "3"]);
+}
+
+#[test]
+fn a_device_that_was_not_allowed_can_be_neither_made_nor_opened() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("mknod /dev/m c 1 1 && head -c 1 /dev/m && exit 9; exit 0");
+    let all = json!(["CAP_MKNOD", "CAP_SYS_RAWIO", "CAP_DAC_OVERRIDE"]);
+    bundle.spec["process"]["capabilities"] = json!({"bounding": all, "effective": all, "permitted": all});
+    bundle.run().ok();
+}
+
+#[test]
+fn a_mount_on_the_host_reaches_a_slave_and_one_in_a_shared_volume_reaches_the_host() {
+    if !is_root() {
+        return;
+    }
+    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
+    let path = volume.path();
+    let shared = SharedMount::make(path);
+    fs::create_dir(path.join("from-host")).unwrap();
+    fs::create_dir(path.join("from-inside")).unwrap();
+    let mut bundle = Bundle::new(
+        "until test -e /slave/from-host/x; do sleep 0.01; done; test -e /private/from-host/x && exit 9; \
+         mount -t tmpfs inside /shared/from-inside && touch /shared/from-inside/y && sleep 100",
+    );
+    let admin = json!(["CAP_SYS_ADMIN"]);
+    bundle.spec["process"]["capabilities"] =
+        json!({"bounding": admin, "effective": admin, "permitted": admin});
+    bundle.bind(path, "/slave", &["rbind", "rslave"]);
+    bundle.bind(path, "/shared", &["rbind", "rshared"]);
+    bundle.bind(path, "/private", &["rbind", "rprivate"]);
+    bundle.start();
+    mount("tmpfs", &path.join("from-host"));
+    fs::write(path.join("from-host/x"), "").unwrap();
+    wait_until(|| path.join("from-inside/y").exists(), "seen outside");
+    bundle.say(&["delete", "--force", "ID"]).ok();
+    drop(shared);
+}
+
+fn mount(kind: &str, at: &Path) {
+    let status = std::process::Command::new("mount").args(["-t", kind, kind]).arg(at).status().unwrap();
+    assert!(status.success());
+}
+
+/// A tmpfs that is shared, as a node's volumes are.
+struct SharedMount(std::path::PathBuf);
+
+impl SharedMount {
+    fn make(at: &Path) -> SharedMount {
+        mount("tmpfs", at);
+        let status = std::process::Command::new("mount").arg("--make-rshared").arg(at).status().unwrap();
+        assert!(status.success());
+        SharedMount(at.to_owned())
+    }
+}
+
+impl Drop for SharedMount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-R").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn the_mounts_of_a_container_do_not_show_on_the_host() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&bundle.path().display().to_string()));
+}
+
+#[test]
+fn recursive_attributes_reach_the_mounts_below() {
+    if !is_root() {
+        return;
+    }
+    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
+    let shared = SharedMount::make(volume.path());
+    fs::create_dir(volume.path().join("below")).unwrap();
+    mount("tmpfs", &volume.path().join("below"));
+    let mut bundle = Bundle::new("touch /ro/below/x && echo not; touch /rro/below/x || echo deep");
+    bundle.bind(volume.path(), "/ro", &["rbind", "ro"]);
+    bundle.bind(volume.path(), "/rro", &["rbind", "rro"]);
+    assert_eq!(bundle.run().ok(), "not\ndeep");
+    drop(shared);
+}

@@ -1,0 +1,156 @@
+//! Namespaces: made, joined by path, mapped and offset.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, is_root};
+
+#[test]
+fn every_new_namespace_differs_from_the_hosts() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("for n in pid net ipc uts mnt cgroup; do readlink /proc/self/ns/$n; done");
+    let said = bundle.run();
+    for (name, inside) in ["pid", "net", "ipc", "uts", "mnt", "cgroup"].iter().zip(said.ok().lines()) {
+        let outside = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert_ne!(outside.to_str(), Some(inside));
+    }
+}
+
+#[test]
+fn namespaces_of_a_pod_are_joined_by_path() {
+    if !is_root() {
+        return;
+    }
+    let pod = Bundle::new("exec sleep 100");
+    pod.start();
+    let pid = pod.pid();
+    let mut bundle =
+        Bundle::new("for n in pid net ipc uts; do readlink /proc/self/ns/$n; done; ps | grep -c sleep");
+    bundle.spec.as_object_mut().unwrap().remove("hostname");
+    let path = |name: &str| format!("/proc/{pid}/ns/{name}");
+    bundle.spec["linux"]["namespaces"] = json!([
+        {"type": "pid", "path": path("pid")}, {"type": "network", "path": path("net")},
+        {"type": "ipc", "path": path("ipc")}, {"type": "uts", "path": path("uts")}, {"type": "mount"}
+    ]);
+    let said = bundle.run();
+    let lines: Vec<&str> = said.ok().lines().collect();
+    for (name, inside) in ["pid", "net", "ipc", "uts"].iter().zip(&lines) {
+        assert_eq!(fs::read_link(path(name)).unwrap().to_str(), Some(*inside));
+    }
+    assert!(lines[4].parse::<u32>().unwrap() >= 1, "the pod's processes show");
+}
+
+#[test]
+fn a_new_user_namespace_has_its_maps() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle =
+        Bundle::new("cat /proc/self/uid_map; id -u; echo x > /dev/null; touch /tmp/f; stat -c %u /tmp/f");
+    userns(&mut bundle);
+    chown_tree(&bundle, 100_000);
+    let said = bundle.run();
+    let words: Vec<&str> = said.ok().split_whitespace().collect();
+    assert_eq!(words, ["0", "100000", "65536", "0", "0"]);
+    assert_eq!(
+        std::os::unix::fs::MetadataExt::uid(&fs::metadata(bundle.rootfs().join("tmp/f")).unwrap()),
+        100_000
+    );
+}
+
+fn userns(bundle: &mut Bundle) {
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map;
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+}
+
+fn chown_tree(bundle: &Bundle, id: u32) {
+    let owner = format!("{id}:{id}");
+    let status =
+        std::process::Command::new("chown").args(["-hR", &owner]).arg(bundle.path()).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn exec_enters_a_user_namespace_and_a_second_container_joins_it() {
+    if !is_root() {
+        return;
+    }
+    let mut pod = Bundle::new("exec sleep 100");
+    userns(&mut pod);
+    chown_tree(&pod, 100_000);
+    pod.start();
+    assert_eq!(
+        pod.say(&["exec", "ID", "sh", "-c", "id -u; cat /proc/self/uid_map"]).ok().split_whitespace().nth(2),
+        Some("100000")
+    );
+    let pid = pod.pid();
+    let path = |name: &str| format!("/proc/{pid}/ns/{name}");
+    let mut bundle = Bundle::new("readlink /proc/self/ns/user; readlink /proc/self/ns/net; id -u");
+    bundle.spec.as_object_mut().unwrap().remove("hostname");
+    bundle.spec["linux"]["namespaces"] = json!([
+        {"type": "user", "path": path("user")}, {"type": "network", "path": path("net")},
+        {"type": "ipc", "path": path("ipc")}, {"type": "uts", "path": path("uts")},
+        {"type": "pid"}, {"type": "mount"}, {"type": "cgroup"}
+    ]);
+    chown_tree(&bundle, 100_000);
+    let said = bundle.run();
+    let lines: Vec<&str> = said.ok().lines().collect();
+    assert_eq!(fs::read_link(path("user")).unwrap().to_str(), Some(lines[0]));
+    assert_eq!(fs::read_link(path("net")).unwrap().to_str(), Some(lines[1]));
+    assert_eq!(lines[2], "0");
+}
+
+#[test]
+fn a_mount_can_shift_ids() {
+    if !is_root() {
+        return;
+    }
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("file"), "").unwrap();
+    let mut bundle = Bundle::new("stat -c %u /shifted/file");
+    let map = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
+    bundle.mount(json!({
+        "destination": "/shifted", "type": "bind", "source": source.path(), "options": ["bind"],
+        "uidMappings": map, "gidMappings": map
+    }));
+    assert_eq!(bundle.run().ok(), "5000");
+}
+
+#[test]
+fn a_time_namespace_has_its_offsets() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("cat /proc/uptime");
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+    bundle.spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 1_000_000}, "monotonic": {"secs": 5}});
+    let said = bundle.run();
+    let uptime: f64 = said.ok().split(' ').next().unwrap().parse().unwrap();
+    assert!(uptime > 1_000_000.0, "{uptime}");
+}
+
+#[test]
+fn sysctls_are_the_containers_own() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle =
+        Bundle::new("cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced");
+    bundle.spec["linux"]["sysctl"] =
+        json!({"net.ipv4.ip_unprivileged_port_start": "77", "kernel.shm_rmid_forced": "1"});
+    assert_eq!(bundle.run().ok(), "77\n1");
+    for (name, value) in
+        [("kernel.core_pattern", "x"), ("vm.swappiness", "1"), ("net.../../kernel/core_pattern", "x")]
+    {
+        bundle.spec["linux"]["sysctl"] = json!({name: value});
+        bundle.run().refused(&["linux.sysctl"]);
+    }
+    // CVE-2022-0811: the value is one value, whatever is in it.
+    bundle.spec["linux"]["sysctl"] = json!({"kernel.shm_rmid_forced": "1+kernel.core_pattern=x"});
+    bundle.run().refused(&["kernel.shm_rmid_forced", "Invalid argument"]);
+}
