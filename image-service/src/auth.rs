@@ -7,6 +7,8 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 
+use crate::reference::{DEFAULT_DOMAIN, Reference, is_short};
+
 pub(crate) mod challenge;
 pub(crate) mod files;
 pub(crate) mod helper;
@@ -55,6 +57,13 @@ impl Credentials {
     pub(crate) fn are_for(&self, hosts: &[&str]) -> bool {
         let own = host_of(&self.server_address);
         own.is_empty() || hosts.iter().any(|host| host_of(host) == own)
+    }
+
+    /// Whether these may go to where a name, as the caller wrote it, turned out to lead. The kubelet chooses
+    /// secrets for `busybox` as for `docker.io/library/busybox`, so when aliases or search registries make
+    /// something else of a short name, its secrets were not meant for that.
+    pub fn suit(&self, written: &str, reference: &Reference) -> bool {
+        !self.server_address.is_empty() || !is_short(written) || reference.domain() == DEFAULT_DOMAIN
     }
 
     pub(crate) fn basic(&self) -> String {
@@ -115,6 +124,19 @@ mod tests {
         };
         let text = format!("{credentials:?} {credentials:#?}");
         assert!(!text.contains("s3cret") && text.contains("user"), "{text}");
+    }
+
+    #[test]
+    fn secrets_for_a_short_name_are_for_docker_s_registry() {
+        let check = |written: &str, address: &str, reference: &str, answer| {
+            let credentials = Credentials { server_address: address.to_owned(), ..Credentials::default() };
+            let reference = Reference::parse(reference).unwrap();
+            assert_eq!(credentials.suit(written, &reference), answer, "{written} {address} {reference}");
+        };
+        check("busybox", "", "docker.io/library/busybox", true);
+        check("busybox", "", "search.io/busybox", false);
+        check("busybox", "search.io", "search.io/busybox", true);
+        check("search.io/busybox", "", "search.io/busybox", true);
     }
 
     #[test]

@@ -192,8 +192,8 @@ impl Images {
         for reference in candidates {
             policy.check(&reference).map_err(Error::Policy)?;
             let failed = |error| Error::registry(name, error);
-            let repository =
-                inner.registry.repository(&reference, request.credentials.as_ref()).map_err(failed)?;
+            let credentials = request.credentials.as_ref().filter(|given| given.suit(name, &reference));
+            let repository = inner.registry.repository(&reference, credentials).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
                 Ok(resolved) => return Ok((reference, repository, resolved)),
                 Err(error) => last = failed(error),

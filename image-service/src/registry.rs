@@ -16,6 +16,7 @@ mod body;
 mod certs;
 mod dial;
 mod endpoint;
+mod explain;
 mod failure;
 mod origin;
 mod retry;
@@ -44,6 +45,7 @@ use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
 
 pub use self::blob::Blob;
+pub use self::explain::{Explained, Shown};
 pub use self::failure::Failure;
 
 const AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));

@@ -44,22 +44,42 @@ struct Entry {
 /// Where a file says the credentials are.
 #[derive(Debug, PartialEq)]
 enum Found {
-    Here(Credentials),
+    Here { credentials: Credentials, key: String },
     Helper { name: String, server: String },
     Nothing,
+}
+
+/// What in a file speaks for a repository.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Key(String),
+    Helper(String),
 }
 
 /// The credentials for `host/path` of the first file that has any.
 pub(crate) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Option<Credentials>, Error> {
     for file in files {
         let credentials = match look(file, host, path)? {
-            Found::Here(credentials) => Some(credentials),
+            Found::Here { credentials, .. } => Some(credentials),
             Found::Helper { name, server } => helper::get(&name, &server).await?,
             Found::Nothing => None,
         };
         if credentials.is_some() {
             return Ok(credentials);
         }
+    }
+    Ok(None)
+}
+
+/// The first file that speaks for `host/path`, and what in it does.
+pub(crate) fn source(files: &[PathBuf], host: &str, path: &str) -> Result<Option<(PathBuf, Source)>, Error> {
+    for file in files {
+        let source = match look(file, host, path)? {
+            Found::Here { key, .. } => Source::Key(key),
+            Found::Helper { name, .. } => Source::Helper(name),
+            Found::Nothing => continue,
+        };
+        return Ok(Some((file.clone(), source)));
     }
     Ok(None)
 }
@@ -83,7 +103,8 @@ impl File {
         let whole = || self.auths.iter().find(|(key, _)| is_whole(key) && host_of(key) == own);
         match scoped.or_else(whole) {
             Some((key, entry)) if !entry.is_empty() => {
-                entry.read().map(Found::Here).map_err(|error| (key.clone(), error))
+                let read = entry.read().map_err(|error| (key.clone(), error));
+                read.map(|credentials| Found::Here { credentials, key: key.clone() })
             }
             // Docker leaves an empty entry beside what it keeps in its store.
             Some(_) | None if !self.creds_store.is_empty() => {
@@ -147,7 +168,7 @@ mod tests {
         let file: File = serde_json::from_str(file).unwrap();
         let (host, path) = repository.split_once('/').unwrap();
         let found = match file.look(host, path).unwrap() {
-            Found::Here(credentials) => credentials.username,
+            Found::Here { credentials, .. } => credentials.username,
             Found::Helper { name, server } => format!("{name}({server})"),
             Found::Nothing => String::new(),
         };

@@ -266,15 +266,14 @@ impl TokenAsk<'_> {
 
     /// The token specification: GET with `service` and `scope`, and Basic when there is a user.
     fn get(&self, realm: &Uri) -> Result<Request<Full<Bytes>>, Cause> {
-        let mut query = format!("service={}", origin::encode(&self.service));
-        for scope in self.scope.split(' ') {
-            query = format!("{query}&scope={}", origin::encode(scope));
-        }
-        let old = realm.query().map(|old| format!("{old}&")).unwrap_or_default();
         let user = self.credentials.filter(|credentials| !credentials.username.is_empty());
-        if let Some(user) = user {
-            query = format!("{query}&account={}", origin::encode(&user.username));
-        }
+        let account = user.map(|user| ("account", user.username.as_str()));
+        let service = (!self.service.is_empty()).then_some(("service", self.service.as_str()));
+        let scopes = self.scope.split(' ').map(|scope| ("scope", scope));
+        let pairs = service.into_iter().chain(scopes).chain(account);
+        let pairs: Vec<_> = pairs.map(|(name, value)| format!("{name}={}", origin::encode(value))).collect();
+        let query = pairs.join("&");
+        let old = realm.query().map(|old| format!("{old}&")).unwrap_or_default();
         let path = format!("{}?{old}{query}", realm.path());
         let mut request = request(Method::GET, realm, &path, Bytes::new())?;
         if let Some(user) = user {

@@ -1,0 +1,151 @@
+//! Which endpoints, certificates and credentials would be used for a reference, and why: for people.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use super::{Error, Registry};
+use crate::auth::files::{self, Source};
+use crate::auth::{self, Credentials};
+use crate::reference::Reference;
+use crate::registries_conf::Role;
+
+/// One endpoint, in the order asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explained {
+    /// `host/path`.
+    pub place: String,
+    pub role: Role,
+    pub insecure: bool,
+    /// The directory of `certs.d` that counts for it.
+    pub certs_dir: Option<PathBuf>,
+    pub credentials: Shown,
+}
+
+/// Whose credentials an endpoint that asks for some would be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Those that came with the request.
+    Given,
+    /// Those that a file has under this key.
+    File {
+        path: PathBuf,
+        key: String,
+    },
+    /// What a credential helper, named by a file, would say.
+    Helper {
+        path: PathBuf,
+        name: String,
+    },
+    Nothing,
+}
+
+impl Registry {
+    /// Reads the node's files and asks nobody.
+    pub fn explain(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+    ) -> Result<Vec<Explained>, Error> {
+        let settings = &self.shared.settings;
+        let explain = |place: crate::registries_conf::Endpoint| {
+            let hosts = [reference.domain(), place.host.as_str()];
+            let given = credentials.filter(|given| !given.is_empty() && given.are_for(&hosts));
+            let credentials = match (place.role, given) {
+                (Role::Primary, Some(_)) => Shown::Given,
+                (Role::Primary | Role::Mirror, _) => shown(&settings.auth_files, &place.host, &place.path)?,
+            };
+            let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host };
+            let certs_dir = settings.certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
+            Ok(Explained {
+                place: format!("{}/{}", place.host, place.path),
+                role: place.role,
+                insecure: place.insecure,
+                certs_dir,
+                credentials,
+            })
+        };
+        settings.registries.endpoints(reference)?.into_iter().map(explain).collect()
+    }
+}
+
+fn shown(auth_files: &[PathBuf], host: &str, path: &str) -> Result<Shown, Error> {
+    let failed = |error: auth::files::Error| {
+        let mut failure = super::Failure::new(format!("explaining {host}/{path}"));
+        failure.add(host, &error.into());
+        failure.into_error()
+    };
+    Ok(match files::source(auth_files, host, path).map_err(failed)? {
+        Some((path, Source::Key(key))) => Shown::File { path, key },
+        Some((path, Source::Helper(name))) => Shown::Helper { path, name },
+        None => Shown::Nothing,
+    })
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.role {
+            Role::Mirror => "mirror",
+            Role::Primary => "registry",
+        };
+        let how = if self.insecure { "https unverified, then http" } else { "https" };
+        write!(out, "{role} {} by {how}", self.place)?;
+        if let Some(dir) = &self.certs_dir {
+            write!(out, ", certificates of {}", dir.display())?;
+        }
+        match &self.credentials {
+            Shown::Given => write!(out, ", the credentials given"),
+            Shown::File { path, key } => write!(out, ", credentials for {key} in {}", path.display()),
+            Shown::Helper { path, name } => {
+                write!(out, ", credentials by docker-credential-{name}, named in {}", path.display())
+            }
+            Shown::Nothing => write!(out, ", no credentials"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::registries_conf::RegistriesConf;
+    use crate::registry::Settings;
+
+    #[test]
+    fn each_endpoint_is_told_with_its_certificates_and_credentials() {
+        let dir = tempfile::tempdir().unwrap();
+        let (auth, certs) = (dir.path().join("auth.json"), dir.path().join("certs.d"));
+        let files = r#"{"auths":{"m.io/k8s":{"auth":"aG9zdDpw"}},"credHelpers":{"k8s.gcr.io":"gcr"}}"#;
+        std::fs::write(&auth, files).unwrap();
+        std::fs::create_dir_all(certs.join("m.io")).unwrap();
+        let mut registries = RegistriesConf::default();
+        let conf = "[[registry]]\nlocation='k8s.gcr.io'\n[[registry.mirror]]\nlocation='m.io/k8s'\n\
+                    [[registry.mirror]]\nlocation='n.io'\ninsecure=true";
+        registries.add(conf, Path::new("conf")).unwrap();
+        let registry = Registry::new(Settings {
+            registries,
+            certs_dirs: vec![certs.clone()],
+            auth_files: vec![auth.clone()],
+            ..Settings::default()
+        });
+        let tell = |given: Option<&Credentials>| {
+            let explained =
+                registry.explain(&Reference::parse("k8s.gcr.io/pause:3.9").unwrap(), given).unwrap();
+            explained.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let mirror = format!(
+            "mirror m.io/k8s/pause by https, certificates of {}, credentials for m.io/k8s in {}",
+            certs.join("m.io").display(),
+            auth.display()
+        );
+        let other = "mirror n.io/pause by https unverified, then http, no credentials".to_owned();
+        let helper = format!(
+            "registry k8s.gcr.io/pause by https, credentials by docker-credential-gcr, named in {}",
+            auth.display()
+        );
+        assert_eq!(tell(None), [mirror.clone(), other.clone(), helper]);
+        let given = Credentials { username: "u".to_owned(), ..Credentials::default() };
+        let own = "registry k8s.gcr.io/pause by https, the credentials given".to_owned();
+        assert_eq!(tell(Some(&given)), [mirror, other, own]);
+    }
+}
