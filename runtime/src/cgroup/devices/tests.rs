@@ -145,6 +145,8 @@ fn rule() -> impl Strategy<Value = DeviceRule> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
     /// The program and the policy agree, and what the last rule that speaks of a device says is what holds.
     #[test]
     fn the_last_word_on_a_device_holds(rules in prop::collection::vec(rule(), 1..8)) {
