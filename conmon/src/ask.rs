@@ -25,6 +25,7 @@ type Answered = Result<Answer, Error>;
 impl Monitor {
     pub(crate) fn hear(&mut self, daemon: Key, request: Request, fds: Vec<OwnedFd>) {
         let asker = Asker { daemon, seq: request.seq };
+        self.untidy = true;
         let answer = match request.ask {
             Ask::Hello { version } => self.hello(version),
             Ask::MakePod(plan) => self.make_pod(&plan),
@@ -56,7 +57,6 @@ impl Monitor {
         self.not_while_unmaking()?;
         if self.pod.is_none() {
             self.pod = Some(pod::make(plan)?);
-            kernel::malloc_trim();
         }
         Ok(Answer::Done)
     }
@@ -79,7 +79,6 @@ impl Monitor {
         let pid = container.record.process.pid;
         container.warnings.iter().for_each(|warning| self.journal.note(warning));
         self.containers.insert(key, container);
-        kernel::malloc_trim();
         Ok(Answer::Created { pid })
     }
 

@@ -97,7 +97,6 @@ fn monitor(arguments: &Arguments) -> Result<(), Error> {
     let pod_dir = arguments.pod_dir.clone();
     std::panic::set_hook(Box::new(move |panic| Journal::open(&pod_dir).note(&panic.to_string())));
     close_standard_streams()?;
-    kernel::malloc_trim();
     turn.run()?;
     socket::unmake(&arguments.pod_dir, lock)
 }

@@ -52,6 +52,8 @@ pub(crate) struct Monitor {
     pub(crate) left: Leftovers,
     /// The pod is gone, and so shall the monitor be once its answers are sent.
     pub(crate) over: bool,
+    /// Something was done that leaves memory behind.
+    pub(crate) untidy: bool,
     buffer: Vec<u8>,
     last_key: Key,
 }
@@ -71,6 +73,7 @@ impl Monitor {
             unmakes: Vec::new(),
             left: Leftovers::default(),
             over: false,
+            untidy: true,
             buffer: vec![0; MAX_TEXT],
             last_key: 0,
         }
@@ -386,6 +389,7 @@ impl Monitor {
             return;
         };
         self.note(container.end_the_rest());
+        self.untidy = true;
         self.drain(key);
         let Some(container) = self.containers.get_mut(&key) else {
             return;

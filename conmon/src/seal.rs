@@ -19,6 +19,10 @@ use crate::error::{Error, Named as _};
 /// Says that this has been done; the last word of the command line.
 pub(crate) const ARGUMENT: &str = "--sealed";
 
+/// A monitor works for moments and idles for days, so its heap is to be small, not fast: large pieces are mapped and
+/// unmapped, and free ones are not kept aside where malloc_trim(3) can't see them.
+const HEAP: &str = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.mmap_threshold=16384:glibc.malloc.top_pad=4096";
+
 /// Starts this program again with the same words. Comes back only to say why it could not.
 pub(crate) fn seal(
     words: impl Iterator<Item = impl AsRef<OsStr>>,
@@ -34,6 +38,7 @@ pub(crate) fn seal(
         .args(words)
         .arg(ARGUMENT)
         .env_clear()
+        .env("GLIBC_TUNABLES", HEAP)
         .exec();
     Err(error).named("executing", "/proc/self/exe")
 }

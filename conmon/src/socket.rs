@@ -1,6 +1,6 @@
 //! How a monitor is found: monitor.sock to talk to it, and monitor.lock so that there is one.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use conmon_protocol::RefusalKind;
@@ -32,13 +32,17 @@ pub(crate) fn lock(pod_dir: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Listens at a temporary name and renames it, so that a daemon never finds a socket nobody listens at. The file is
-/// 0600 from the beginning: a socket's mode is what the umask leaves at bind.
+/// 0600 from the beginning: a socket's mode is what the umask leaves at bind. It is bound through the directory's
+/// descriptor, since a pod's path may be longer than the 107 bytes of unix(7).
 pub(crate) fn listen(pod_dir: &Path) -> Result<OwnedFd, Error> {
     let (path, new) = (pod_dir.join("monitor.sock"), pod_dir.join("monitor.sock.new"));
     stdio::remove(&new)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).named("making", &path)?;
-    let address = SocketAddrUnix::new(&new).named("binding", &path)?;
+    let dir_flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(pod_dir, dir_flags, Mode::empty()).named("opening", pod_dir)?;
+    let short = format!("/proc/self/fd/{}/monitor.sock.new", dir.as_raw_fd());
+    let address = SocketAddrUnix::new(short).named("binding", &path)?;
     let umask = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = bind(&socket, &address);
     rustix::process::umask(umask);

@@ -48,15 +48,25 @@ impl Turn {
     /// Until the pod is gone and everybody who asked has heard so.
     pub(crate) fn run(mut self) -> Result<(), Error> {
         self.reap();
+        self.tidy();
         while !self.is_done() {
             let now_ns = clock::monotonic_ns();
             let timeout_ns = self.next_deadline().map(|deadline| deadline.saturating_sub(now_ns));
             let batch = self.monitor.poll.wait(timeout_ns).named("waiting for", "events")?;
             batch.into_iter().flatten().for_each(|ready| self.hear(ready));
             self.meet_deadlines();
+            self.tidy();
         }
         self.reap();
         Ok(())
+    }
+
+    /// After the answers are out: giving memory back is not what anybody waits for.
+    fn tidy(&mut self) {
+        if std::mem::take(&mut self.monitor.untidy) {
+            kernel::malloc_trim();
+            kernel::madvise_stack();
+        }
     }
 
     fn is_done(&self) -> bool {

@@ -19,6 +19,7 @@ mod pidfd_info;
 mod process;
 mod sched;
 mod seccomp;
+mod stack;
 
 pub use bpf::{
     BpfInsn, bpf_attach_device_program, bpf_detach_device_program, bpf_device_programs,
@@ -43,3 +44,4 @@ pub use process::{
 };
 pub use sched::{SchedAttr, ioprio_set, sched_setaffinity, sched_setattr, set_mempolicy};
 pub use seccomp::{SockFilter, seccomp_set_mode_filter};
+pub use stack::madvise_stack;
