@@ -23,7 +23,7 @@ mod retry;
 mod session;
 mod transport;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -136,7 +136,15 @@ struct Inner {
     endpoints: Vec<Endpoint>,
     /// The one that answered last: what one has of an image, it most likely has all of.
     preferred: AtomicUsize,
+    /// Which endpoint each blob came from last, and which ones gave a wrong one.
+    sources: Mutex<Sources>,
     shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    served: HashMap<Digest, usize>,
+    distrusted: BTreeSet<usize>,
 }
 
 /// A manifest or an index, verified against its digest.
@@ -209,6 +217,7 @@ impl Registry {
             reference: reference.clone(),
             endpoints: places.into_iter().map(endpoint).collect(),
             preferred: AtomicUsize::new(0),
+            sources: Mutex::default(),
             shared: self.shared.clone(),
         };
         Ok(Repository { inner: Arc::new(inner) })
@@ -247,16 +256,30 @@ impl Repository {
         if descriptor.size > MAX_CONFIG_BYTES {
             return Err(self.inner.failed(&Cause::TooLong(MAX_CONFIG_BYTES)));
         }
-        let mut blob = self.blob(descriptor, 0).await?;
-        let mut whole = BytesMut::new();
-        while let Some(bytes) = blob.next().await? {
-            whole.extend_from_slice(&bytes);
+        loop {
+            let mut blob = self.blob(descriptor, 0).await?;
+            let mut whole = BytesMut::new();
+            while let Some(bytes) = blob.next().await? {
+                whole.extend_from_slice(&bytes);
+            }
+            let found = Digest::of(descriptor.digest.algorithm(), &whole);
+            if found == descriptor.digest {
+                return Ok(whole.freeze());
+            }
+            if !self.distrust(&descriptor.digest) {
+                let cause = Cause::Digest { expected: descriptor.digest.clone(), found };
+                return Err(self.inner.failed(&cause));
+            }
         }
-        let found = Digest::of(descriptor.digest.algorithm(), &whole);
-        if found != descriptor.digest {
-            return Err(self.inner.failed(&Cause::Digest { expected: descriptor.digest.clone(), found }));
-        }
-        Ok(whole.freeze())
+    }
+
+    /// Says that a blob's bytes were not what its digest says, or no archive at all. Whoever gave it is asked last from now
+    /// on; true when another endpoint is left that may give a better one.
+    pub fn distrust(&self, blob: &Digest) -> bool {
+        let mut sources = self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(index) = sources.served.get(blob).copied() else { return false };
+        tracing::warn!(endpoint = self.inner.endpoints[index].name(), %blob, "a blob is not what its digest says");
+        sources.distrusted.insert(index) && sources.distrusted.len() < self.inner.endpoints.len()
     }
 }
 
@@ -294,11 +317,17 @@ impl Inner {
         Err(failure.into_error())
     }
 
-    /// The preferred endpoint, then the others in their order.
+    /// The preferred endpoint, then the others in their order, and last those that gave wrong bytes.
     fn order(&self) -> Vec<usize> {
         let preferred = self.preferred.load(Ordering::Relaxed);
-        let others = (0..self.endpoints.len()).filter(|index| *index != preferred);
-        std::iter::once(preferred).chain(others).collect()
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order: Vec<usize> = (0..self.endpoints.len()).collect();
+        order.sort_by_key(|index| (sources.distrusted.contains(index), *index != preferred));
+        order
+    }
+
+    fn served(&self, blob: &Digest, index: usize) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).served.insert(blob.clone(), index);
     }
 
     fn failed(&self, cause: &Cause) -> Error {

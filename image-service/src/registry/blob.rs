@@ -85,6 +85,7 @@ impl Blob {
             let endpoint = &self.repository.endpoints[self.endpoints[0]];
             match endpoint.blob(&self.repository.shared, &self.descriptor, self.position).await {
                 Ok(opened) => {
+                    self.repository.served(&self.descriptor.digest, self.endpoints[0]);
                     self.opened = Some(opened);
                     self.pace = Pace::default();
                     return Ok(());

@@ -82,6 +82,25 @@ async fn a_blob_that_one_endpoint_lacks_or_drops_comes_from_another() {
 }
 
 #[tokio::test]
+async fn who_gave_wrong_bytes_is_asked_last() {
+    let picture = Picture::oci(&noise(1000));
+    let (spoiled, primary) = (picture.clone(), serving(&picture));
+    let mirror = Fake::start(move |seen| {
+        let whole = spoiled.blobs.iter().find(|(digest, _)| seen.path.ends_with(digest.as_str()));
+        whole.map_or_else(|| spoiled.answer(seen), |(_, bytes)| Reply::new(200, vec![b'x'; bytes.len()]))
+    });
+    let registry = Registry::new(settings(&conf(&[&mirror.host()], &primary.host())));
+    let repository = repository(&registry, "registry.test/app:1", None);
+    let resolved = repository.resolve(&amd64()).await.unwrap();
+    // The configuration is verified within: the mirror's is thrown away, and the registry's taken.
+    assert!(repository.config(&resolved.manifest.config).await.unwrap().starts_with(b"{\"os\""));
+    assert!(fetch(&repository, &picture.layer, 0).await.unwrap() == noise(1000));
+    assert_eq!(mirror.paths().iter().filter(|path| path.contains("blobs")).count(), 1);
+    // When the last is caught too there is nobody left.
+    assert!(!repository.distrust(&picture.layer.digest));
+}
+
+#[tokio::test]
 async fn a_blocked_registry_is_never_asked() {
     let primary = serving(&Picture::oci(b"layer"));
     let text = format!("[[registry]]\nprefix='registry.test'\nlocation='{}'\nblocked=true", primary.host());
