@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conmon_protocol::{Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, Request, VERSION};
+use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -128,7 +129,7 @@ impl Monitors {
     /// When none listens there.
     pub fn connect(&self, pod_dir: &Path) -> Result<Monitor, Error> {
         let connect_error = |source| Error::Connect { pod_dir: pod_dir.into(), source };
-        let stream = connect(&pod_dir.join("monitor.sock")).map_err(connect_error)?;
+        let stream = connect(pod_dir).map_err(connect_error)?;
         Monitor::on(stream).map_err(connect_error)
     }
 
@@ -352,7 +353,10 @@ async fn read(stream: Arc<UnixStream>, pending: Arc<Pending>, closing: watch::Se
     let _ = closing.send(true);
 }
 
-/// A Unix connect does not wait for the other side to accept, so it may be done on any thread.
-fn connect(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
-    std::os::unix::net::UnixStream::connect(path)
+/// Through the directory's descriptor, since a pod's path may be longer than the 107 bytes of unix(7). A Unix
+/// connect does not wait for the other side to accept, so it may be done on any thread.
+fn connect(pod_dir: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(pod_dir, flags, Mode::empty())?;
+    std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/monitor.sock", dir.as_raw_fd()))
 }
