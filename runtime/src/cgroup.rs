@@ -122,6 +122,29 @@ impl Cgroup {
         self.unified.as_ref().map(OwnedFd::as_fd)
     }
 
+    /// The cgroup2 directory that a process of the container is in by now. A systemd in a container moves
+    /// everything below its own cgroup, and the kernel then lets nobody into the container's (EBUSY).
+    ///
+    /// # Errors
+    /// The process is not in this cgroup or below it, or the kernel's answer.
+    pub fn unified_dir_of(&self, pid: i32) -> Result<OwnedFd, Error> {
+        let unified = self.layout.unified().ok_or(Error::NoCgroups)?;
+        let proc_dir = PathBuf::from(format!("/proc/{pid}"));
+        let lines = files::read(&proc_dir, "cgroup").map_err(|source| Error::Kernel {
+            doing: "reading",
+            object: proc_dir.join("cgroup"),
+            source,
+        })?;
+        let path = lines.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+        if !Path::new(path).starts_with(&self.path) || path.contains("/../") {
+            return Err(Error::Path {
+                path: self.path.clone(),
+                reason: "is not where the container's process is",
+            });
+        }
+        open(&unified.root.join(path), OFlags::RDONLY | OFlags::DIRECTORY)
+    }
+
     /// The open `tasks` files of v1: the single-threaded child writes "0" to each.
     #[must_use]
     pub fn task_files(&self) -> &[OwnedFd] {
@@ -162,7 +185,8 @@ impl Cgroup {
         }
         let unified = self.layout.unified().map(|hierarchy| self.dir(hierarchy));
         let outcome = processes::kill(unified.as_deref(), &listed);
-        self.thaw()?;
+        // To wait until it has thawed would be to wait until it is dead.
+        let _ = self.freezer().map(|(freezer, dir)| freezer.release(&dir));
         outcome
     }
 
@@ -215,19 +239,24 @@ impl Cgroup {
         let dirs: Vec<PathBuf> =
             self.layout.hierarchies.iter().map(|hierarchy| self.dir(hierarchy)).collect();
         remove::remove(&dirs)?;
-        // Beside v1 the kubelet makes and removes no directories in cgroup2: those above ours are of our making.
-        if let Some(unified) = self.layout.unified().filter(|_| self.layout.is_hybrid()) {
-            let dir = self.dir(unified);
-            dir.parent().into_iter().for_each(|parent| remove::prune(&unified.root, parent));
-        }
+        self.prune();
         Ok(())
     }
 
-    /// Removes it where it is empty, without a word where it is not: for a parent whose children are gone.
+    /// Removes it where it is empty, without a word where it is not: for one that may be another's, and for a
+    /// parent whose children are gone.
     pub fn remove_if_empty(&self) {
         for hierarchy in &self.layout.hierarchies {
             // ENOENT, EBUSY and ENOTEMPTY all mean that there is nothing to do.
             let _ = rustix::fs::rmdir(self.dir(hierarchy));
+        }
+        self.prune();
+    }
+
+    /// Beside v1 the kubelet makes and removes no directories in cgroup2: those above ours are of our making.
+    fn prune(&self) {
+        if let Some(unified) = self.layout.unified().filter(|_| self.layout.is_hybrid()) {
+            self.dir(unified).parent().into_iter().for_each(|parent| remove::prune(&unified.root, parent));
         }
     }
 

@@ -33,14 +33,19 @@ fn unmake_record(record: &Record, left: &mut Vec<Error>) {
         Ok(cgroup) => cgroup,
         Err(source) => return left.push(in_cgroup(source)),
     };
-    if let Err(source) = cgroup.kill_all(Signal::KILL.as_raw()) {
-        left.push(in_cgroup(source));
-    }
-    if let Err(error) = kill_init(record) {
-        left.push(error);
-    }
-    if let Err(source) = cgroup.remove() {
-        left.push(in_cgroup(source));
+    if record.init.is_some() {
+        if let Err(source) = cgroup.kill_all(Signal::KILL.as_raw()) {
+            left.push(in_cgroup(source));
+        }
+        if let Err(error) = kill_init(record) {
+            left.push(error);
+        }
+        if let Err(source) = cgroup.remove() {
+            left.push(in_cgroup(source));
+        }
+    } else {
+        // Nothing of ours ran in it, and it may be somebody else's: a path in use is what made `create` fail.
+        cgroup.remove_if_empty();
     }
     if left.is_empty() && record.init.is_some() {
         // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle

@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -268,6 +269,12 @@ fn cgroups_made_by_the_container_go_with_it() {
         fs::write(place.dir.join("cgroup.procs"), child.id().to_string()).unwrap();
     }
     assert_eq!(cgroup.pids().unwrap(), [child.id() as i32]);
+    if cgroup.unified_dir().is_some() {
+        let now = cgroup.unified_dir_of(child.id() as i32).unwrap();
+        let expected = inner.places().into_iter().find(|place| place.unified).unwrap().dir;
+        assert_eq!(fs::read_link(format!("/proc/self/fd/{}", now.as_raw_fd())).unwrap(), expected);
+        cgroup.unified_dir_of(1).unwrap_err();
+    }
     cgroup.kill_all(9).unwrap();
     child.wait().unwrap();
     cgroup.remove().unwrap();

@@ -8,24 +8,28 @@ use rustix::io::Errno;
 use super::limits::{Absent, Write};
 use super::{Error, files};
 
+/// How often a parent is made again when others remove it: two that race want to be one too many.
+const TRIES: u32 = 8;
+
 /// Directories made, in the order of their making, to be taken back if the rest fails.
 #[derive(Debug, Default)]
 pub(super) struct Made(Vec<PathBuf>);
 
 impl Made {
-    /// Makes `root/path` and what it needs above it.
+    /// Makes `root/path` and what it needs above it, which another's removal may take away again meanwhile.
     pub(super) fn make(&mut self, root: &Path, path: &str) -> Result<PathBuf, Error> {
         let dir = root.join(path);
-        match self.make_one(&dir) {
-            Err(Errno::NOENT) => {
-                let parent = path.rsplit_once('/').map(|(parent, _)| parent).ok_or(Errno::NOENT);
-                let parent = parent.map_err(|source| making(&dir, source))?;
-                self.make(root, parent)?;
-                self.make_one(&dir).map_err(|source| making(&dir, source))?;
-            }
-            other => other.map_err(|source| making(&dir, source))?,
+        let mut outcome = self.make_one(&dir);
+        for _ in 0..TRIES {
+            let parent = path.rsplit_once('/').map(|(parent, _)| parent);
+            let Some(parent) = parent.filter(|_| outcome == Err(Errno::NOENT)) else { break };
+            self.make(root, parent)?;
+            outcome = self.make_one(&dir);
         }
-        Ok(dir)
+        match outcome {
+            Ok(()) => Ok(dir),
+            Err(source) => Err(Error::Kernel { doing: "making", object: dir, source }),
+        }
     }
 
     fn make_one(&mut self, dir: &Path) -> Result<(), Errno> {
@@ -49,10 +53,6 @@ impl Made {
             let _ = rustix::fs::rmdir(dir);
         }
     }
-}
-
-fn making(dir: &Path, source: Errno) -> Error {
-    Error::Kernel { doing: "making", object: dir.to_owned(), source }
 }
 
 /// v1: a new cpuset is empty, and nothing can run in it until it has been given CPUs and memory nodes: those
