@@ -41,9 +41,11 @@ pub(crate) struct Streams {
 /// Makes the FIFOs and opens both sides. The monitor's reader comes first: a writer alone would wait for it.
 pub(crate) fn make(plan: &ContainerPlan) -> Result<(Streams, Ends), Error> {
     let dir = &plan.container_dir;
-    let mut streams = Streams::default();
-    streams.stdout = Some(make_output(dir, STDOUT, plan.stdio_owner)?);
-    streams.stderr = Some(make_output(dir, STDERR, plan.stdio_owner)?);
+    let mut streams = Streams {
+        stdout: Some(make_output(dir, STDOUT, plan.stdio_owner)?),
+        stderr: Some(make_output(dir, STDERR, plan.stdio_owner)?),
+        ..Streams::default()
+    };
     let ends = Ends {
         stdin: make_stdin(plan, &mut streams)?,
         stdout: open(&dir.join(STDOUT), OFlags::RDWR)?,

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fs;
-use std::io::{Read, Write as _};
+use std::io::{BufRead as _, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -95,12 +95,8 @@ fn send_plan(child: &mut Child, plan: &PodPlan) -> Result<(), Error> {
 /// One line; the child stays, so there is no end of file after it.
 fn hear_outcome(stdout: impl Read) -> Result<Outcome, Error> {
     let mut line = Vec::new();
-    for byte in stdout.take(MAX_REPLY).bytes() {
-        match byte.named("hearing from", "the pod's user namespace")? {
-            b'\n' => break,
-            byte => line.push(byte),
-        }
-    }
+    let mut lines = std::io::BufReader::with_capacity(512, stdout.take(MAX_REPLY));
+    lines.read_until(b'\n', &mut line).named("hearing from", "the pod's user namespace")?;
     serde_json::from_slice(&line).map_err(|_| lost("ended before it was done"))
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Each test has its own pod in its own directory, and looks at the end whether anything of it is left.
 
+#![expect(clippy::unwrap_used, reason = "the harness of a test is a test")]
+
 mod container;
 mod exec;
 mod harness;
