@@ -458,6 +458,19 @@ mod tests {
         check(&"/a".repeat(3000), None);
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_path_leads_out(path in "[a./\0\n ]{0,40}") {
+            if let Ok(path) = checked(&path) {
+                let parts = Path::new(&path).components();
+                proptest::prop_assert!(parts.clone().count() > 0);
+                proptest::prop_assert!(parts.into_iter().all(|part| matches!(part, std::path::Component::Normal(_))));
+            }
+        }
+    }
+
     /// The device rules of v2 work on the cgroup2 of a hybrid node too: here the kernel judges our program.
     #[test]
     fn the_kernel_takes_the_device_program() {

@@ -199,6 +199,20 @@ mod tests {
         check("32 31 0:29 / - cgroup\nnonsense - \n - ", &[]);
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn no_mount_table_and_no_list_of_hierarchies_is_a_surprise(
+            mounts in "([0-9 /a-z\\\\,=-]{0,30}( - )?(cgroup2?)?[ a-z,]{0,20}\n){0,8}",
+            anything in ".{0,200}",
+        ) {
+            from_mounts(&mounts);
+            from_mounts(&anything);
+            usual_places(&anything);
+        }
+    }
+
     #[test]
     fn the_usual_places_and_the_mount_table_agree_on_this_machine() {
         let layout = detect().unwrap();
