@@ -13,6 +13,9 @@ pub struct SockFilter {
     pub k: u32,
 }
 
+/// SECCOMP_FILTER_FLAG_NEW_LISTENER.
+const NEW_LISTENER: u32 = 1 << 3;
+
 /// seccomp(2): the calling thread obeys `program` from now on. The descriptor is the listener's, there only
 /// when `flags` hold SECCOMP_FILTER_FLAG_NEW_LISTENER.
 pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> io::Result<Option<OwnedFd>> {
@@ -32,7 +35,7 @@ pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> io::Result
     if answer < 0 {
         return Err(io::Error::last_os_error());
     }
-    if u64::from(flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
+    if flags & NEW_LISTENER == 0 {
         return Ok(None);
     }
     let fd = RawFd::try_from(answer).map_err(io::Error::other)?;
