@@ -5,13 +5,32 @@
 //! decided that, and the URL is worth one connection within a minute.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use conmon_protocol::ExecPlan;
+use tokio::net::TcpListener;
+use tokio_util::task::AbortOnDropHandle;
 
+use self::token::Tokens;
+use self::upgrade::Purpose;
 use crate::monitor::Monitor;
+
+mod attach;
+mod descriptor;
+mod exec;
+mod forward;
+mod remote;
+mod server;
+mod spdy;
+#[cfg(test)]
+mod tests;
+mod token;
+mod upgrade;
+mod websocket;
+mod wire;
 
 /// Where to listen, and how patient to be.
 #[derive(Debug, Clone)]
@@ -52,6 +71,8 @@ pub struct PortForwardSession {
     pub sandbox_id: String,
     /// The pod's network namespace; none is the host's.
     pub netns: Option<PathBuf>,
+    /// The ports of the request; only the old WebSocket protocol needs them beforehand.
+    pub ports: Vec<u16>,
 }
 
 /// More URLs are waiting for their client than there may be.
@@ -59,39 +80,85 @@ pub struct PortForwardSession {
 #[error("too many streaming requests are waiting for their client; connect to one or wait a minute")]
 pub struct Full;
 
-/// The streaming server. Cheap to clone; it serves until the process ends.
+/// What a URL stands for.
+#[derive(Debug)]
+enum Session {
+    Exec(Box<ExecSession>),
+    Attach(AttachSession),
+    PortForward(PortForwardSession),
+}
+
+impl Session {
+    fn purpose(&self) -> Purpose {
+        match self {
+            Session::Exec(_) | Session::Attach(_) => Purpose::Remote,
+            Session::PortForward(_) => Purpose::PortForward,
+        }
+    }
+}
+
+/// The streaming server. Cheap to clone; it serves for as long as a clone is there.
 #[derive(Debug, Clone)]
 pub struct Streams {
     address: SocketAddr,
+    tokens: Arc<Tokens<Session>>,
+    _server: Arc<AbortOnDropHandle<()>>,
 }
 
 impl Streams {
     /// Binds the address and starts serving in a task of its own.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
     pub async fn serve(settings: Settings) -> io::Result<Streams> {
-        let _ = settings;
-        todo!()
+        let listener = TcpListener::bind(settings.address).await?;
+        let address = reachable(listener.local_addr()?);
+        let tokens = Arc::new(Tokens::new());
+        let server = tokio::spawn(server::serve(listener, tokens.clone(), settings.idle));
+        Ok(Streams { address, tokens, _server: Arc::new(AbortOnDropHandle::new(server)) })
     }
 
-    /// Where it listens.
+    /// Where it is reached.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// A URL that runs this exec for the first client that comes within a minute.
+    ///
+    /// # Errors
+    /// When too many wait for their client.
     pub fn exec(&self, session: ExecSession) -> Result<String, Full> {
-        let _ = session;
-        todo!()
+        self.url("exec", Session::Exec(Box::new(session)))
     }
 
     /// A URL that attaches the first client that comes within a minute.
+    ///
+    /// # Errors
+    /// When too many wait for their client.
     pub fn attach(&self, session: AttachSession) -> Result<String, Full> {
-        let _ = session;
-        todo!()
+        self.url("attach", Session::Attach(session))
     }
 
     /// A URL that forwards ports for the first client that comes within a minute.
+    ///
+    /// # Errors
+    /// When too many wait for their client.
     pub fn port_forward(&self, session: PortForwardSession) -> Result<String, Full> {
-        let _ = session;
-        todo!()
+        self.url("portforward", Session::PortForward(session))
     }
+
+    fn url(&self, kind: &str, session: Session) -> Result<String, Full> {
+        let token = self.tokens.give(session, Instant::now())?;
+        Ok(format!("http://{}/{kind}/{token}", self.address))
+    }
+}
+
+/// A URL needs a host: whoever listens everywhere is reached on loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
 }

@@ -1,0 +1,1 @@
+//! Sessions against clients of our own and a fake monitor.
