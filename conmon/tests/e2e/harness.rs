@@ -37,7 +37,8 @@ pub(crate) struct Pod {
 impl Pod {
     pub(crate) fn new() -> Pod {
         let run = tempfile::Builder::new().prefix("berth-conmon-").tempdir_in("/run").unwrap();
-        let dir = run.path().join("sandboxes/s1");
+        // As long as on a node: longer than a socket's path may be.
+        let dir = run.path().join("sandboxes").join("5".repeat(64));
         std::fs::create_dir_all(dir.join("containers")).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("/berth-conmon-{}-{number}", std::process::id());
@@ -312,7 +313,9 @@ impl Daemon {
     }
 
     pub(crate) fn connect(pod_dir: &Path) -> Daemon {
-        Daemon::new(UnixStream::connect(pod_dir.join("monitor.sock")).unwrap())
+        let dir = std::fs::File::open(pod_dir).unwrap();
+        let path = format!("/proc/self/fd/{}/monitor.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));
+        Daemon::new(UnixStream::connect(path).unwrap())
     }
 
     pub(crate) fn ask(&mut self, ask: Ask) -> Result<Answer, Refusal> {
