@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod devices;
+mod home;
 mod identity;
 mod masks;
 mod mounts;
@@ -15,7 +16,8 @@ use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{
-    Depth, MountAttr, clone_flags as flag, mount_attr, mount_setattr, mount_setattr_at, propagation,
+    CStringArray, Depth, MountAttr, clone_flags as flag, mount_attr, mount_setattr, mount_setattr_at,
+    propagation,
 };
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
@@ -143,6 +145,8 @@ struct Found {
     program: usize,
     /// Our number on the host, for hooks; nothing in the container knows it.
     pid: i32,
+    /// The environment, where it is not quite the one that was asked for.
+    env: Option<CStringArray>,
 }
 
 /// Everything that needs no `start`.
@@ -163,12 +167,15 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
         identity::connect_terminal(&terminal.slave)?;
     } else if let Some(stdio) = kit.stdio {
         identity::connect(stdio)?;
+    } else {
+        identity::own_stdio(&plan.process);
     }
+    let env = home::environment(kit.root, &plan.process);
     identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter)?;
     let program = identity::look_up(&plan.process)?;
     kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
     kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
-    Ok(Found { program, pid })
+    Ok(Found { program, pid, env })
 }
 
 /// As the host's procfs names us, while we can still see it.
@@ -199,7 +206,8 @@ fn run(kit: &Kit<'_>, found: &Found) -> i32 {
         complain(&format!("{}: {}", failure.step.words(), failure.errno));
         return FAILED;
     }
-    let errno = kernel::execve(&process.candidates[found.program], &process.args, &process.env);
+    let env = found.env.as_ref().unwrap_or(&process.env);
+    let errno = kernel::execve(&process.candidates[found.program], &process.args, env);
     complain(&format!("{}: {errno}", process.candidates[found.program].to_string_lossy()));
     CANNOT_EXEC
 }
@@ -360,14 +368,14 @@ fn special(plan: &Plan) -> Done {
 /// A process that joins a running container.
 pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
     let failure = match join(kit) {
-        Ok(()) => identity::exec_any(kit.process),
+        Ok(env) => identity::exec_any(kit.process, env.as_ref().unwrap_or(&kit.process.env)),
         Err(failure) => failure,
     };
     kit.line.failed(failure);
     FAILED
 }
 
-fn join(kit: &ExecKit<'_>) -> Done {
+fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     let process = kit.process;
     kernel::set_undumpable().at(Step::Undumpable, 0)?;
     if let Some(cpus) = &process.affinity[0] {
@@ -392,13 +400,17 @@ fn join(kit: &ExecKit<'_>) -> Done {
         identity::connect_terminal(&terminal.slave)?;
     } else if let Some(stdio) = kit.stdio {
         identity::connect(stdio)?;
+    } else {
+        identity::own_stdio(process);
     }
     if let Some(persona) = kit.personality {
         kernel::personality(persona).at(Step::Personality, 0)?;
     }
+    let env = home::environment(root.as_fd(), process);
     identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
     kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
-    identity::load_last(process, kit.filter)
+    identity::load_last(process, kit.filter)?;
+    Ok(env)
 }
 
 /// On the host's procfs, where nothing of the container can be in the way.

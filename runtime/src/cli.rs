@@ -122,6 +122,9 @@ fn default_root() -> PathBuf {
 
 fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
     let Some(command) = args.next() else { return Err(Error::Usage(format!("which command?\n\n{HELP}"))) };
+    if matches!(command.as_str(), "create" | "run" | "exec") {
+        runtime::run_from_readonly_mount()?;
+    }
     match command.as_str() {
         "create" => create::create(global, args),
         "run" => create::run(global, args),

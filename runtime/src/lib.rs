@@ -8,6 +8,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod state;
 
+mod binary;
 mod child;
 mod error;
 mod exec;
@@ -19,6 +20,7 @@ mod sources;
 mod unmake;
 mod userns;
 
+pub use binary::run_from_readonly_mount;
 pub use error::{Error, chain};
 pub use plan::{CAPABILITY_NAMES, MOUNT_OPTION_NAMES};
 

@@ -68,6 +68,8 @@ impl Making<'_> {
         record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
         let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
         let pid_namespace = take(&mut opened.joined, flag::NEWPID);
+        let user_namespace = opened.joined.iter().find(|(kind, _)| *kind == flag::NEWUSER).map(|(_, fd)| fd);
+        userns::shift_early(&self.plan, &opened.trees, user_namespace)?;
         let init = self.clone_init(&opened, theirs, pid_namespace.as_ref(), &ours)?;
         let made = self.accompany(&mut record, &ours, &opened, &init);
         match made {
@@ -192,9 +194,7 @@ impl Making<'_> {
     ) -> Result<Option<OwnedFd>, Error> {
         if let Some(maps) = &self.plan.namespaces.maps {
             userns::write_maps(init.pid, maps)?;
-        }
-        userns::idmap_all(&self.plan, &opened.trees, init.pid)?;
-        if self.plan.namespaces.maps.is_some() {
+            userns::shift_to_own(&self.plan, &opened.trees, init.pid)?;
             ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
         }
         record.init = Some(Init::of(init.pid)?);

@@ -13,7 +13,7 @@ mod sysctl;
 
 pub(crate) use capabilities::names as capability_names;
 pub(crate) use devices::Device;
-pub(crate) use mounts::{Mount, Source, may_cover_proc};
+pub(crate) use mounts::{Idmap, Mount, Source, may_cover_proc};
 pub(crate) use namespaces::{Joined, Maps, Namespaces};
 pub(crate) use process::ProcessPlan;
 pub(crate) use sched::MemoryPolicy;

@@ -267,8 +267,11 @@ struct Stat {
 
 /// proc_pid_stat(5). The command's name may hold anything, so fields are counted from its last parenthesis.
 fn read_stat(pid: i32) -> io::Result<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&text).ok_or_else(|| io::Error::from(Errno::INVAL))
+    // In one go: procfs has no size to plan by. A line is half as long at most.
+    let mut text = [0; 1024];
+    let mut file = fs::File::open(format!("/proc/{pid}/stat"))?;
+    let length = io::Read::read(&mut file, &mut text)?;
+    parse_stat(&text[..length]).ok_or_else(|| io::Error::from(Errno::INVAL))
 }
 
 fn parse_stat(text: &[u8]) -> Option<Stat> {

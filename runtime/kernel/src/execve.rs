@@ -1,6 +1,7 @@
-//! execve(2) with everything prepared.
+//! execve(2) and execveat(2) with everything prepared.
 
 use std::ffi::{CStr, CString, c_char};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -32,5 +33,16 @@ pub fn execve(path: &CStr, args: &CStringArray, env: &CStringArray) -> Errno {
     // SAFETY: the arrays end with NULL and their strings live as long as `args` and `env`, whose fields are
     // private and never changed after `new`.
     unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    last()
+}
+
+/// Becomes the program that `fd` is (AT_EMPTY_PATH); comes back only to say why not.
+#[must_use]
+pub fn execveat(fd: BorrowedFd<'_>, args: &CStringArray, env: &CStringArray) -> Errno {
+    let (args, env) = (args.pointers.as_ptr(), env.pointers.as_ptr());
+    // SAFETY: as for `execve`; the empty path is a C string.
+    unsafe {
+        libc::syscall(libc::SYS_execveat, fd.as_raw_fd(), c"".as_ptr(), args, env, libc::AT_EMPTY_PATH)
+    };
     last()
 }

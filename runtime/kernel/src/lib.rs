@@ -30,7 +30,7 @@ pub use caps::{
 };
 pub use clone::{Child, clone_flags, clone3, exit};
 pub use close_range::close_all_but;
-pub use execve::{CStringArray, execve};
+pub use execve::{CStringArray, execve, execveat};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
 pub use kill::kill;

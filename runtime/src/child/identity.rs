@@ -4,7 +4,7 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use kernel::{CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capset};
+use kernel::{CStringArray, CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capset};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, accessat, openat2, statat};
 use rustix::io::Errno;
 use rustix::process::{fchdir, ioctl_tiocsctty, setrlimit, umask};
@@ -168,6 +168,20 @@ pub(super) fn connect(stdio: [BorrowedFd<'_>; 3]) -> Done {
     Ok(())
 }
 
+/// Inherited ones become the user's, who could not open /dev/stdout again otherwise; but for the null device, and
+/// what cannot be changed.
+pub(super) fn own_stdio(process: &ProcessPlan) {
+    if process.uid == 0 {
+        return;
+    }
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let null = rustix::fs::makedev(1, 3);
+        if rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev != null) {
+            let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(process.uid)), None);
+        }
+    }
+}
+
 /// The slave becomes the session's terminal, and 0, 1 and 2.
 pub(super) fn connect_terminal(slave: &OwnedFd) -> Done {
     ioctl_tiocsctty(slave).at(Step::Console, 0)?;
@@ -195,10 +209,10 @@ fn executable(path: &std::ffi::CStr) -> rustix::io::Result<()> {
 }
 
 /// Tries all candidates; comes back only with why none of them will do.
-pub(super) fn exec_any(process: &ProcessPlan) -> Failure {
+pub(super) fn exec_any(process: &ProcessPlan, env: &CStringArray) -> Failure {
     let mut worst = Errno::NOENT;
     for candidate in &process.candidates {
-        match kernel::execve(candidate, &process.args, &process.env) {
+        match kernel::execve(candidate, &process.args, env) {
             Errno::NOENT | Errno::NOTDIR => {}
             Errno::ACCESS => worst = Errno::ACCESS,
             errno => return Failure { step: Step::Command, errno, index: 0 },

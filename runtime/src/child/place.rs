@@ -3,7 +3,7 @@
 //! A path can never lead out of the root, nor through a magic link of /proc; a symbolic link of the image means
 //! what it would mean inside.
 
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
@@ -47,16 +47,31 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<Ow
 /// Finds it, or makes it and the directories above it.
 pub(super) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind, links: Links) -> Result<OwnedFd> {
     match find(root, path, links) {
-        Err(Errno::NOENT) => make(root, path, kind, links),
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    match make_last(root, path, kind, links) {
+        Err(Errno::NOENT | Errno::EXIST) => make(root, path, kind, links),
         other => other,
     }
+}
+
+/// The usual case: only the last part is missing. EEXIST: a dangling link has its name.
+fn make_last(root: BorrowedFd<'_>, path: &CStr, kind: Kind, links: Links) -> Result<OwnedFd> {
+    let bytes = path.to_bytes();
+    let at = bytes.iter().rposition(|&byte| byte == b'/');
+    let (dir, name) = at.map_or((&b""[..], bytes), |at| (&bytes[..at], &bytes[at + 1..]));
+    let dir = find(root, &CString::new(dir).map_err(|_| Errno::INVAL)?, links)?;
+    let name = OsStr::from_bytes(name);
+    make_part(&dir, name, kind)?;
+    openat(&dir, name, FOUND | OFlags::NOFOLLOW, Mode::empty())
 }
 
 /// The rare case: walks part by part, following links by hand, since the kernel cannot make what is missing
 /// behind a dangling one. `done` never holds a link, so its `..` are what they look like.
 fn make(root: BorrowedFd<'_>, path: &CStr, kind: Kind, links: Links) -> Result<OwnedFd> {
     let mut done = PathBuf::new();
-    let mut todo = parts(Path::new(std::ffi::OsStr::from_bytes(path.to_bytes())));
+    let mut todo = parts(Path::new(OsStr::from_bytes(path.to_bytes())));
     let mut at = find(root, c".", Links::Refuse)?;
     let mut followed = 0;
     while let Some(part) = todo.pop() {
@@ -105,27 +120,28 @@ fn reopen(root: BorrowedFd<'_>, done: &Path) -> Result<OwnedFd> {
 }
 
 /// Opens a part that is no link, making it first when it is missing.
-fn enter(at: &OwnedFd, part: &OsString, kind: Kind) -> Result<OwnedFd> {
+fn enter(at: &OwnedFd, part: &OsStr, kind: Kind) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = if kind == Kind::Dir { OFlags::DIRECTORY } else { OFlags::empty() };
-    match openat(at, part.as_os_str(), flags | dir, Mode::empty()) {
+    match openat(at, part, flags | dir, Mode::empty()) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
+    match make_part(at, part, kind) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    openat(at, part, flags | dir, Mode::empty())
+}
+
+fn make_part(at: &OwnedFd, part: &OsStr, kind: Kind) -> Result<()> {
     match kind {
-        Kind::Dir => match mkdirat(at, part.as_os_str(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno),
-        },
+        Kind::Dir => mkdirat(at, part, Mode::from_raw_mode(0o755)),
         Kind::File => {
             let new = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::WRONLY;
-            match openat(at, part.as_os_str(), new, Mode::from_raw_mode(0o644)) {
-                Ok(_) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
+            openat(at, part, new, Mode::from_raw_mode(0o644)).map(drop)
         }
     }
-    openat(at, part.as_os_str(), flags | dir, Mode::empty())
 }
 
 /// The kind that a mount's source wants its mount point to be.

@@ -16,6 +16,8 @@ use crate::spec;
 pub(crate) struct ProcessPlan {
     pub(crate) args: CStringArray,
     pub(crate) env: CStringArray,
+    /// `env` has no HOME.
+    pub(crate) needs_home: bool,
     /// Where the program may be, in the order of PATH.
     pub(crate) candidates: Vec<CString>,
     /// Relative to the root.
@@ -56,6 +58,7 @@ pub(super) fn plan(process: &spec::Process) -> Result<ProcessPlan, Error> {
     Ok(ProcessPlan {
         args: strings("process.args", &process.args)?,
         env: strings("process.env", &process.env)?,
+        needs_home: !process.env.iter().any(|variable| variable.starts_with("HOME=")),
         candidates: candidates(program, &process.env)?,
         cwd: cwd(&process.cwd)?,
         uid: id("process.user.uid", process.user.uid)?,

@@ -142,18 +142,33 @@ fn cve_2016_3697_users_are_never_looked_up_by_name() {
 }
 
 #[test]
-fn cve_2019_5736_the_runtimes_binary_cannot_be_reached_by_its_name() {
+fn cve_2019_5736_the_runtimes_binary_is_on_a_read_only_mount() {
     if !is_root() {
         return;
     }
-    // /proc/self/exe as the program would execute the runtime again, inside: it is a magic link, and execve
-    // resolves it in the container, where our binary is not.
-    let mut bundle = Bundle::new("");
-    bundle.spec["process"]["args"] = json!(["/proc/self/exe", "--version"]);
+    let bundle = Bundle::new("exec sleep 100");
     bundle.create();
-    let exe = fs::File::options().write(true).open(env!("CARGO_BIN_EXE_berth-runtime"));
-    // While the init waits the kernel refuses writers: ETXTBSY, or an allowed open on kernels without it.
-    drop(exe);
+    // What a container sees of us: the init that has not become its program yet.
+    let link = format!("/proc/{}/exe", bundle.pid());
+    let flags = rustix::fs::statvfs(&link).unwrap().f_flag;
+    assert!(flags.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    assert!(fs::File::options().write(true).open(&link).is_err());
+}
+
+#[test]
+fn cve_2019_5736_proc_self_exe_as_entry_point_runs_nothing_of_the_host() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("");
+    fs::write(bundle.rootfs().join("script"), "#!/proc/self/exe\n").unwrap();
+    std::process::Command::new("chmod").arg("755").arg(bundle.rootfs().join("script")).status().unwrap();
+    let before = fs::read(env!("CARGO_BIN_EXE_berth-runtime")).unwrap();
+    for program in ["/proc/self/exe", "/script"] {
+        bundle.spec["process"]["args"] = json!([program, "delete", "--force", "x"]);
+        bundle.run();
+    }
+    assert!(fs::read(env!("CARGO_BIN_EXE_berth-runtime")).unwrap() == before);
 }
 
 #[test]

@@ -135,3 +135,17 @@ fn a_working_directory_that_is_missing_is_made() {
     bundle.spec["process"]["cwd"] = json!("/srv/a/b");
     assert_eq!(bundle.run().ok(), "/srv/a/b");
 }
+
+#[test]
+fn home_comes_from_the_containers_passwd_when_nobody_says() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("echo $HOME");
+    assert_eq!(bundle.run().ok(), "/root");
+    std::fs::write(bundle.rootfs().join("etc/passwd"), "app:x:1000:1000::/srv/app:/bin/sh\n").unwrap();
+    bundle.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    assert_eq!(bundle.run().ok(), "/srv/app");
+    bundle.spec["process"]["env"] = json!(["PATH=/bin", "HOME=/mine"]);
+    assert_eq!(bundle.run().ok(), "/mine");
+}

@@ -1,5 +1,7 @@
 //! The runtime's command against the real kernel: every test makes its own bundle and leaves nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may as well stop")]
+
 mod bundle;
 mod exec;
 mod hostile;
