@@ -16,6 +16,9 @@ use crate::unpack::tree::{OPAQUE, is_whiteout, open_child, open_root};
 /// As many as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 
+/// Each directory on the way keeps a descriptor for each layer; an image could make the way long.
+const MAX_DEPTH: usize = 32;
+
 /// The roots of an image's layers, topmost first.
 #[derive(Debug)]
 pub(crate) struct Layered {
@@ -40,7 +43,7 @@ pub(crate) enum Unreadable {
     NotRegular,
     #[error("it is larger than {0} bytes")]
     TooLarge(u64),
-    #[error("the way to it leads through too many symbolic links")]
+    #[error("the way to it leads through too many symbolic links or directories")]
     Loop,
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -106,6 +109,7 @@ impl Layered {
             }
             match look(way.last().unwrap_or(&self.roots), &part)? {
                 Found::Nothing => return Ok(None),
+                Found::Directory(_) if way.len() == MAX_DEPTH => return Err(Unreadable::Loop),
                 Found::Directory(next) => way.push(next),
                 Found::File(file) if todo.is_empty() => return Ok(Some(file)),
                 Found::File(_) => return Ok(None),

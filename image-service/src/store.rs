@@ -59,8 +59,7 @@ pub(crate) struct Store {
 #[derive(Debug)]
 struct Entry {
     record: Record,
-    config: ImageConfig,
-    accounts: Accounts,
+    image: Arc<Image>,
     /// The image's right to its layers.
     _hold: Hold,
 }
@@ -171,24 +170,29 @@ impl Store {
         let mut images = self.images();
         let record = merge(images.get(&content.id).map(|entry| &entry.record), content);
         let put = record::claim(images.values().map(|entry| &entry.record), record, names);
+        if let (Some(entry), [same]) = (images.get(&content.id), &put[..])
+            && entry.record == *same
+        {
+            return Ok(entry.image.clone());
+        }
         let change = Change { put, put_documents: content.documents.clone(), ..Change::default() };
         self.index.apply(&change).map_err(|error| self.index_error(error))?;
         for record in change.put {
             match images.get_mut(&record.id) {
-                Some(entry) => entry.record = record,
+                Some(entry) => {
+                    let (config, accounts) = (entry.image.config.clone(), entry.image.accounts.clone());
+                    entry.image = Arc::new(self.image(&record, config, accounts));
+                    entry.record = record;
+                }
                 None => {
-                    let entry = Entry {
-                        record,
-                        config: content.config.clone(),
-                        accounts: content.accounts.clone(),
-                        _hold: content.hold.clone(),
-                    };
+                    let image = self.image(&record, content.config.clone(), content.accounts.clone());
+                    let entry = Entry { record, image: Arc::new(image), _hold: content.hold.clone() };
                     images.insert(content.id.clone(), entry);
                 }
             }
         }
-        let snapshot = self.publish(&images);
-        Ok(snapshot.by_id(content.id.as_str()).expect("it was just put there").clone())
+        self.publish(&images);
+        Ok(images.get(&content.id).expect("it was just put there").image.clone())
     }
 
     /// Takes an image out of the index. Its layers go with it unless others hold them. Gone is done.
@@ -228,22 +232,12 @@ impl Store {
         self.images.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn publish(&self, images: &BTreeMap<Digest, Entry>) -> Arc<Snapshot> {
-        let old = self.snapshot();
-        let image = |entry: &Entry| {
-            let image = self.image(entry);
-            match old.by_id(&image.id) {
-                Some(same) if **same == image => same.clone(),
-                _ => Arc::new(image),
-            }
-        };
-        let snapshot = Arc::new(Snapshot::new(images.values().map(image)));
-        *self.published.write().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
-        snapshot
+    fn publish(&self, images: &BTreeMap<Digest, Entry>) {
+        let snapshot = Arc::new(Snapshot::new(images.values().map(|entry| entry.image.clone())));
+        *self.published.write().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
-    fn image(&self, entry: &Entry) -> Image {
-        let record = &entry.record;
+    fn image(&self, record: &Record, config: ImageConfig, accounts: Accounts) -> Image {
         let names = || record.repo_tags.iter().chain(&record.repo_digests);
         Image {
             id: record.id.to_string(),
@@ -252,8 +246,8 @@ impl Store {
             size_bytes: record.size_bytes(),
             pulled_at: UNIX_EPOCH + Duration::from_millis(record.pulled_at_ms),
             pinned: names().any(|name| self.pinned.iter().any(|pattern| matches(pattern, name))),
-            config: entry.config.clone(),
-            accounts: entry.accounts.clone(),
+            config,
+            accounts,
             layers: record.layers.clone(),
         }
     }
@@ -288,7 +282,8 @@ impl Store {
         }
         let accounts = self.accounts(&record.layers);
         let hold = self.layers.adopt(&record.layers);
-        Some(Entry { record, config: parsed, accounts, _hold: hold })
+        let image = Arc::new(self.image(&record, parsed, accounts));
+        Some(Entry { record, image, _hold: hold })
     }
 
     /// Removes layers that nobody holds: a crash came between their unpacking and their image.
@@ -317,9 +312,7 @@ impl Ingest {
 
     /// Makes what was unpacked here a layer of the node.
     pub(crate) fn commit(self, layers: &Arc<Layers>, layer: Layer) -> Result<Hold, Error> {
-        let path = self.path.clone();
-        let moved = layers.add(layer, |place| std::fs::rename(&self.path, place));
-        moved.map_err(|error| Error::io("committing", &path, error))
+        layers.add(layer, &self.path).map_err(|error| Error::io("committing", &self.path, error))
     }
 }
 

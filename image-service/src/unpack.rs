@@ -80,7 +80,7 @@ pub fn unpack(
     let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
     let diff = Diff::new(inflater, expected.diff_id.algorithm(), limits);
     let mut archive = Archive::new(diff, limits.entries);
-    let mut placer = Placer::new(root);
+    let mut placer = Placer::new(root, limits.entries);
     while let Some(entry) = archive.next_entry()? {
         placer.place(&entry, &mut archive)?;
     }

@@ -4,7 +4,8 @@
 //! it is dropped. So nothing can forget to.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::digest::Digest;
@@ -85,14 +86,13 @@ impl Layers {
 
     /// Makes a layer known that has just been unpacked, by moving it to its place. One that is there
     /// already wins.
-    pub(crate) fn add(
-        self: &Arc<Layers>,
-        layer: Layer,
-        commit: impl FnOnce(&std::path::Path) -> std::io::Result<()>,
-    ) -> std::io::Result<Hold> {
+    pub(crate) fn add(self: &Arc<Layers>, layer: Layer, made: &Path) -> io::Result<Hold> {
         let mut known = self.known();
         if !known.layers.contains_key(&layer.diff_id) {
-            commit(&self.path(&layer.diff_id))?;
+            let place = self.path(&layer.diff_id);
+            // What nobody knows of is in the way only if its removal failed.
+            self.trash.take(&place)?;
+            std::fs::rename(made, place)?;
         }
         known.insert(layer.clone(), false);
         Ok(Hold { of: self.clone(), layers: vec![layer] })

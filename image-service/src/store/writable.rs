@@ -38,6 +38,8 @@ pub(crate) struct Writables {
     trash: Arc<Trash>,
     boot: String,
     held: Mutex<BTreeMap<String, Hold>>,
+    /// One making or unmaking at a time; readers of `held` wait for neither.
+    changing: Mutex<()>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,7 +59,15 @@ impl Writables {
     ) -> Result<Writables, Error> {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot = boot.trim().to_owned();
-        let writables = Writables { dir, empty_dir, layers, trash, boot, held: Mutex::default() };
+        let writables = Writables {
+            dir,
+            empty_dir,
+            layers,
+            trash,
+            boot,
+            held: Mutex::default(),
+            changing: Mutex::default(),
+        };
         let failed = |error| Error::io("listing", &writables.dir, error);
         for found in std::fs::read_dir(&writables.dir).map_err(failed)? {
             let name = found.map_err(failed)?.file_name();
@@ -68,6 +78,7 @@ impl Writables {
 
     pub(crate) fn make(&self, container_id: &str, image: &Image) -> Result<RootfsPlan, Error> {
         let dir = self.path(container_id)?;
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(hold) = self.held().get(container_id) {
             return Ok(self.plan(&dir, hold.layers()));
         }
@@ -87,6 +98,7 @@ impl Writables {
 
     pub(crate) fn unmake(&self, container_id: &str) -> Result<(), Error> {
         let dir = self.path(container_id)?;
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.trash.take(&dir).map_err(|error| Error::io("removing", &dir, error))?;
         // The layers are let go of last: as long as the record is there, so are they.
         let held = self.held().remove(container_id);

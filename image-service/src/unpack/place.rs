@@ -32,8 +32,13 @@ pub(crate) struct Placer {
 }
 
 impl Placer {
-    pub(crate) fn new(root: OwnedFd) -> Placer {
-        Placer { tree: Tree::new(root), pending: Vec::new(), pending_bytes: 0, unpacked: Unpacked::default() }
+    pub(crate) fn new(root: OwnedFd, max_entries: u64) -> Placer {
+        Placer {
+            tree: Tree::new(root, max_entries),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            unpacked: Unpacked::default(),
+        }
     }
 
     pub(crate) fn place<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Error> {

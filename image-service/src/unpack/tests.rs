@@ -365,6 +365,10 @@ fn names_and_headers_have_bounds() {
 fn more_entries_than_allowed_are_refused() {
     let tar = (0..2001).fold(Tar::default(), |tar, n| tar.file(&format!("{n}"), ""));
     refused(tar, "more than 2000 entries");
+    // Directories that only names imply count, too.
+    let deep = |n: u32| format!("{n}/{}file", "d/".repeat(600));
+    let tar = (0..4).fold(Tar::default(), |tar, n| tar.long_name(deep(n).as_bytes()).file("x", ""));
+    refused(tar, "more than 2000 entries");
 }
 
 #[test]

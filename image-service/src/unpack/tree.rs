@@ -33,13 +33,14 @@ pub(crate) struct Tree {
     cache: Vec<(Vec<u8>, Rc<OwnedFd>)>,
     /// How many directories were made only because something lay in them.
     pub(crate) implied: u64,
+    max_implied: u64,
     /// Those of them that no entry has described since.
     pub(crate) undescribed: BTreeSet<Vec<u8>>,
 }
 
 impl Tree {
-    pub(crate) fn new(root: OwnedFd) -> Tree {
-        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, undescribed: BTreeSet::new() }
+    pub(crate) fn new(root: OwnedFd, max_implied: u64) -> Tree {
+        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, max_implied, undescribed: BTreeSet::new() }
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -97,32 +98,21 @@ impl Tree {
     /// target is missing as a container would, from the root of the layer.
     fn walk(&mut self, path: &[u8], entry: &[u8]) -> Result<OwnedFd, Error> {
         let mut todo: Vec<Vec<u8>> = path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect();
-        let mut done: Vec<(Vec<u8>, Rc<OwnedFd>)> = Vec::new();
+        // The way done, by real names: opening it again costs less than a descriptor for each part.
+        let mut done: Vec<u8> = Vec::new();
+        let mut here = self.root.clone();
         let mut links = 0;
         while let Some(part) = todo.pop() {
             match part.as_slice() {
                 b"" | b"." => continue,
                 b".." => {
-                    done.pop();
+                    done.truncate(split(&done).0.len());
+                    here = self.reopen(&done, entry)?;
                     continue;
                 }
                 _ => {}
             }
-            let (mut name, here) = done.last().cloned().unwrap_or_else(|| (Vec::new(), self.root.clone()));
-            let step = self.step(&here, &part, entry)?;
-            if !name.is_empty() {
-                name.push(b'/');
-            }
-            name.extend_from_slice(&part);
-            match step {
-                Step::Directory(next) => done.push((name, Rc::new(next))),
-                Step::Made(next) => {
-                    self.implied += 1;
-                    if self.undescribed.len() < MAX_UNDESCRIBED {
-                        self.undescribed.insert(name.clone());
-                    }
-                    done.push((name, Rc::new(next)));
-                }
+            match self.step(&here, &part, entry)? {
                 Step::Link(target) => {
                     links += 1;
                     if links > MAX_LINKS {
@@ -130,17 +120,41 @@ impl Tree {
                     }
                     if target.starts_with(b"/") {
                         done.clear();
+                        here = self.root.clone();
                     }
                     todo.extend(target.split(|b| *b == b'/').rev().map(<[u8]>::to_vec));
                 }
+                Step::Directory(next) => {
+                    extend(&mut done, &part);
+                    here = Rc::new(next);
+                }
+                Step::Made(next) => {
+                    extend(&mut done, &part);
+                    here = Rc::new(next);
+                    self.made(&done)?;
+                }
             }
         }
-        match done.pop() {
-            Some((_, last)) => Rc::try_unwrap(last).or_else(|shared| {
-                rustix::io::fcntl_dupfd_cloexec(&shared, 0).map_err(Error::step(entry, "dup"))
-            }),
-            None => rustix::io::fcntl_dupfd_cloexec(&self.root, 0).map_err(Error::step(entry, "dup")),
+        rustix::io::fcntl_dupfd_cloexec(&here, 0).map_err(Error::step(entry, "dup"))
+    }
+
+    fn reopen(&self, path: &[u8], entry: &[u8]) -> Result<Rc<OwnedFd>, Error> {
+        if path.is_empty() {
+            return Ok(self.root.clone());
         }
+        self.open_directory(path, OFlags::empty()).map(Rc::new).map_err(Error::step(entry, "openat2"))
+    }
+
+    /// Counts a directory that no entry asked for: they cost as much as those that were asked for.
+    fn made(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.implied += 1;
+        if self.implied > self.max_implied {
+            return Err(Error::TooMany(self.max_implied));
+        }
+        if self.undescribed.len() < MAX_UNDESCRIBED {
+            self.undescribed.insert(path.to_vec());
+        }
+        Ok(())
     }
 
     /// One part of the slow way, from an open directory to the next.
@@ -213,6 +227,13 @@ enum Step {
     Directory(OwnedFd),
     Made(OwnedFd),
     Link(Vec<u8>),
+}
+
+fn extend(path: &mut Vec<u8>, part: &[u8]) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(part);
 }
 
 /// Overlay's whiteout: a character device 0:0.
