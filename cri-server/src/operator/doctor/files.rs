@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use image_service::policy::Policy;
 use image_service::registries_conf::RegistriesConf;
 
 use super::Finding;
@@ -109,14 +110,12 @@ fn registries(settings: &ImageSection) -> Finding {
     }
 }
 
-/// What stands in it is the image service's to judge; a file that is no JSON is nobody's.
 fn policy(file: &Path) -> Finding {
-    let Ok(text) = std::fs::read(file) else {
-        return Finding::poor("policy", format!("{} is not there", file.display()), "every image is accepted; write one (containers-policy.json(5))");
-    };
-    match serde_json::from_slice::<serde_json::Value>(&text) {
-        Ok(policy) if policy.get("default").is_some() => Finding::fine("policy", file.display().to_string()),
-        Ok(_) => Finding::broken("policy", format!("{} has no `default`", file.display()), "add one (containers-policy.json(5))"),
-        Err(e) => Finding::broken("policy", format!("{}: {e}", file.display()), "correct it (containers-policy.json(5))"),
+    let shown = file.display().to_string();
+    let advice = "write one (containers-policy.json(5)); without it every image is accepted";
+    match Policy::load(file) {
+        Ok(_) if file.exists() => Finding::fine("policy", shown),
+        Ok(_) => Finding::poor("policy", format!("{shown} is not there"), advice),
+        Err(error) => Finding::broken("policy", crate::error::chain(&error), "correct it (containers-policy.json(5)); no image is pulled until then"),
     }
 }
