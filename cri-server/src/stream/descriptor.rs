@@ -14,7 +14,9 @@ pub(super) struct Descriptor {
 impl Descriptor {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Descriptor> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        Ok(Descriptor { fd: AsyncFd::register(fd)? })
+        #[expect(deprecated, reason = "its successor is unsafe for the sake of types that may swap their descriptor")]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Descriptor { fd })
     }
 
     /// Nothing more to read is 0. A terminal whose last process is gone says EIO, which means just that.
