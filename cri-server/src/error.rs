@@ -38,6 +38,9 @@ pub enum Error {
     NetworkNotReady(#[source] network::NotReady),
     #[error(transparent)]
     Monitor(Arc<monitor::Error>),
+    /// What the monitor wrote to its log before it died.
+    #[error("the pod's monitor died; it said: {said}")]
+    MonitorDied { said: String },
     #[error(transparent)]
     Store(Arc<store::Error>),
     #[error("command {command:?} was still running after {timeout_s} s and was killed")]

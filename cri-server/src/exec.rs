@@ -68,7 +68,7 @@ pub async fn run(monitor: Monitor, plan: ExecPlan) -> Result<Output, Error> {
             end = &mut ended => break end.map_err(|_| monitor::Error::Gone)?,
         }
     };
-    abandoned.is_over();
+    abandoned.forgive();
     out.take_rest();
     err.take_rest();
     if end.timed_out {
@@ -139,7 +139,7 @@ struct Abandoned {
 }
 
 impl Abandoned {
-    fn is_over(mut self) {
+    fn forgive(mut self) {
         self.exec_id = None;
     }
 }

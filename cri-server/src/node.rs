@@ -59,7 +59,7 @@ pub struct Parts {
 /// Who has a sandbox's name.
 #[derive(Debug)]
 enum Claim {
-    Making { request: v1::RunPodSandboxRequest, underway: Underway },
+    Making { request: Box<v1::RunPodSandboxRequest>, underway: Underway },
     Made { id: Arc<str> },
 }
 
@@ -139,7 +139,7 @@ impl Node {
         }
         let progress = Progress::new(id.clone(), Step::SandboxStore);
         let (underway, done) = Underway::new(Noun::Sandbox, id.clone(), progress.clone());
-        names.insert(name, Claim::Making { request: request.clone(), underway: underway.clone() });
+        names.insert(name, Claim::Making { request: Box::new(request.clone()), underway: underway.clone() });
         let facts = Arc::new(sandbox::Facts { id, request, plan });
         tokio::spawn(task::make(self.clone(), facts, progress, done));
         Ok(underway)
@@ -148,7 +148,7 @@ impl Node {
     fn join(&self, name: &Name, claim: &Claim, asked: &v1::RunPodSandboxRequest) -> Result<Underway, Error> {
         let exists = |id: &Arc<str>| Error::Exists { noun: Noun::Sandbox, name: name.to_string(), id: id.to_string() };
         match claim {
-            Claim::Making { request, underway } if request == asked => Ok(underway.clone()),
+            Claim::Making { request, underway } if **request == *asked => Ok(underway.clone()),
             Claim::Making { underway, .. } => Err(exists(&underway.id)),
             Claim::Made { id } => {
                 let same = self.world.now().sandboxes.get(id).is_some_and(|sandbox| {

@@ -32,7 +32,7 @@ pub fn code(error: &Error) -> Code {
         Error::Streams(_) => Code::ResourceExhausted,
         Error::Stats { source, .. } => of_stats(source),
         Error::Unsupported(_) => Code::Unimplemented,
-        Error::Store(_) | Error::Config(_) | Error::Io { .. } => Code::Internal,
+        Error::MonitorDied { .. } | Error::Store(_) | Error::Config(_) | Error::Io { .. } => Code::Internal,
     }
 }
 

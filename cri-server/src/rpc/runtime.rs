@@ -268,9 +268,9 @@ impl RuntimeService for Runtime {
         let work = async {
             let (container, _, monitor) = self.running(&request.container_id)?;
             check_command(&request.cmd)?;
-            check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
             let v1::ExecRequest { tty: terminal, stdin, stdout, stderr, .. } = request;
             let streams = Streams { terminal, stdin, stdout, stderr };
+            check_streams(streams)?;
             let plan = exec::plan(&container.facts, &request.cmd, streams, 0);
             let url = self.node.streams.exec(ExecSession { monitor, plan })?;
             Ok(v1::ExecResponse { url })
@@ -282,15 +282,10 @@ impl RuntimeService for Runtime {
         let request = request.into_inner();
         let work = async {
             let (container, _, monitor) = self.running(&request.container_id)?;
-            check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
-            let session = AttachSession {
-                monitor,
-                container_id: container.facts.id.to_string(),
-                terminal: container.facts.made.plan.terminal,
-                stdin: request.stdin,
-                stdout: request.stdout,
-                stderr: request.stderr,
-            };
+            let v1::AttachRequest { tty, stdin, stdout, stderr, .. } = request;
+            check_streams(Streams { terminal: tty, stdin, stdout, stderr })?;
+            let (container_id, terminal) = (container.facts.id.to_string(), container.facts.made.plan.terminal);
+            let session = AttachSession { monitor, container_id, terminal, stdin, stdout, stderr };
             Ok(v1::AttachResponse { url: self.node.streams.attach(session)? })
         };
         answer(&self.node.metrics, "Attach", work).await
@@ -538,11 +533,11 @@ fn check_command(command: &[String]) -> Result<(), Error> {
 }
 
 /// As the CRI has them: at least one, and a terminal has no stderr of its own.
-fn check_streams(stdin: bool, stdout: bool, stderr: bool, terminal: bool) -> Result<(), Error> {
-    if terminal && stderr {
+fn check_streams(asked: Streams) -> Result<(), Error> {
+    if asked.terminal && asked.stderr {
         return Err(Error::Request("tty and stderr: a terminal has only one output".into()));
     }
-    if !stdin && !stdout && !stderr {
+    if !asked.stdin && !asked.stdout && !asked.stderr {
         return Err(Error::Request("stdin, stdout, stderr: one must be asked for".into()));
     }
     Ok(())

@@ -1,15 +1,19 @@
 //! Makes a sandbox: a list of steps, in the order of the plan. What fails is taken away by `unmake`.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use conmon_protocol::{Ask, Sharing};
 
 use super::{Facts, Life, plan};
 use crate::error::{Error, Noun};
-use crate::monitor::Monitor;
+use crate::monitor::{self, Monitor};
 use crate::node::Node;
 use crate::step::{Progress, Step};
+
+/// The end of a dead monitor's log that is looked at.
+const LAST_WORDS_MAX: usize = 1024;
 
 /// What making gives, beyond what was planned.
 #[derive(Debug)]
@@ -42,7 +46,8 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     let monitor = node.monitors.spawn(record.dir())?;
 
     progress.enter(Step::SandboxNamespaces);
-    monitor.order(Ask::MakePod(facts.plan.pod.clone())).await?;
+    let made = monitor.order(Ask::MakePod(facts.plan.pod.clone())).await;
+    made.map_err(|error| last_words(error, record.dir()))?;
 
     progress.enter(Step::SandboxFiles);
     record.write("resolv.conf", facts.plan.resolv_conf.as_bytes())?;
@@ -55,6 +60,17 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     record.write_json("life", &Life::Ready)?;
     progress.finish();
     Ok(Made { monitor, ips })
+}
+
+/// A monitor that dies over its first task has said why in its log, which is about to be taken away.
+fn last_words(error: monitor::Error, pod_dir: &Path) -> Error {
+    let log = std::fs::read(pod_dir.join("monitor.log")).unwrap_or_default();
+    let log = String::from_utf8_lossy(&log[log.len().saturating_sub(LAST_WORDS_MAX)..]).into_owned();
+    match (error, log.trim().lines().next_back()) {
+        (monitor::Error::Gone, Some(line)) => Error::MonitorDied { said: line.to_string() },
+        (monitor::Error::Gone, None) => Error::MonitorDied { said: "nothing".into() },
+        (error, _) => error.into(),
+    }
 }
 
 async fn attach(node: &Node, facts: &Facts) -> Result<Vec<IpAddr>, Error> {

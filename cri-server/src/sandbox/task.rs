@@ -83,7 +83,7 @@ enum Outcome {
     Reached(Result<(Monitor, PodState), Error>),
     Stilled(Result<(), Error>),
     Unmade(Result<(), Error>),
-    ContainerMade { id: Arc<str>, made: Result<(container::Facts, container::Life), Error> },
+    ContainerMade { id: Arc<str>, made: Result<(Arc<container::Facts>, container::Life), Error> },
     /// What a failed making left has been taken away, as far as could be.
     ContainerUndone { id: Arc<str>, error: Error },
     Started { id: Arc<str>, started: Result<i64, Error> },
@@ -513,15 +513,16 @@ impl Task {
         let node = self.node.clone();
         self.work.spawn(async move {
             let made = container::make::make(&node, order, &progress).await;
+            let made = made.map(|(facts, life)| (Arc::new(facts), life));
             Outcome::ContainerMade { id, made }
         });
         Ok(underway)
     }
 
-    fn hear_made(&mut self, id: &Arc<str>, made: Result<(container::Facts, container::Life), Error>) {
+    fn hear_made(&mut self, id: &Arc<str>, made: Result<(Arc<container::Facts>, container::Life), Error>) {
         match made {
             Ok((facts, life)) => {
-                let stage = Stage::Made { facts: Arc::new(facts), life };
+                let stage = Stage::Made { facts, life };
                 let Some(slot) = self.containers.get_mut(id) else { return };
                 let before = std::mem::replace(&mut slot.stage, stage);
                 self.publish_container(id);
