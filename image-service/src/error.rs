@@ -39,12 +39,9 @@ pub enum Error {
     /// Bytes that are not what a digest or a size says.
     #[error("{what} is not what its digest says: {why}")]
     Verification { what: String, why: String },
-    /// The policy refuses the image. The kubelet knows it by its first word.
-    #[error("SignatureValidationFailed: {0}")]
-    Policy(crate::policy::Refusal),
-    /// `policy.json` can't be used, so nothing can be allowed.
-    #[error("SignatureValidationFailed: the image policy can't be used")]
-    PolicyFile(#[source] Arc<crate::policy::Invalid>),
+    /// The policy refuses the image, or can't be read. The kubelet knows it by this word.
+    #[error("SignatureValidationFailed")]
+    Policy(#[source] crate::policy::Refusal),
     /// The archive of a layer breaks a rule.
     #[error("layer {layer} can't be unpacked")]
     Layer { layer: Digest, source: Arc<crate::unpack::Error> },

@@ -186,7 +186,7 @@ impl Images {
     async fn resolve(&self, request: &PullRequest) -> Result<(Reference, Repository, Resolved), Error> {
         let inner = &self.inner;
         let name = &request.reference;
-        let policy = Policy::load(&inner.settings.policy).map_err(|bad| Error::PolicyFile(Arc::new(bad)))?;
+        let policy = Policy::in_force(&inner.settings.policy).map_err(Error::Policy)?;
         let candidates = inner.registries.candidates(name).map_err(Error::registries)?;
         let mut last = Error::NotFound { name: name.clone(), source: None };
         for reference in candidates {
@@ -211,7 +211,7 @@ impl Images {
         let (archive, policy) = (archive.to_owned(), self.inner.settings.policy.clone());
         blocking(move || {
             let opened = Opened::open(&archive)?;
-            let policy = Policy::load(&policy).map_err(|bad| Error::PolicyFile(Arc::new(bad)))?;
+            let policy = Policy::in_force(&policy).map_err(Error::Policy)?;
             policy.check_file(opened.transport(), &archive).map_err(Error::Policy)?;
             Ok(Arc::new(opened))
         })

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -30,8 +31,8 @@ struct Requirement {
     kind: String,
 }
 
-/// The policy said no.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// The policy said no, or nothing that can be understood.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
     #[error("the policy rejects {image} (by its entry for {scope})")]
     Rejected { image: String, scope: String },
@@ -39,6 +40,8 @@ pub enum Refusal {
         "the policy wants {image} to be {kind} (by its entry for {scope}), and berth can't check signatures yet"
     )]
     Unsupported { image: String, scope: String, kind: String },
+    #[error("without a policy that can be read nothing is allowed")]
+    Unreadable(#[source] Arc<Invalid>),
 }
 
 /// The file can't be used; then nothing may be pulled.
@@ -70,6 +73,11 @@ impl Policy {
             Some(scope) => Err(Invalid::Empty { path: path.to_owned(), scope }),
             None => Ok(policy),
         }
+    }
+
+    /// The same for those who want to know only whether they may go on.
+    pub(crate) fn in_force(path: &Path) -> Result<Policy, Refusal> {
+        Policy::load(path).map_err(|invalid| Refusal::Unreadable(Arc::new(invalid)))
     }
 
     /// Accepts everything.

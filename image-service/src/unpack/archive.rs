@@ -89,7 +89,7 @@ impl<R: BufRead> Archive<R> {
     }
 
     fn skip_data(&mut self) -> Result<(), Error> {
-        self.data += std::mem::take(&mut self.padding);
+        self.data = self.data.saturating_add(std::mem::take(&mut self.padding));
         self.data(|_| Ok(()))
     }
 
@@ -164,6 +164,9 @@ impl<R: BufRead> Archive<R> {
         let path = normalise(&name)?;
         let link = extensions.gnu_link.or(extensions.link).unwrap_or_else(|| header.link());
         let size = extensions.size.map_or_else(|| number(124..136), Ok)?;
+        if i64::try_from(size).is_err() {
+            return Err(refused(Refusal::Number));
+        }
         let kind = match header.0[156] {
             // Before POSIX a directory was told by its slash.
             0 | b'0' if name.ends_with(b"/") => Kind::Directory,

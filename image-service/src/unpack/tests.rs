@@ -341,6 +341,8 @@ fn overlays_own_attributes_are_not_taken() {
 fn numbers_that_mean_nothing_are_refused() {
     refused(Tar::default().pax(&[("uid", b"4294967295")]).file("a", ""), "out of range");
     refused(Tar::default().pax(&[("uid", b"99999999999")]).file("a", ""), "out of range");
+    refused(Tar::default().pax(&[("size", b"18446744073709551615")]).file("a", ""), "out of range");
+    refused(Tar::default().pax(&[("size", b"9223372036854775807")]).file("a", ""), "ends in the middle");
     refused(Tar::default().pax(&[("size", b"-1")]).file("a", ""), "malformed");
     refused(Tar::default().pax(&[("GNU.sparse.major", b"1")]).file("a", ""), "sparse");
     refused(Tar::default().raw(b'Z', b"a", b"", 0, b"", 0), "unknown");
@@ -462,4 +464,36 @@ fn removal_follows_no_link_and_knows_no_depth() {
     remove::tree_at(open_root(place.outside.path()).unwrap().as_fd(), b"layer").unwrap();
     assert!(!place.layer().exists());
     assert_eq!(fs::read_to_string(place.outside.path().join("secret")).unwrap(), "untouched");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whatever bytes come, reading ends in entries or in an error.
+    #[test]
+    fn no_bytes_make_the_reader_panic(
+        edits in proptest::collection::vec((0usize..4000, proptest::num::u8::ANY), 1..20),
+        cut in 0usize..5000,
+    ) {
+        let tar = Tar::default()
+            .pax(&[("path", b"a/b"), ("mtime", b"-1.5"), ("SCHILY.xattr.user.x", b"y")])
+            .file("a", "text")
+            .long_name(b"long/name")
+            .symlink("l", "target")
+            .end();
+        let mut bytes = tar.clone();
+        for (at, value) in edits {
+            let at = at % bytes.len();
+            bytes[at] = value;
+            // A sum that fits again lets the change through to what reads the fields.
+            let start = at / 512 * 512;
+            let block = &mut bytes[start..start + 512];
+            block[148..156].copy_from_slice(b"        ");
+            let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        bytes.truncate(cut.min(bytes.len()));
+        let place = Place::new();
+        _ = place.unpack(&bytes, &bytes);
+    }
 }
