@@ -43,6 +43,9 @@ const MAX_CLIENTS: usize = 64;
 const CLIENT_LIFE: Duration = Duration::from_secs(60);
 /// A connection that nobody needed for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
+/// A blob comes in pieces of at most this. Larger ones (hyper would go to 400 KiB) cost memory in every
+/// pipe behind and gain nothing: 64 KiB bring more than 1 GB/s.
+const MAX_PIECE_BYTES: usize = 64 << 10;
 const MAX_IDLE_CONNECTIONS: usize = 8;
 
 pub(super) struct Transport {
@@ -129,6 +132,7 @@ impl Transport {
             .timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
+            .http1_max_buf_size(MAX_PIECE_BYTES)
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(self.patience.idle / 2)
             .http2_keep_alive_timeout(self.patience.idle)
