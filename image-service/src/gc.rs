@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -24,6 +25,8 @@ pub(crate) struct Trash {
     /// None once the thread is to end.
     queue: Option<mpsc::Sender<String>>,
     thread: Option<JoinHandle<()>>,
+    /// Told when the service ends: what is left then is for the next start.
+    ending: Arc<AtomicBool>,
 }
 
 impl Trash {
@@ -36,11 +39,13 @@ impl Trash {
                 _ = queue.send(name);
             }
         }
+        let ending = Arc::new(AtomicBool::new(false));
+        let told = ending.clone();
         let thread = std::thread::Builder::new()
             .name("image-trash".to_owned())
             .stack_size(STACK_BYTES)
-            .spawn(move || delete(&opened, &waiting))?;
-        Ok(Trash { dir, queue: Some(queue), thread: Some(thread) })
+            .spawn(move || delete(&opened, &waiting, &told))?;
+        Ok(Trash { dir, queue: Some(queue), thread: Some(thread), ending })
     }
 
     /// Takes `path` out of sight at once. Gone is done.
@@ -62,8 +67,9 @@ impl Trash {
 }
 
 impl Drop for Trash {
-    /// Waits until what is queued is deleted.
+    /// Waits for what is being deleted now.
     fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
         drop(self.queue.take());
         if let Some(thread) = self.thread.take() {
             _ = thread.join();
@@ -71,8 +77,11 @@ impl Drop for Trash {
     }
 }
 
-fn delete(trash: &OwnedFd, waiting: &mpsc::Receiver<String>) {
+fn delete(trash: &OwnedFd, waiting: &mpsc::Receiver<String>, ending: &AtomicBool) {
     for name in waiting {
+        if ending.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(errno) = remove::tree_at(trash.as_fd(), name.as_bytes()) {
             tracing::warn!(%name, %errno, "something in the image trash can't be deleted; a restart tries again");
         }

@@ -670,3 +670,31 @@ async fn a_full_disk_is_one_clear_error_and_frees_what_it_took() {
         assert_eq!(node.open().await.list().len(), 1);
     }
 }
+
+#[tokio::test]
+async fn a_disk_that_fails_is_an_error_until_it_does_not() {
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
+    shelf.put("b:1", &image(&[tar(&[("b", "")])], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a:1").await;
+    let (ingest, containers) = (node.settings.root.join("ingest"), &node.settings.containers_dir);
+    let aside = |path: &std::path::Path| path.with_extension("aside");
+    for path in [&ingest, containers] {
+        std::fs::rename(path, aside(path)).unwrap();
+    }
+    let error = images.pull(request("one.test/b:1")).await.unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("ingest"), "{error:?}");
+    let error = images.make_writable("c", &pulled).await.unwrap_err();
+    assert!(matches!(error, Error::Io { .. }) && error.to_string().contains("containers/c"), "{error:?}");
+    assert!(images.writables().is_empty());
+    assert_eq!(images.list().len(), 1);
+    for path in [&ingest, containers] {
+        std::fs::rename(aside(path), path).unwrap();
+    }
+    pull(&images, "one.test/b:1").await;
+    images.make_writable("c", &pulled).await.unwrap();
+    assert_eq!(images.list().len(), 2);
+}

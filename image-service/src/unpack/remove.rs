@@ -67,7 +67,10 @@ impl Remover<'_> {
             Err(Errno::NOTEMPTY | Errno::EXIST) => return self.hoist(parent, name),
             other => return gone(other),
         }
-        let child = open(parent.as_fd(), name.as_bytes())?;
+        let child = match open(parent.as_fd(), name.as_bytes()) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => other?,
+        };
         self.empty(&child, depth + 1)?;
         gone(rustix::fs::unlinkat(parent, name.as_c_str(), AtFlags::REMOVEDIR))
     }
