@@ -142,7 +142,8 @@ impl Config {
         for path in files(file, must_exist)? {
             merge(&mut merged, read_table(&path)?);
         }
-        let config: Config = merged.try_into().map_err(|source| Error::Merged { source: Box::new(source) })?;
+        let config: Config =
+            merged.try_into().map_err(|source| Error::Merged { source: Box::new(source) })?;
         config.checked()
     }
 
@@ -151,7 +152,9 @@ impl Config {
     /// # Errors
     /// Names the first key that does not.
     pub fn checked(self) -> Result<Self, Error> {
-        for (key, path) in [("root", &self.root), ("run", &self.run), ("network.conf_dir", &self.network.conf_dir)] {
+        for (key, path) in
+            [("root", &self.root), ("run", &self.run), ("network.conf_dir", &self.network.conf_dir)]
+        {
             if !path.is_absolute() {
                 return Err(Error::Value { key, why: format!("{} is not an absolute path", path.display()) });
             }

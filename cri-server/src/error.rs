@@ -20,20 +20,32 @@ pub enum Error {
     SandboxPlan(#[source] Arc<sandbox::plan::Invalid>),
     #[error("{noun} {id}: {why}")]
     State { noun: Noun, id: String, why: &'static str },
-    #[error("{noun} {name} exists already as {id}, made from another request")]
+    #[error(
+        "{noun} {name} exists already as {id}, from another request or no longer running; remove it or ask with the next attempt"
+    )]
     Exists { noun: Noun, name: String, id: String },
     #[error("the pods of before are still being found again; ask once more")]
     Recovering,
     #[error("making {noun} {id} is at {step} and goes on; the same request again waits for it")]
     StillMaking { noun: Noun, id: String, step: Step },
     #[error("making {noun} {id}: {step}")]
-    Making { noun: Noun, id: String, step: Step, #[source] source: Arc<Error> },
+    Making {
+        noun: Noun,
+        id: String,
+        step: Step,
+        #[source]
+        source: Arc<Error>,
+    },
     #[error("image {name:?} is not on this node; pull it first")]
     NoImage { name: String },
     #[error(transparent)]
     Image(image_service::Error),
     #[error("network of sandbox {id}")]
-    Network { id: String, #[source] source: Arc<network::Error> },
+    Network {
+        id: String,
+        #[source]
+        source: Arc<network::Error>,
+    },
     #[error("the node's network is not ready")]
     NetworkNotReady(#[source] network::NotReady),
     #[error(transparent)]
@@ -46,19 +58,33 @@ pub enum Error {
     #[error("command {command:?} was still running after {timeout_s} s and was killed")]
     ExecTimeout { command: String, timeout_s: i64 },
     #[error("{count} things could not be taken away, the first")]
-    Leftovers { count: usize, #[source] first: Arc<Error> },
-    #[error("looking at the host's files for the container took longer than {seconds} s; is a volume's server away?")]
+    Leftovers {
+        count: usize,
+        #[source]
+        first: Arc<Error>,
+    },
+    #[error(
+        "looking at the host's files for the container took longer than {seconds} s; is a volume's server away?"
+    )]
     SlowHost { seconds: u64 },
     #[error("the work was given up: berthd is stopping")]
     Stopping,
     #[error(transparent)]
     Streams(#[from] crate::stream::Full),
     #[error("reading what {id} has used")]
-    Stats { id: String, #[source] source: Arc<crate::stats::Error> },
+    Stats {
+        id: String,
+        #[source]
+        source: Arc<crate::stats::Error>,
+    },
     #[error("settings")]
     Config(#[source] Arc<config::Error>),
     #[error("{doing}")]
-    Io { doing: String, #[source] source: Arc<std::io::Error> },
+    Io {
+        doing: String,
+        #[source]
+        source: Arc<std::io::Error>,
+    },
     #[error("{0} is not done by berth yet")]
     Unsupported(&'static str),
 }

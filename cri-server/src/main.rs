@@ -1,7 +1,6 @@
 //! berthd: wires the parts together, serves until told to stop. The containers go on without it.
 
 use std::fs::File;
-use std::future::Future;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -81,7 +80,8 @@ impl Arguments {
 
     fn read_config(&self) -> anyhow::Result<Config> {
         let mut config = Config::read(self.config_file(), self.config.is_some())?;
-        let replace = |value: &mut PathBuf, given: &Option<PathBuf>| *value = given.clone().unwrap_or(value.clone());
+        let replace =
+            |value: &mut PathBuf, given: &Option<PathBuf>| *value = given.clone().unwrap_or(value.clone());
         replace(&mut config.root, &self.root);
         replace(&mut config.run, &self.run);
         replace(&mut config.listen, &self.listen);
@@ -120,8 +120,10 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
     let images = image_service::Images::open(image_settings(&config)).await.context("opening the images")?;
     let network = network::Network::open(network_settings(&config)).context("opening the network")?;
     let monitors = Monitors::new(&monitor_path(&config)?).context("preparing monitors")?;
-    let settings =
-        stream::Settings { address: config.stream.listen, idle: Duration::from_secs(config.stream.idle_timeout_s) };
+    let settings = stream::Settings {
+        address: config.stream.listen,
+        idle: Duration::from_secs(config.stream.idle_timeout_s),
+    };
     let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
     let stats = stats::Stats::open().context("opening the cgroups")?;
     Ok(Node::new(Parts { config, store, images, network, monitors, streams, stats }))
@@ -158,7 +160,9 @@ fn monitor_path(config: &Config) -> anyhow::Result<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&search).map(|dir| dir.join("berth-conmon"));
     let found = beside.into_iter().chain(in_path).find(|path| path.is_file());
-    found.context("berth-conmon is neither beside berthd nor in PATH; install it, or set `monitor` in berth.toml")
+    found.context(
+        "berth-conmon is neither beside berthd nor in PATH; install it, or set `monitor` in berth.toml",
+    )
 }
 
 async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<PathBuf>) -> anyhow::Result<()> {
@@ -186,7 +190,8 @@ async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<Path
 }
 
 async fn told_to_stop(stopping: tokio::sync::oneshot::Sender<()>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return std::future::pending().await;
     };
@@ -198,11 +203,9 @@ async fn told_to_stop(stopping: tokio::sync::oneshot::Sender<()>) {
     let _ = stopping.send(());
 }
 
-fn overdue(stopped: tokio::sync::oneshot::Receiver<()>) -> impl Future<Output = ()> {
-    async {
-        let _ = stopped.await;
-        tokio::time::sleep(STOP_GRACE).await;
-    }
+async fn overdue(stopped: tokio::sync::oneshot::Receiver<()>) {
+    let _ = stopped.await;
+    tokio::time::sleep(STOP_GRACE).await;
 }
 
 /// SIGHUP: takes up what can change while serving.
@@ -260,13 +263,17 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    let listener = UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).context("closing the socket to others")?;
+    let listener =
+        UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
+        .context("closing the socket to others")?;
     Ok(listener)
 }
 
 async fn bind_metrics(address: &str) -> anyhow::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address).await.with_context(|| format!("listening on {address} for metrics"))
+    tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listening on {address} for metrics"))
 }
 
 fn make_private_dir(path: &Path) -> anyhow::Result<()> {

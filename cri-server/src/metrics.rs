@@ -11,8 +11,7 @@ use tonic::Code;
 use crate::node::Node;
 
 /// From a list (0.1 ms) to a pull (minutes), in steps of four.
-const BUCKETS: [f64; 12] =
-    [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
+const BUCKETS: [f64; 12] = [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
 
 /// A scraper that takes longer is gone.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +30,8 @@ impl Default for Metrics {
         let registry = Registry::new();
         let calls = Opts::new("berth_operations_total", "CRI calls answered.");
         let errors = Opts::new("berth_operations_errors_total", "CRI calls refused, by gRPC code.");
-        let seconds = HistogramOpts::new("berth_operations_seconds", "Time a CRI call took.").buckets(BUCKETS.to_vec());
+        let seconds =
+            HistogramOpts::new("berth_operations_seconds", "Time a CRI call took.").buckets(BUCKETS.to_vec());
         let calls = IntCounterVec::new(calls, &["operation"]).expect("the names are proper");
         let errors = IntCounterVec::new(errors, &["operation", "code"]).expect("the names are proper");
         let seconds = HistogramVec::new(seconds, &["operation"]).expect("the names are proper");
@@ -91,6 +91,8 @@ mod tests {
         metrics.called("StartContainer", Duration::from_millis(3), Some(Code::NotFound));
         let text = metrics.text();
         assert!(text.contains("berth_operations_total{operation=\"StartContainer\"} 2"), "{text}");
-        assert!(text.contains("berth_operations_errors_total{code=\"NotFound\",operation=\"StartContainer\"} 1"));
+        assert!(
+            text.contains("berth_operations_errors_total{code=\"NotFound\",operation=\"StartContainer\"} 1")
+        );
     }
 }

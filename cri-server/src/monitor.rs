@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use conmon_protocol::{Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, Request, VERSION};
+use conmon_protocol::{
+    Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, Request, VERSION,
+};
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -97,7 +99,8 @@ impl Monitors {
     /// # Errors
     /// When the program cannot be read.
     pub fn new(path: &Path) -> Result<Self, Error> {
-        let program = program::Program::load(path).map_err(|source| Error::Program { path: path.into(), source })?;
+        let program =
+            program::Program::load(path).map_err(|source| Error::Program { path: path.into(), source })?;
         Ok(Self { program, path: path.into() })
     }
 
@@ -116,7 +119,7 @@ impl Monitors {
         // between fork and exec, so that this stays a posix_spawn.
         command.arg("--pod-dir").arg(pod_dir).args(["--daemon-fd", "0"]).args(self.program.sealed_argument());
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(log);
-        command.env_clear().env("PATH", SEARCH_PATH);
+        command.env_clear().env("PATH", SEARCH_PATH).envs([conmon_protocol::HEAP_VARIABLE]);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = tokio::process::Command::from(command).spawn().map_err(spawn_error)?;
         drop(child); // tokio reaps it when it ends.
@@ -188,9 +191,10 @@ impl Monitor {
     pub async fn order(&self, ask: Ask) -> Result<(), Error> {
         match self.ask(ask, Vec::new()).await?.0 {
             Answer::Done => Ok(()),
-            Answer::Hello(_) | Answer::Created { .. } | Answer::Started { .. } | Answer::ExecStarted { .. } => {
-                Err(Error::Confused)
-            }
+            Answer::Hello(_)
+            | Answer::Created { .. }
+            | Answer::Started { .. }
+            | Answer::ExecStarted { .. } => Err(Error::Confused),
         }
     }
 

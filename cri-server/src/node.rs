@@ -146,20 +146,28 @@ impl Node {
     }
 
     fn join(&self, name: &Name, claim: &Claim, asked: &v1::RunPodSandboxRequest) -> Result<Underway, Error> {
-        let exists = |id: &Arc<str>| Error::Exists { noun: Noun::Sandbox, name: name.to_string(), id: id.to_string() };
+        let exists =
+            |id: &Arc<str>| Error::Exists { noun: Noun::Sandbox, name: name.to_string(), id: id.to_string() };
         match claim {
             Claim::Making { request, underway } if **request == *asked => Ok(underway.clone()),
             Claim::Making { underway, .. } => Err(exists(&underway.id)),
             Claim::Made { id } => {
-                let same = self.world.now().sandboxes.get(id).is_some_and(|sandbox| {
-                    sandbox.life.is_ready() && sandbox.facts.request == *asked
-                });
+                let same = self
+                    .world
+                    .now()
+                    .sandboxes
+                    .get(id)
+                    .is_some_and(|sandbox| sandbox.life.is_ready() && sandbox.facts.request == *asked);
                 if same { Ok(made(Noun::Sandbox, id)) } else { Err(exists(id)) }
             }
         }
     }
 
-    fn plan_sandbox(&self, id: &Arc<str>, request: &v1::RunPodSandboxRequest) -> Result<sandbox::Plan, Error> {
+    fn plan_sandbox(
+        &self,
+        id: &Arc<str>,
+        request: &v1::RunPodSandboxRequest,
+    ) -> Result<sandbox::Plan, Error> {
         let hostname = rustix::system::uname();
         let resolv_conf = host_resolv_conf();
         let host = plan::Host {
@@ -185,16 +193,26 @@ impl Node {
         names.insert(name, Claim::Made { id });
     }
 
+    /// Whether a sandbox is there or is being made.
+    pub fn knows(&self, sandbox_id: &str) -> bool {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.values().any(|claim| claim.id() == sandbox_id)
+    }
+
     /// The name is free again, unless another has it by now.
     pub(crate) fn release_name(&self, name: &Name, id: &str) {
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let holder = match names.get(name) {
-            Some(Claim::Making { underway, .. }) => &underway.id,
-            Some(Claim::Made { id }) => id,
-            None => return,
-        };
-        if &**holder == id {
+        if names.get(name).is_some_and(|claim| claim.id() == id) {
             names.remove(name);
+        }
+    }
+}
+
+impl Claim {
+    fn id(&self) -> &str {
+        match self {
+            Claim::Making { underway, .. } => &underway.id,
+            Claim::Made { id } => id,
         }
     }
 }

@@ -4,9 +4,9 @@
 //! answer on. Then each sandbox's task reaches its monitor and brings its state up to date; meanwhile
 //! nothing may be made or taken away.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -16,6 +16,9 @@ use crate::node::Node;
 use crate::sandbox::task::{self, Found};
 use crate::sandbox::{self, Life, unmake};
 use crate::store::Record;
+
+/// A plugin that refused is seldom better within a minute, and an address is scarce within an hour.
+const SWEEP_PAUSE: Duration = Duration::from_secs(300);
 
 /// Tasks that bring their sandboxes up to date.
 #[derive(Debug, Default)]
@@ -37,7 +40,10 @@ pub fn forget_last_boot(run: &Path) -> Result<(), Error> {
     for name in ["sandboxes", "runtime"] {
         match std::fs::remove_dir_all(run.join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::io(format!("removing {name} of the last boot in {}", run.display()), error));
+                return Err(Error::io(
+                    format!("removing {name} of the last boot in {}", run.display()),
+                    error,
+                ));
             }
             _ => {}
         }
@@ -72,16 +78,30 @@ pub async fn finish(node: Arc<Node>, recovery: Recovery) {
     }
     release_orphans(&node).await;
     node.set_recovered();
+    sweep(&node).await;
+}
+
+/// Now and then asks again for what a network plugin would not give back.
+pub async fn sweep(node: &Node) {
+    loop {
+        tokio::time::sleep(SWEEP_PAUSE).await;
+        release_attachments(node).await;
+    }
 }
 
 fn load_sandbox(node: &Arc<Node>, id: &str) -> Result<oneshot::Receiver<()>, Error> {
     let record = node.store.sandbox(id);
     let life: Life = record.read_json("life")?;
-    let facts = sandbox::Facts { id: id.into(), request: record.read_request()?, plan: record.read_json("plan")? };
+    let facts =
+        sandbox::Facts { id: id.into(), request: record.read_request()?, plan: record.read_json("plan")? };
     if facts.request.config.is_none() {
         return Err(Error::Request("a sandbox without a config".into()));
     }
-    let ips = if life.is_ready() { node.network.attachment(id).map(|a| a.ips).unwrap_or_default() } else { Vec::new() };
+    let ips = if life.is_ready() {
+        node.network.attachment(id).map(|a| a.ips).unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let containers = record.containers().iter().filter_map(|c| load_container(&facts, &record, c)).collect();
     Ok(task::resume(node.clone(), facts, life, ips, containers))
 }
@@ -120,11 +140,16 @@ async fn release_orphans(node: &Arc<Node>) {
             tell("a writable layer", &id, released.map_err(Error::from));
         }
     }
-    let keep: HashSet<&str> = world.sandboxes.keys().map(|id| &**id).collect();
+    release_attachments(node).await;
+}
+
+async fn release_attachments(node: &Node) {
     for id in node.network.attachments() {
-        if !keep.contains(id.as_str()) {
-            let source = node.network.detach(&id).await;
-            tell("a network attachment", &id, source.map_err(|e| Error::Network { id: id.clone(), source: Arc::new(e) }));
+        if !node.knows(&id) {
+            let detached = node.network.detach(&id).await;
+            let released =
+                detached.map_err(|error| Error::Network { id: id.clone(), source: Arc::new(error) });
+            tell("a network attachment", &id, released);
         }
     }
 }

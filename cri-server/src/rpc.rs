@@ -17,7 +17,11 @@ type Reply<T> = Result<Response<T>, Status>;
 
 /// Turns the end of a call into an answer: measured, and logged if it failed. The one place where an error
 /// is logged.
-async fn answer<T>(metrics: &Metrics, call: &'static str, work: impl Future<Output = Result<T, Error>>) -> Reply<T> {
+async fn answer<T>(
+    metrics: &Metrics,
+    call: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Reply<T> {
     let began = Instant::now();
     let done = work.await.map_err(Status::from);
     metrics.called(call, began.elapsed(), done.as_ref().err().map(Status::code));
@@ -67,7 +71,8 @@ mod tests {
 
     #[test]
     fn a_clients_patience_is_read_from_its_header() {
-        let check = |header: &str, expected: Option<Duration>| assert_eq!(timeout(header), expected, "{header}");
+        let check =
+            |header: &str, expected: Option<Duration>| assert_eq!(timeout(header), expected, "{header}");
         check("240S", Some(Duration::from_secs(240)));
         check("239999856u", Some(Duration::from_micros(239_999_856)));
         check("100m", Some(Duration::from_millis(100)));

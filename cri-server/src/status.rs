@@ -24,7 +24,9 @@ pub fn code(error: &Error) -> Code {
         Error::State { .. } => Code::FailedPrecondition,
         Error::Exists { .. } => Code::AlreadyExists,
         Error::Recovering | Error::NetworkNotReady(_) | Error::Stopping => Code::Unavailable,
-        Error::StillMaking { .. } | Error::ExecTimeout { .. } | Error::SlowHost { .. } => Code::DeadlineExceeded,
+        Error::StillMaking { .. } | Error::ExecTimeout { .. } | Error::SlowHost { .. } => {
+            Code::DeadlineExceeded
+        }
         Error::Making { source, .. } | Error::Leftovers { first: source, .. } => code(source),
         Error::Image(error) => of_image(error),
         Error::Network { source, .. } => of_network(source),
@@ -119,11 +121,16 @@ mod tests {
         let id = || "c1".to_string();
         let noun = Noun::Container;
         check(Error::NotFound { noun, id: id() }, Code::NotFound, "no container \"c1\"");
-        check(Error::State { noun, id: id(), why: "is gone" }, Code::FailedPrecondition, "container c1: is gone");
+        check(
+            Error::State { noun, id: id(), why: "is gone" },
+            Code::FailedPrecondition,
+            "container c1: is gone",
+        );
         check(Error::Recovering, Code::Unavailable, "ask once more");
         let still = Error::StillMaking { noun: Noun::Sandbox, id: id(), step: Step::SandboxNetwork };
         check(still, Code::DeadlineExceeded, "making sandbox c1 is at sandbox.network");
-        let refused = conmon_protocol::Refusal { kind: RefusalKind::NoSuchCommand, message: "no \"x\"".into() };
+        let refused =
+            conmon_protocol::Refusal { kind: RefusalKind::NoSuchCommand, message: "no \"x\"".into() };
         let source = Arc::new(Error::from(monitor::Error::from(refused)));
         let making = Error::Making { noun, id: id(), step: Step::ContainerCreate, source };
         check(making, Code::InvalidArgument, "making container c1: container.create: no \"x\"");

@@ -99,7 +99,11 @@ impl Record {
     /// When the file is not there or is not such a request.
     pub fn read_request<M: Message + Default>(&self) -> Result<M, Error> {
         let (bytes, path) = self.read("request")?;
-        M::decode(&bytes[..]).map_err(|error| Error { doing: "decoding", path, source: io::Error::other(error) })
+        M::decode(&bytes[..]).map_err(|error| Error {
+            doing: "decoding",
+            path,
+            source: io::Error::other(error),
+        })
     }
 
     /// # Errors
@@ -114,7 +118,11 @@ impl Record {
     /// When the file is not there or does not hold such a value.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<T, Error> {
         let (bytes, path) = self.read(name)?;
-        serde_json::from_slice(&bytes).map_err(|error| Error { doing: "decoding", path, source: error.into() })
+        serde_json::from_slice(&bytes).map_err(|error| Error {
+            doing: "decoding",
+            path,
+            source: error.into(),
+        })
     }
 
     /// # Errors

@@ -14,21 +14,43 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Life {
     Making,
-    Created { pid: i32 },
-    Starting { pid: i32 },
-    Running { pid: i32, started_at_ns: i64 },
-    Stopping { pid: i32, started_at_ns: i64, stop: Stop },
-    Exited { started_at_ns: i64, exit: Exit },
+    Created {
+        pid: i32,
+    },
+    Starting {
+        pid: i32,
+    },
+    Running {
+        pid: i32,
+        started_at_ns: i64,
+    },
+    Stopping {
+        pid: i32,
+        started_at_ns: i64,
+        stop: Stop,
+    },
+    Exited {
+        started_at_ns: i64,
+        exit: Exit,
+    },
     /// Of what it was, only how it ended can still be asked for.
-    Removing { started_at_ns: i64, exit: Option<Exit> },
-    Broken { started_at_ns: i64, exit: Option<Exit> },
+    Removing {
+        started_at_ns: i64,
+        exit: Option<Exit>,
+    },
+    Broken {
+        started_at_ns: i64,
+        exit: Option<Exit>,
+    },
 }
 
 /// A stop in progress. Times are the daemon's own, in milliseconds since it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stop {
     /// Asked to end; killed at the time given if it has not.
-    Asked { kill_at_ms: u64 },
+    Asked {
+        kill_at_ms: u64,
+    },
     Killed,
 }
 
@@ -72,11 +94,17 @@ pub enum Deed {
 /// What can happen to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    Made { pid: i32 },
+    Made {
+        pid: i32,
+    },
     StartBegun,
-    Started { started_at_ns: i64 },
+    Started {
+        started_at_ns: i64,
+    },
     StartFailed,
-    StopBegun { kill_at_ms: u64 },
+    StopBegun {
+        kill_at_ms: u64,
+    },
     Killed,
     /// The signal could not be sent.
     StopFailed,
@@ -288,9 +316,11 @@ impl Life {
     pub fn is_worth_keeping(&self) -> bool {
         match self {
             Life::Created { .. } | Life::Running { .. } | Life::Exited { .. } => true,
-            Life::Making | Life::Starting { .. } | Life::Stopping { .. } | Life::Removing { .. } | Life::Broken { .. } => {
-                false
-            }
+            Life::Making
+            | Life::Starting { .. }
+            | Life::Stopping { .. }
+            | Life::Removing { .. }
+            | Life::Broken { .. } => false,
         }
     }
 

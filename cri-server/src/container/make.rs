@@ -34,7 +34,9 @@ pub async fn make(node: &Node, order: Order, progress: &Progress) -> Result<(Fac
     made.map_err(|source| match source {
         // What the request lacks is told plainly.
         Error::Plan(_) | Error::NoImage { .. } | Error::Request(_) => source,
-        source => Error::Making { noun: Noun::Container, id, step: progress.step(), source: Arc::new(source) },
+        source => {
+            Error::Making { noun: Noun::Container, id, step: progress.step(), source: Arc::new(source) }
+        }
     })
 }
 

@@ -32,7 +32,10 @@ impl ImageService for Images {
         answer(&self.node.metrics, "ListImages", work).await
     }
 
-    async fn stream_images(&self, request: Request<v1::StreamImagesRequest>) -> Reply<Self::StreamImagesStream> {
+    async fn stream_images(
+        &self,
+        request: Request<v1::StreamImagesRequest>,
+    ) -> Reply<Self::StreamImagesStream> {
         let images = self.listed(request.into_inner().filter);
         let pieces: Vec<_> = images
             .chunks(STREAM_ITEMS)

@@ -80,7 +80,8 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
-        answer(&self.node.metrics, "Status", async { Ok(self.node_status(request.into_inner().verbose)) }).await
+        answer(&self.node.metrics, "Status", async { Ok(self.node_status(request.into_inner().verbose)) })
+            .await
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
@@ -97,7 +98,10 @@ impl RuntimeService for Runtime {
         Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
-    async fn run_pod_sandbox(&self, request: Request<v1::RunPodSandboxRequest>) -> Reply<v1::RunPodSandboxResponse> {
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Reply<v1::RunPodSandboxResponse> {
         let deadline = deadline(request.metadata());
         let work = async {
             self.node.wait_recovered().await?;
@@ -108,7 +112,10 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "RunPodSandbox", work).await
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<v1::StopPodSandboxRequest>) -> Reply<v1::StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Reply<v1::StopPodSandboxResponse> {
         let id = request.into_inner().pod_sandbox_id;
         let work = async {
             self.ask_sandbox(&id, SandboxAsk::Stop).await?;
@@ -137,14 +144,18 @@ impl RuntimeService for Runtime {
         let work = async {
             let world = self.node.world.now();
             let sandbox = world.sandbox(&request.pod_sandbox_id)?;
-            let info = if request.verbose { words::sandbox_info(&world, &sandbox) } else { Default::default() };
+            let info =
+                if request.verbose { words::sandbox_info(&world, &sandbox) } else { Default::default() };
             let status = Some(words::pod_sandbox_status(&sandbox));
             Ok(v1::PodSandboxStatusResponse { status, info, ..Default::default() })
         };
         answer(&self.node.metrics, "PodSandboxStatus", work).await
     }
 
-    async fn list_pod_sandbox(&self, request: Request<v1::ListPodSandboxRequest>) -> Reply<v1::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Reply<v1::ListPodSandboxResponse> {
         let work = async {
             let items = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
             Ok(v1::ListPodSandboxResponse { items })
@@ -173,7 +184,10 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "CreateContainer", work).await
     }
 
-    async fn start_container(&self, request: Request<v1::StartContainerRequest>) -> Reply<v1::StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Reply<v1::StartContainerResponse> {
         let id = request.into_inner().container_id;
         let work = async {
             self.ask_container(&id, ContainerAsk::Start).await?;
@@ -182,7 +196,10 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "StartContainer", work).await
     }
 
-    async fn stop_container(&self, request: Request<v1::StopContainerRequest>) -> Reply<v1::StopContainerResponse> {
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Reply<v1::StopContainerResponse> {
         let request = request.into_inner();
         let work = async {
             let now_ms = self.node.now_ms();
@@ -206,7 +223,10 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "RemoveContainer", work).await
     }
 
-    async fn list_containers(&self, request: Request<v1::ListContainersRequest>) -> Reply<v1::ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Reply<v1::ListContainersResponse> {
         let work = async {
             let containers = words::containers(&self.node.world.now(), request.into_inner().filter);
             Ok(v1::ListContainersResponse { containers })
@@ -284,7 +304,8 @@ impl RuntimeService for Runtime {
             let (container, _, monitor) = self.running(&request.container_id)?;
             let v1::AttachRequest { tty, stdin, stdout, stderr, .. } = request;
             check_streams(Streams { terminal: tty, stdin, stdout, stderr })?;
-            let (container_id, terminal) = (container.facts.id.to_string(), container.facts.made.plan.terminal);
+            let (container_id, terminal) =
+                (container.facts.id.to_string(), container.facts.made.plan.terminal);
             let session = AttachSession { monitor, container_id, terminal, stdin, stdout, stderr };
             Ok(v1::AttachResponse { url: self.node.streams.attach(session)? })
         };
@@ -306,7 +327,10 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "PortForward", work).await
     }
 
-    async fn container_stats(&self, request: Request<v1::ContainerStatsRequest>) -> Reply<v1::ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<v1::ContainerStatsRequest>,
+    ) -> Reply<v1::ContainerStatsResponse> {
         let id = request.into_inner().container_id;
         let work = async {
             let stats = self.in_thread(move |node| usage::one(node, &id)).await?;
@@ -487,7 +511,9 @@ impl Runtime {
         filter: Option<v1::ContainerStatsFilter>,
     ) -> Result<Vec<v1::ContainerStats>, Error> {
         let containers = words::running(&self.node.world.now(), filter);
-        let read = move |node: &Node| containers.iter().map(|container| usage::of_container(node, container)).collect();
+        let read = move |node: &Node| {
+            containers.iter().map(|container| usage::of_container(node, container)).collect()
+        };
         self.in_thread(read).await
     }
 
@@ -496,7 +522,8 @@ impl Runtime {
         filter: Option<v1::PodSandboxStatsFilter>,
     ) -> Result<Vec<v1::PodSandboxStats>, Error> {
         let sandboxes = words::ready(&self.node.world.now(), filter);
-        let read = move |node: &Node| sandboxes.iter().map(|sandbox| usage::of_sandbox(node, sandbox)).collect();
+        let read =
+            move |node: &Node| sandboxes.iter().map(|sandbox| usage::of_sandbox(node, sandbox)).collect();
         self.in_thread(read).await
     }
 
@@ -517,7 +544,8 @@ fn handlers(config: &crate::config::RuntimeSection) -> Vec<v1::RuntimeHandler> {
         true => v1::RuntimeHandlerFeatures::default(),
         false => own,
     };
-    let handler = |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
+    let handler =
+        |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
     let named = config.handlers.keys().map(|name| handler(name, name));
     [handler(&config.default_handler, ""), handler(crate::config::IN_TREE, crate::config::IN_TREE)]
         .into_iter()

@@ -223,7 +223,10 @@ pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<Strin
 }
 
 /// What `crictl inspect` shows.
-pub(super) fn container_info(container: &Container, spec: Option<serde_json::Value>) -> HashMap<String, String> {
+pub(super) fn container_info(
+    container: &Container,
+    spec: Option<serde_json::Value>,
+) -> HashMap<String, String> {
     let facts = &container.facts;
     let info = serde_json::json!({
         "life": container.life,

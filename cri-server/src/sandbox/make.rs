@@ -79,8 +79,8 @@ async fn attach(node: &Node, facts: &Facts) -> Result<Vec<IpAddr>, Error> {
         Sharing::Own => {
             let pod = plan::network_pod(&facts.plan, facts.config());
             let attached = node.network.attach(&pod).await;
-            let attachment =
-                attached.map_err(|error| Error::Network { id: facts.id.to_string(), source: Arc::new(error) })?;
+            let attachment = attached
+                .map_err(|error| Error::Network { id: facts.id.to_string(), source: Arc::new(error) })?;
             Ok(attachment.ips)
         }
     }

@@ -171,14 +171,19 @@ fn user(field: &'static str, options: Option<&v1::UserNamespace>) -> Result<Opti
     match mode(field, options.mode)? {
         NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(None),
         NamespaceMode::Node => Err(wrong(field, "the host's user namespace takes no mappings")),
-        NamespaceMode::Pod => Ok(Some(IdMaps { uids: maps(field, &options.uids)?, gids: maps(field, &options.gids)? })),
+        NamespaceMode::Pod => {
+            Ok(Some(IdMaps { uids: maps(field, &options.uids)?, gids: maps(field, &options.gids)? }))
+        }
         NamespaceMode::Container | NamespaceMode::Target => Err(wrong(field, "a sandbox takes POD or NODE")),
     }
 }
 
 fn maps(field: &'static str, asked: &[v1::IdMapping]) -> Result<Vec<IdMap>, Invalid> {
     if asked.is_empty() || asked.len() > ID_MAPS_MAX {
-        return Err(wrong(field, format!("{} mappings, and a user namespace takes 1 to {ID_MAPS_MAX}", asked.len())));
+        return Err(wrong(
+            field,
+            format!("{} mappings, and a user namespace takes 1 to {ID_MAPS_MAX}", asked.len()),
+        ));
     }
     let map = |m: &v1::IdMapping| {
         let fits = |start: u32| start.checked_add(m.length).is_some();
@@ -213,7 +218,8 @@ fn check_metadata(config: &v1::PodSandboxConfig) -> Result<(), Invalid> {
 }
 
 fn check_security(security: &v1::LinuxSandboxSecurityContext, host: &Host<'_>) -> Result<(), Invalid> {
-    let asked = security.selinux_options.as_ref().is_some_and(|options| *options != v1::SeLinuxOption::default());
+    let asked =
+        security.selinux_options.as_ref().is_some_and(|options| *options != v1::SeLinuxOption::default());
     if asked && host.selinux {
         return Err(unsupported("security_context.selinux_options", "SELinux"));
     }
@@ -225,7 +231,10 @@ const IPC_SYSCTLS: [&str; 6] =
     ["kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax"];
 const IPC_SYSCTLS_ALSO: [&str; 2] = ["kernel.shmmni", "kernel.shm_rmid_forced"];
 
-fn sysctls(asked: &std::collections::HashMap<String, String>, spaces: &Spaces) -> Result<Vec<(String, String)>, Invalid> {
+fn sysctls(
+    asked: &std::collections::HashMap<String, String>,
+    spaces: &Spaces,
+) -> Result<Vec<(String, String)>, Invalid> {
     let mut sorted: Vec<(String, String)> =
         asked.iter().map(|(name, value)| (name.replace('/', "."), value.clone())).collect();
     sorted.sort();
@@ -236,7 +245,8 @@ fn sysctls(asked: &std::collections::HashMap<String, String>, spaces: &Spaces) -
 }
 
 fn check_sysctl(name: &str, spaces: &Spaces) -> Result<(), Invalid> {
-    let is_ipc = IPC_SYSCTLS.contains(&name) || IPC_SYSCTLS_ALSO.contains(&name) || name.starts_with("fs.mqueue.");
+    let is_ipc =
+        IPC_SYSCTLS.contains(&name) || IPC_SYSCTLS_ALSO.contains(&name) || name.starts_with("fs.mqueue.");
     let (known, sharing, space) = match name {
         _ if name.starts_with("net.") => (true, spaces.network, "network"),
         _ if is_ipc => (true, spaces.ipc, "IPC"),
@@ -269,7 +279,10 @@ fn hostname(config: &v1::PodSandboxConfig, spaces: &Spaces, host: &Host<'_>) -> 
 fn cgroup_parent(parent: &str) -> Result<String, Invalid> {
     const FIELD: &str = "config.linux.cgroup_parent";
     if parent.ends_with(".slice") {
-        return Err(unsupported(FIELD, "the systemd cgroup driver; set cgroupDriver: cgroupfs, so the slice"));
+        return Err(unsupported(
+            FIELD,
+            "the systemd cgroup driver; set cgroupDriver: cgroupfs, so the slice",
+        ));
     }
     if parent.split('/').any(|part| part == "..") || parent.contains('\0') {
         return Err(wrong(FIELD, "must not lead upwards"));
@@ -312,7 +325,12 @@ fn port_mapping(asked: &v1::PortMapping) -> Result<PortMapping, Invalid> {
         "" => None,
         ip => Some(ip.parse::<IpAddr>().map_err(|_| wrong(FIELD, format!("{ip:?} is not an IP address")))?),
     };
-    Ok(PortMapping { protocol, container_port: port(asked.container_port)?, host_port: port(asked.host_port)?, host_ip })
+    Ok(PortMapping {
+        protocol,
+        container_port: port(asked.container_port)?,
+        host_port: port(asked.host_port)?,
+        host_ip,
+    })
 }
 
 /// No wishes at all: as the host does.

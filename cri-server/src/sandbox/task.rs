@@ -17,7 +17,9 @@ use tokio::task::JoinSet;
 
 use super::life::{Answer, Ask, Event};
 use super::{Facts, Life, Name, Sandbox, make, unmake};
-use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Deed, Event as ContainerEvent, Stop};
+use crate::container::life::{
+    Answer as ContainerAnswer, Ask as ContainerAsk, Deed, Event as ContainerEvent, Stop,
+};
 use crate::container::{self, Container, make::Order};
 use crate::error::{Error, Noun, chain};
 use crate::making::{Done, Underway};
@@ -83,12 +85,27 @@ enum Outcome {
     Reached(Result<(Monitor, PodState), Error>),
     Stilled(Result<(), Error>),
     Unmade(Result<(), Error>),
-    ContainerMade { id: Arc<str>, made: Result<(Arc<container::Facts>, container::Life), Error> },
+    ContainerMade {
+        id: Arc<str>,
+        made: Result<(Arc<container::Facts>, container::Life), Error>,
+    },
     /// What a failed making left has been taken away, as far as could be.
-    ContainerUndone { id: Arc<str>, error: Error },
-    Started { id: Arc<str>, started: Result<i64, Error> },
-    Signalled { id: Arc<str>, sent: Result<(), Error> },
-    ContainerUnmade { id: Arc<str>, unmade: Result<(), Error> },
+    ContainerUndone {
+        id: Arc<str>,
+        error: Error,
+    },
+    Started {
+        id: Arc<str>,
+        started: Result<i64, Error>,
+    },
+    Signalled {
+        id: Arc<str>,
+        sent: Result<(), Error>,
+    },
+    ContainerUnmade {
+        id: Arc<str>,
+        unmade: Result<(), Error>,
+    },
 }
 
 /// Makes a sandbox and owns it from then on.
@@ -108,9 +125,18 @@ pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: 
         }
         Err(error) => {
             let undone = unmake::unmake(&node, &facts.id, None).await;
-            match undone {
-                Ok(()) => node.release_name(&name, &facts.id),
-                Err(leftover) => keep_leftover(node, facts, leftover),
+            if let Err(leftover) = &undone {
+                tracing::error!(
+                    sandbox = &*facts.id,
+                    error = chain(leftover),
+                    "what a failed making left stays for now"
+                );
+            }
+            // Only what has a record can be asked about and removed; the rest is swept up.
+            if node.store.sandbox(&facts.id).dir().exists() {
+                keep_leftover(node, facts);
+            } else {
+                node.release_name(&name, &facts.id);
             }
             done.tell(Err(error));
         }
@@ -118,8 +144,7 @@ pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: 
 }
 
 /// A half-made sandbox that could not be taken away stays to be seen, so that it can be removed later.
-fn keep_leftover(node: Arc<Node>, facts: Arc<Facts>, leftover: Error) {
-    tracing::error!(sandbox = &*facts.id, error = chain(&leftover), "what a failed making left stays for now");
+fn keep_leftover(node: Arc<Node>, facts: Arc<Facts>) {
     node.name_made(Name::of(&facts.request), facts.id.clone());
     let (task, messages) = Task::new(node, facts, Life::Broken);
     task.publish();
@@ -214,7 +239,9 @@ impl Task {
 
     fn hear_event(&mut self, event: Result<MonitorEvent, broadcast::error::RecvError>) {
         match event {
-            Ok(MonitorEvent::Exited { container_id, exit }) => self.change(&container_id, ContainerEvent::Exited(exit)),
+            Ok(MonitorEvent::Exited { container_id, exit }) => {
+                self.change(&container_id, ContainerEvent::Exited(exit))
+            }
             Ok(MonitorEvent::Oom { container_id }) => tracing::info!(container_id, "out of memory"),
             Ok(MonitorEvent::ExecExited { .. }) => {}
             Err(broadcast::error::RecvError::Lagged(_)) => self.reach(Duration::ZERO),
@@ -225,7 +252,9 @@ impl Task {
     fn hear_outcome(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
         let outcome = match outcome {
             Ok(outcome) => outcome,
-            Err(error) => return tracing::error!(sandbox = &*self.facts.id, %error, "a piece of work broke off"),
+            Err(error) => {
+                return tracing::error!(sandbox = &*self.facts.id, %error, "a piece of work broke off");
+            }
         };
         match outcome {
             Outcome::Reached(reached) => self.hear_reached(reached),
@@ -280,7 +309,11 @@ impl Task {
                 self.say_caught_up();
             }
             Err(error) => {
-                tracing::error!(sandbox = &*self.facts.id, error = chain(&error), "no monitor for the pod; trying again");
+                tracing::error!(
+                    sandbox = &*self.facts.id,
+                    error = chain(&error),
+                    "no monitor for the pod; trying again"
+                );
                 self.say_caught_up();
                 self.reach(RECONNECT_PAUSE);
             }
@@ -290,10 +323,13 @@ impl Task {
     /// Brings every container's life up to what the monitor has.
     fn catch_up(&mut self, state: &PodState) {
         let lost = Exit { code: LOST_CODE, oom_killed: false, finished_at_ns: self.node.now_ns() };
-        let phases: HashMap<&str, _> = state.containers.iter().map(|c| (c.container_id.as_str(), c.phase)).collect();
+        let phases: HashMap<&str, _> =
+            state.containers.iter().map(|c| (c.container_id.as_str(), c.phase)).collect();
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in ids {
-            let Some(Stage::Made { life, .. }) = self.containers.get(&id).map(|slot| &slot.stage) else { continue };
+            let Some(Stage::Made { life, .. }) = self.containers.get(&id).map(|slot| &slot.stage) else {
+                continue;
+            };
             let (before, after) = (*life, life.corrected(phases.get(&*id).copied(), lost));
             if before != after {
                 self.set_life(&id, after);
@@ -371,7 +407,9 @@ impl Task {
     fn quieten(&mut self) {
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in &ids {
-            let Some(Stage::Made { life, .. }) = self.containers.get(id).map(|slot| &slot.stage) else { continue };
+            let Some(Stage::Made { life, .. }) = self.containers.get(id).map(|slot| &slot.stage) else {
+                continue;
+            };
             let ask = ContainerAsk::Stop { kill_at_ms: 0, now_ms: 0 };
             if let ContainerAnswer::Do(deed) = life.answer(ask)
                 && self.monitor.is_some()
@@ -417,7 +455,11 @@ impl Task {
         match ended {
             Ok(()) => self.be_gone(),
             Err(error) => {
-                tracing::error!(sandbox = &*self.facts.id, error = chain(&error), "removing a sandbox failed");
+                tracing::error!(
+                    sandbox = &*self.facts.id,
+                    error = chain(&error),
+                    "removing a sandbox failed"
+                );
                 self.set(Event::RemovalFailed);
                 self.refuse_all(&error);
             }
@@ -451,8 +493,16 @@ impl Task {
             return tracing::error!(sandbox = &*self.facts.id, life = ?self.life, ?event, "cannot happen");
         };
         self.life = life;
-        if let Err(error) = self.node.store.sandbox(&self.facts.id).write_json("life", &life) {
-            tracing::error!(sandbox = &*self.facts.id, error = chain(&error), "keeping the sandbox's state failed");
+        let kept = self.node.store.sandbox(&self.facts.id).write_json("life", &life);
+        // A removal that failed at the network has taken the record away already.
+        if let Err(error) = kept
+            && !(error.is_missing() && life == Life::Broken)
+        {
+            tracing::error!(
+                sandbox = &*self.facts.id,
+                error = chain(&error),
+                "keeping the sandbox's state failed"
+            );
         }
         self.publish();
     }
@@ -497,7 +547,9 @@ impl Task {
         if name.0.is_empty() {
             return Err(Error::Request("config.metadata.name: must not be empty".into()));
         }
-        if let Some((id, slot)) = self.containers.iter().find(|(_, slot)| container::name(slot.config()) == name) {
+        if let Some((id, slot)) =
+            self.containers.iter().find(|(_, slot)| container::name(slot.config()) == name)
+        {
             return slot.join(id, &config);
         }
         if let Answer::No(why) = self.life.answer(Ask::Create) {
@@ -539,7 +591,11 @@ impl Task {
                     let undone = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
                     if let Err(leftover) = undone {
                         // The sandbox's own removal takes it away at the latest.
-                        tracing::error!(container = &*id, error = chain(&leftover), "what a failed making left stays");
+                        tracing::error!(
+                            container = &*id,
+                            error = chain(&leftover),
+                            "what a failed making left stays"
+                        );
                     }
                     Outcome::ContainerUndone { id, error }
                 });
@@ -695,7 +751,8 @@ impl Task {
                 }
             }
             // The next monitor is asked again.
-            Err(Error::Monitor(error)) if matches!(*error, monitor::Error::Gone) && self.life == Life::Ready => {}
+            Err(Error::Monitor(error))
+                if matches!(*error, monitor::Error::Gone) && self.life == Life::Ready => {}
             Err(error) => {
                 self.change(id, ContainerEvent::RemovalFailed);
                 self.answer_all(id, |ask| ask == ContainerAsk::Remove, &Err(error));
@@ -703,9 +760,15 @@ impl Task {
         }
     }
 
-    fn answer_all(&mut self, id: &Arc<str>, which: impl Fn(ContainerAsk) -> bool, answer: &Result<(), Error>) {
+    fn answer_all(
+        &mut self,
+        id: &Arc<str>,
+        which: impl Fn(ContainerAsk) -> bool,
+        answer: &Result<(), Error>,
+    ) {
         let Some(slot) = self.containers.get_mut(id) else { return };
-        let (answered, still_waiting) = std::mem::take(&mut slot.waiting).into_iter().partition(|(ask, _)| which(*ask));
+        let (answered, still_waiting) =
+            std::mem::take(&mut slot.waiting).into_iter().partition(|(ask, _)| which(*ask));
         slot.waiting = still_waiting;
         for (_, reply) in answered {
             let _ = reply.send(answer.clone());
@@ -747,7 +810,9 @@ impl Task {
     }
 
     fn set_life(&mut self, id: &Arc<str>, after: container::Life) {
-        let Some(Stage::Made { life, .. }) = self.containers.get_mut(id).map(|slot| &mut slot.stage) else { return };
+        let Some(Stage::Made { life, .. }) = self.containers.get_mut(id).map(|slot| &mut slot.stage) else {
+            return;
+        };
         let ended = life.exit().is_none() && after.exit().is_some();
         *life = after;
         self.keep_life(id, after);
@@ -761,7 +826,11 @@ impl Task {
         if life.is_worth_keeping() {
             let record = self.node.store.sandbox(&self.facts.id).container(id);
             if let Err(error) = record.write_json("life", &life) {
-                tracing::error!(container = &**id, error = chain(&error), "keeping the container's state failed");
+                tracing::error!(
+                    container = &**id,
+                    error = chain(&error),
+                    "keeping the container's state failed"
+                );
             }
         }
     }

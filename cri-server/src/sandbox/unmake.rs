@@ -19,20 +19,26 @@ use crate::store::Record;
 /// Tells what is still there.
 pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
     // The plugins want to see the namespace, so the pins go last.
-    let network = node.network.detach(sandbox_id).await;
-    let network = network.map_err(|error| Error::Network { id: sandbox_id.into(), source: Arc::new(error) });
+    let network = detach(node, sandbox_id).await;
     let pod = unmake_pod(node, sandbox_id, monitor).await;
     Error::of_leftovers([network, pod].into_iter().filter_map(Result::err).collect())
 }
 
-/// Takes all of it away.
+/// Takes all of it away. A network that a plugin will not give back holds up nothing else: its record is the
+/// network's own, and [`crate::recover::sweep`] tries again.
 ///
 /// # Errors
 /// Tells what is still there.
 pub async fn unmake(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
-    let mut errors: Vec<Error> = Vec::new();
-    errors.extend(still(node, sandbox_id, monitor).await.err());
+    let network = detach(node, sandbox_id).await;
+    let rest = unmake_rest(node, sandbox_id, monitor).await;
+    Error::of_leftovers([rest, network].into_iter().filter_map(Result::err).collect())
+}
+
+async fn unmake_rest(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
+    unmake_pod(node, sandbox_id, monitor).await?;
     let record = node.store.sandbox(sandbox_id);
+    let mut errors: Vec<Error> = Vec::new();
     for container_id in record.containers() {
         errors.extend(container::unmake::unmake(node, sandbox_id, &container_id, None).await.err());
     }
@@ -40,6 +46,11 @@ pub async fn unmake(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> 
         errors.extend(record.unmake().err().map(Error::from));
     }
     Error::of_leftovers(errors)
+}
+
+async fn detach(node: &Node, sandbox_id: &str) -> Result<(), Error> {
+    let detached = node.network.detach(sandbox_id).await;
+    detached.map_err(|error| Error::Network { id: sandbox_id.into(), source: Arc::new(error) })
 }
 
 /// Has the monitor end everything and then itself. Where it is not there, one is started for the purpose,

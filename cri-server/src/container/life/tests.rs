@@ -19,7 +19,8 @@ fn stop(kill_at_ms: u64) -> Ask {
 
 #[test]
 fn each_state_answers_each_ask() {
-    let check = |life: Life, ask: Ask, answer: Answer| assert_eq!(life.answer(ask), answer, "{life:?} {ask:?}");
+    let check =
+        |life: Life, ask: Ask, answer: Answer| assert_eq!(life.answer(ask), answer, "{life:?} {ask:?}");
     let created = Life::Created { pid: 7 };
     let exited = Life::Exited { started_at_ns: 5, exit: EXIT };
     let killed = Life::Stopping { pid: 7, started_at_ns: 5, stop: Stop::Killed };
@@ -85,7 +86,9 @@ fn asks() -> impl Strategy<Value = Option<Ask>> {
 fn begin(life: &Life, deed: Deed) -> Option<Life> {
     match deed {
         Deed::Start => life.after(Event::StartBegun),
-        Deed::AskToEnd { kill_at_ms } | Deed::Hurry { kill_at_ms } => life.after(Event::StopBegun { kill_at_ms }),
+        Deed::AskToEnd { kill_at_ms } | Deed::Hurry { kill_at_ms } => {
+            life.after(Event::StopBegun { kill_at_ms })
+        }
         Deed::Kill => life.after(Event::Killed),
         Deed::Remove => life.after(Event::RemovalBegun),
     }

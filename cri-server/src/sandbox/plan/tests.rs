@@ -4,9 +4,14 @@ use super::*;
 use crate::config::RuntimeSection;
 
 fn request(change: impl FnOnce(&mut v1::PodSandboxConfig)) -> v1::RunPodSandboxRequest {
-    let metadata =
-        v1::PodSandboxMetadata { name: "web".into(), uid: "u1".into(), namespace: "default".into(), attempt: 0 };
-    let mut config = v1::PodSandboxConfig { metadata: Some(metadata), hostname: "web".into(), ..Default::default() };
+    let metadata = v1::PodSandboxMetadata {
+        name: "web".into(),
+        uid: "u1".into(),
+        namespace: "default".into(),
+        attempt: 0,
+    };
+    let mut config =
+        v1::PodSandboxConfig { metadata: Some(metadata), hostname: "web".into(), ..Default::default() };
     change(&mut config);
     v1::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() }
 }
