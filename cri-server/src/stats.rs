@@ -155,7 +155,9 @@ impl Sample {
     /// each other. A counter that went back belongs to another life of the cgroup.
     fn after(last: Option<&Sample>, at_ns: i64, usage_ns: u64) -> Sample {
         let fresh = Sample { at_ns, usage_ns, rate_nanocores: None };
-        let Some(last) = last.filter(|last| last.at_ns < at_ns && last.usage_ns <= usage_ns) else { return fresh };
+        let Some(last) = last.filter(|last| last.at_ns < at_ns && last.usage_ns <= usage_ns) else {
+            return fresh;
+        };
         let elapsed_ns = at_ns - last.at_ns;
         if elapsed_ns < RATE_MIN_NS {
             return *last;

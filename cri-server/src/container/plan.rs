@@ -33,7 +33,9 @@ mod user;
 mod tests;
 
 pub use exec::exec_process;
-pub use gather::{CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather};
+pub use gather::{
+    CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather,
+};
 pub use invalid::Invalid;
 pub use settings::Settings;
 
@@ -223,7 +225,9 @@ fn oci_user(user: &User) -> oci_spec::runtime::User {
 /// An image built elsewhere may name its directory without the leading slash; a request may not.
 fn working_dir(inputs: &Inputs<'_>) -> Result<PathBuf, Invalid> {
     let (asked, image) = (&inputs.config.working_dir, inputs.image.working_dir);
-    require(!asked.contains('\0') && !image.contains('\0'), "working_dir", || "it has a NUL byte".to_owned())?;
+    require(!asked.contains('\0') && !image.contains('\0'), "working_dir", || {
+        "it has a NUL byte".to_owned()
+    })?;
     if asked.is_empty() {
         return Ok(Path::new("/").join(image));
     }
@@ -272,6 +276,9 @@ fn owner(inputs: &Inputs<'_>, user: &User) -> Result<Owner, Invalid> {
     let gid = namespaces::on_host(user.gid, maps.map(|maps| maps.gids.as_slice()));
     match (uid, gid) {
         (Some(uid), Some(gid)) => Ok(Owner { uid, gid }),
-        _ => Err(Invalid::wrong("run_as_user", "the user namespace of the pod does not map the user or its group")),
+        _ => Err(Invalid::wrong(
+            "run_as_user",
+            "the user namespace of the pod does not map the user or its group",
+        )),
     }
 }

@@ -24,9 +24,15 @@ struct Finding {
 enum Verdict {
     Fine(String),
     /// Works, but something is lost.
-    Poor { is: String, advice: String },
+    Poor {
+        is: String,
+        advice: String,
+    },
     /// Does not work.
-    Broken { is: String, advice: String },
+    Broken {
+        is: String,
+        advice: String,
+    },
 }
 
 impl Finding {
@@ -77,7 +83,11 @@ pub(super) fn doctor(config_file: &Path, socket: Option<&Path>) -> Result<(), Er
             config
         }
         Err(error) => {
-            findings.push(Finding::broken("settings", crate::error::chain(&error), "correct the file; `berth config default` shows every key"));
+            findings.push(Finding::broken(
+                "settings",
+                crate::error::chain(&error),
+                "correct the file; `berth config default` shows every key",
+            ));
             Config::default()
         }
     };
@@ -92,7 +102,11 @@ pub(super) fn doctor(config_file: &Path, socket: Option<&Path>) -> Result<(), Er
 }
 
 fn settings(file: &Path) -> Finding {
-    let is = if file.exists() { file.display().to_string() } else { format!("defaults ({} is not there)", file.display()) };
+    let is = if file.exists() {
+        file.display().to_string()
+    } else {
+        format!("defaults ({} is not there)", file.display())
+    };
     Finding::fine("settings", is)
 }
 
@@ -116,7 +130,10 @@ mod tests {
     fn a_finding_is_a_line_and_an_advice() {
         assert_eq!(Finding::fine("kernel", "6.1").to_string(), "ok    kernel          6.1");
         let poor = Finding::wished("AppArmor", false, "profile", "write one");
-        assert_eq!(poor.to_string(), format!("warn  AppArmor        no profile\n      {:<14}  -> write one", ""));
+        assert_eq!(
+            poor.to_string(),
+            format!("warn  AppArmor        no profile\n      {:<14}  -> write one", "")
+        );
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) async fn run(command: &ImageCommand, socket: &Path) -> Result<(), Err
 /// The daemon reads the archive itself, so the path must mean the same to it.
 async fn import(channel: Channel, arguments: &ImportArguments) -> Result<(), Error> {
     let shown = arguments.archive.display().to_string();
-    let path = arguments.archive.canonicalize().map_err(|source| Error::Io { what: shown.clone(), source })?;
+    let path =
+        arguments.archive.canonicalize().map_err(|source| Error::Io { what: shown.clone(), source })?;
     let path = path.into_os_string().into_string().map_err(|path| Error::Io {
         what: path.display().to_string(),
         source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"),
@@ -85,7 +86,8 @@ impl Bars {
     fn show(&mut self, layers: &[LayerProgress]) {
         for layer in layers {
             let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| {
-                let bar = ProgressBar::new(layer.size_bytes).with_style(style()).with_prefix(short(&layer.digest));
+                let bar =
+                    ProgressBar::new(layer.size_bytes).with_style(style()).with_prefix(short(&layer.digest));
                 self.all.add(bar)
             });
             bar.set_length(layer.size_bytes.max(layer.done_bytes));
@@ -105,7 +107,8 @@ impl Bars {
 }
 
 fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("  {prefix} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec}");
+    let style =
+        ProgressStyle::with_template("  {prefix} [{bar:30}] {bytes:>10}/{total_bytes:10} {bytes_per_sec}");
     style.expect("the template is right").progress_chars("=> ")
 }
 

@@ -14,7 +14,8 @@ pub(super) fn size(bytes: u64) -> String {
 
 /// The two greatest parts: `3h12m`.
 pub(super) fn span(seconds: u64) -> String {
-    let parts = [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let parts =
+        [(seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
     parts[first..].iter().take(2).map(|(count, unit)| format!("{count}{unit}")).collect()
 }

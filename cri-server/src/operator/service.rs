@@ -10,7 +10,8 @@ use futures_util::stream::{self, Stream};
 use image_service::{Image, Images, Progress, PullRequest};
 use proto::operator::operator_server::{Operator, OperatorServer};
 use proto::operator::{
-    DaemonRequest, DaemonResponse, ImageProgress, ImportImageRequest, LayerProgress, PullImageRequest, StoredImage,
+    DaemonRequest, DaemonResponse, ImageProgress, ImportImageRequest, LayerProgress, PullImageRequest,
+    StoredImage,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};

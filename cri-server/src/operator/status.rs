@@ -21,7 +21,8 @@ pub(super) async fn status(socket: &Path) -> Result<(), Error> {
     let daemon = OperatorClient::new(channel.clone()).daemon(DaemonRequest {}).await?.into_inner();
     let status = runtime.status(v1::StatusRequest::default()).await?.into_inner();
     let sandboxes = runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.into_inner().items;
-    let containers = runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner().containers;
+    let containers =
+        runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner().containers;
     let usage = ImageServiceClient::new(channel).image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
     let now_ns = now_ns();
     print!("{}", about(&daemon, socket, now_ns));
@@ -44,7 +45,12 @@ fn age(from_ns: i64, now_ns: i64) -> String {
 fn about(daemon: &DaemonResponse, socket: &Path, now_ns: i64) -> String {
     let config = if daemon.config_file.is_empty() { "defaults" } else { &daemon.config_file };
     let lines = [
-        format!("berthd    {} (pid {}), up {}", daemon.version, daemon.pid, age(daemon.started_at_ns, now_ns)),
+        format!(
+            "berthd    {} (pid {}), up {}",
+            daemon.version,
+            daemon.pid,
+            age(daemon.started_at_ns, now_ns)
+        ),
         format!("settings  {config}"),
         format!("socket    {}", socket.display()),
         format!("root      {}", daemon.root),
@@ -74,7 +80,8 @@ fn disk(usage: &v1::ImageFsInfoResponse) -> String {
 
 fn count(sandboxes: &[v1::PodSandbox], containers: &[v1::Container]) -> String {
     let ready = sandboxes.iter().filter(|sandbox| sandbox.state() == PodSandboxState::SandboxReady).count();
-    let running = containers.iter().filter(|container| container.state() == ContainerState::ContainerRunning).count();
+    let running =
+        containers.iter().filter(|container| container.state() == ContainerState::ContainerRunning).count();
     format!("{} pods ({ready} ready), {} containers ({running} running)", sandboxes.len(), containers.len())
 }
 

@@ -52,7 +52,9 @@ fn compare(text: &[u8], machine: Machine, capabilities: &[Capability]) {
 fn runtime_default_gives_the_verdicts_of_the_containers_default() {
     let text = match std::fs::read(REFERENCE) {
         Ok(text) => text,
-        Err(e) if std::env::var_os("CI").is_some() => panic!("{REFERENCE}: {e}; apt-get install golang-github-containers-common"),
+        Err(e) if std::env::var_os("CI").is_some() => {
+            panic!("{REFERENCE}: {e}; apt-get install golang-github-containers-common")
+        }
         Err(e) => return println!("skipped: {REFERENCE}: {e}"),
     };
     let gates = [
@@ -91,7 +93,10 @@ fn no_call_of_runtime_default_is_decided_twice() {
 }
 
 fn parsed(text: &str) -> Result<LinuxSeccomp, Error> {
-    parse_for(text.as_bytes(), &Conditions { machine: Machine::Amd64, capabilities: &[Capability::SysAdmin], kernel: (5, 10) })
+    parse_for(
+        text.as_bytes(),
+        &Conditions { machine: Machine::Amd64, capabilities: &[Capability::SysAdmin], kernel: (5, 10) },
+    )
 }
 
 #[test]

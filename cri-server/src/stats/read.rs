@@ -37,7 +37,12 @@ pub struct Reader {
 enum Hierarchies {
     V2(OwnedFd),
     /// One for each controller that is mounted, and the empty cgroup2 that a hybrid host has beside them.
-    V1 { cpuacct: Option<OwnedFd>, memory: Option<OwnedFd>, pids: Option<OwnedFd>, unified: Option<OwnedFd> },
+    V1 {
+        cpuacct: Option<OwnedFd>,
+        memory: Option<OwnedFd>,
+        pids: Option<OwnedFd>,
+        unified: Option<OwnedFd>,
+    },
 }
 
 impl Reader {
@@ -68,7 +73,9 @@ impl Reader {
         match &self.hierarchies {
             Hierarchies::V2(root) => Ok(v2(&open(root, cgroup_path)?, at_ns, buffer)),
             Hierarchies::V1 { cpuacct, memory, pids, unified } => {
-                let find = |hierarchy: &Option<OwnedFd>| hierarchy.as_ref().map(|root| open(root, cgroup_path)).transpose();
+                let find = |hierarchy: &Option<OwnedFd>| {
+                    hierarchy.as_ref().map(|root| open(root, cgroup_path)).transpose()
+                };
                 let (memory, cpuacct, pids) = (find(memory)?, find(cpuacct)?, find(pids)?);
                 let mut stats = v1(cpuacct.as_ref(), memory.as_ref(), pids.as_ref(), at_ns, buffer);
                 if let Ok(Some(unified)) = find(unified) {
@@ -153,7 +160,11 @@ fn v2_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Memor
 fn v2_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
     let usage_bytes = number(text(cgroup, "memory.swap.current", buffer))?;
     let limit_bytes = number(text(cgroup, "memory.swap.max", buffer));
-    Some(Swap { at_ns, usage_bytes, available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)) })
+    Some(Swap {
+        at_ns,
+        usage_bytes,
+        available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)),
+    })
 }
 
 fn v1(
@@ -198,7 +209,11 @@ fn v1_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
     let both = keyed(stat, "hierarchical_memsw_limit").filter(|limit| *limit < V1_UNLIMITED);
     let memory = keyed(stat, "hierarchical_memory_limit").filter(|limit| *limit < V1_UNLIMITED);
     let limit_bytes = both.zip(memory).map(|(both, memory)| both.saturating_sub(memory));
-    Some(Swap { at_ns, usage_bytes, available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)) })
+    Some(Swap {
+        at_ns,
+        usage_bytes,
+        available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)),
+    })
 }
 
 fn processes(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Processes> {

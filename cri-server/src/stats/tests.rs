@@ -9,9 +9,13 @@ fn the_kernels_texts_are_read() {
     assert_eq!(number(b"max\n"), None);
     assert_eq!(keyed(b"anon 1\ninactive_file 2\ninactive_file_x 3\n", "inactive_file"), Some(2));
     assert_eq!(keyed(b"anon 1\n", "file"), None);
-    let text = b"some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
+    let text =
+        b"some avg10=1.50 avg60=0.25 avg300=0.00 total=12\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
     let pressure = pressure(text).unwrap();
-    assert_eq!((pressure.some.average_10s, pressure.some.total_ns, pressure.full.total_ns), (1.5, 12_000, 3_000));
+    assert_eq!(
+        (pressure.some.average_10s, pressure.some.total_ns, pressure.full.total_ns),
+        (1.5, 12_000, 3_000)
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ pub(super) fn annotations(inputs: &Inputs<'_>) -> HashMap<String, String> {
     let metadata = inputs.sandbox.config.metadata.clone().unwrap_or_default();
     let container = inputs.config.metadata.clone().unwrap_or_default();
     let image = inputs.config.image.clone().unwrap_or_default();
-    let image_name = if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
+    let image_name =
+        if image.user_specified_image.is_empty() { image.image } else { image.user_specified_image };
     let told = [
         ("io.kubernetes.cri.container-type", "container".to_owned()),
         ("io.kubernetes.cri.container-name", container.name),

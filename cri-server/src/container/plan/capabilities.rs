@@ -58,7 +58,11 @@ const ALL: [Capability; 41] = [
 
 /// A mask of /proc/PID/status as a set.
 pub(super) fn from_mask(mask: u64) -> Vec<Capability> {
-    ALL.iter().enumerate().filter(|(bit, _)| mask >> bit & 1 == 1).map(|(_, capability)| *capability).collect()
+    ALL.iter()
+        .enumerate()
+        .filter(|(bit, _)| mask >> bit & 1 == 1)
+        .map(|(_, capability)| *capability)
+        .collect()
 }
 
 pub(super) fn capabilities(
@@ -66,11 +70,8 @@ pub(super) fn capabilities(
     security: &LinuxContainerSecurityContext,
 ) -> Result<LinuxCapabilities, Invalid> {
     let held: Capabilities = inputs.host.machine.capabilities.iter().copied().collect();
-    let (granted, ambient) = if security.privileged {
-        (held, HashSet::new())
-    } else {
-        asked(inputs, security, &held)?
-    };
+    let (granted, ambient) =
+        if security.privileged { (held, HashSet::new()) } else { asked(inputs, security, &held)? };
     let mut set = LinuxCapabilities::default();
     set.set_bounding(Some(granted.clone()))
         .set_effective(Some(granted.clone()))

@@ -42,7 +42,11 @@ pub(super) fn devices(
             nodes.push(node(device));
         }
     }
-    let rules = if security.privileged { vec![rule(true, LinuxDeviceType::A, None, None, "rwm")] } else { rules(asked) };
+    let rules = if security.privileged {
+        vec![rule(true, LinuxDeviceType::A, None, None, "rwm")]
+    } else {
+        rules(asked)
+    };
     Ok(Devices { nodes, rules })
 }
 
@@ -54,10 +58,18 @@ fn check(inputs: &Inputs<'_>) -> Result<(), Invalid> {
         let field = format!("devices[{index}]");
         let permissions = &device.permissions;
         let fits = !permissions.is_empty() && permissions.chars().all(|letter| "rwm".contains(letter));
-        require(fits, &format!("{field}.permissions"), || format!("{permissions:?} is not made of r, w and m"))?;
-        let path = Path::new(if device.container_path.is_empty() { &device.host_path } else { &device.container_path });
+        require(fits, &format!("{field}.permissions"), || {
+            format!("{permissions:?} is not made of r, w and m")
+        })?;
+        let path = Path::new(if device.container_path.is_empty() {
+            &device.host_path
+        } else {
+            &device.container_path
+        });
         let below = path.is_absolute() && !path.components().any(|part| part.as_os_str() == "..");
-        require(below, &format!("{field}.container_path"), || format!("{} is not an absolute path", path.display()))?;
+        require(below, &format!("{field}.container_path"), || {
+            format!("{} is not an absolute path", path.display())
+        })?;
     }
     Ok(())
 }
@@ -82,7 +94,9 @@ fn rules(asked: &[HostDevice]) -> Vec<LinuxDeviceCgroup> {
         rule(true, character, None, None, "m"),
         rule(true, LinuxDeviceType::B, None, None, "m"),
     ];
-    rules.extend(PROMISED.iter().map(|(_, major, minor)| rule(true, character, Some(*major), Some(*minor), "rwm")));
+    rules.extend(
+        PROMISED.iter().map(|(_, major, minor)| rule(true, character, Some(*major), Some(*minor), "rwm")),
+    );
     rules.extend(TERMINALS.iter().map(|(major, minor)| rule(true, character, Some(*major), *minor, "rwm")));
     rules.extend(asked.iter().map(|d| rule(true, d.kind, Some(d.major), Some(d.minor), &d.permissions)));
     rules
@@ -96,6 +110,10 @@ fn rule(
     access: &str,
 ) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
-    rule.set_allow(allow).set_typ(Some(kind)).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
+    rule.set_allow(allow)
+        .set_typ(Some(kind))
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
     rule
 }

@@ -39,7 +39,8 @@ fn checked(index: usize, entry: &KeyValue) -> Result<(&str, &str), Invalid> {
     require(key_fits, &field, || format!("{:?} cannot be the name of a variable", entry.key))?;
     require(!entry.value.contains(&0), &field, || format!("the value of {} has a NUL byte", entry.key))?;
     let value = std::str::from_utf8(&entry.value).map_err(|_| {
-        let reason = format!("the value of {} is not UTF-8, which the OCI configuration cannot hold", entry.key);
+        let reason =
+            format!("the value of {} is not UTF-8, which the OCI configuration cannot hold", entry.key);
         Invalid::wrong(&*field, reason)
     })?;
     Ok((&entry.key, value))

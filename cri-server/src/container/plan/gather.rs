@@ -154,7 +154,9 @@ fn swap_accounting(cgroup: CgroupVersion) -> bool {
 fn hugepage_sizes(cgroup: CgroupVersion) -> BTreeSet<String> {
     let limitable = match cgroup {
         CgroupVersion::V1 => Path::new("/sys/fs/cgroup/hugetlb").exists(),
-        CgroupVersion::V2 => read_fact("/sys/fs/cgroup/cgroup.controllers").split_whitespace().any(|c| c == "hugetlb"),
+        CgroupVersion::V2 => {
+            read_fact("/sys/fs/cgroup/cgroup.controllers").split_whitespace().any(|c| c == "hugetlb")
+        }
     };
     if !limitable {
         return BTreeSet::new();
@@ -190,9 +192,11 @@ fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
     let mut found = Vec::new();
     for (index, device) in asked.iter().enumerate() {
         let field = format!("devices[{index}].host_path");
-        let path = fs::canonicalize(&device.host_path).map_err(|e| unreachable(&field, &device.host_path, e))?;
+        let path =
+            fs::canonicalize(&device.host_path).map_err(|e| unreachable(&field, &device.host_path, e))?;
         let metadata = fs::metadata(&path).map_err(|e| unreachable(&field, &device.host_path, e))?;
-        let target = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+        let target =
+            if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
         let before = found.len();
         if metadata.is_dir() {
             walk(&path, Path::new(target), &device.permissions, DEVICE_DEPTH_MAX, &mut found);
@@ -200,7 +204,10 @@ fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
             found.extend(node(&metadata, PathBuf::from(target), &device.permissions));
         }
         if found.len() == before {
-            return Err(Invalid::wrong(field, format!("{} is not a device and has none below it", device.host_path)));
+            return Err(Invalid::wrong(
+                field,
+                format!("{} is not a device and has none below it", device.host_path),
+            ));
         }
     }
     Ok(found)
@@ -217,7 +224,8 @@ fn all_devices() -> Vec<HostDevice> {
 }
 
 /// Below /dev, what each container has of its own.
-const NOT_THE_HOSTS: [&str; 6] = ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/ptmx"];
+const NOT_THE_HOSTS: [&str; 6] =
+    ["/dev/pts", "/dev/shm", "/dev/fd", "/dev/mqueue", "/dev/console", "/dev/ptmx"];
 
 fn walk(host_dir: &Path, target_dir: &Path, permissions: &str, depth: usize, found: &mut Vec<HostDevice>) {
     let Ok(entries) = fs::read_dir(host_dir) else { return };
@@ -257,7 +265,8 @@ fn node(metadata: &Metadata, path: PathBuf, permissions: &str) -> Option<HostDev
 
 fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
     let private = v1::MountPropagation::PropagationPrivate as i32;
-    let table = if mounts.iter().any(|mount| mount.propagation != private) { mount_table() } else { Vec::new() };
+    let table =
+        if mounts.iter().any(|mount| mount.propagation != private) { mount_table() } else { Vec::new() };
     mounts.iter().enumerate().map(|(index, mount)| mount_source(index, mount, &table)).collect()
 }
 

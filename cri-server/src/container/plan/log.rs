@@ -11,7 +11,8 @@ pub(super) fn log_path(inputs: &Inputs<'_>) -> Result<Option<PathBuf>, Invalid> 
     if directory.is_empty() || name.is_empty() {
         return Ok(None);
     }
-    let below = Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    let below =
+        Path::new(name).components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
     require(below, "log_path", || format!("{name} leaves the sandbox's log directory"))?;
     require(Path::new(directory).is_absolute(), "log_directory", || format!("{directory} is not absolute"))?;
     Ok(Some(Path::new(directory).join(name)))

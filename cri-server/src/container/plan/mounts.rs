@@ -36,7 +36,10 @@ pub(super) struct Mounts {
     pub(super) missing_sources: Vec<PathBuf>,
 }
 
-pub(super) fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Result<Mounts, Invalid> {
+pub(super) fn mounts(
+    inputs: &Inputs<'_>,
+    security: &LinuxContainerSecurityContext,
+) -> Result<Mounts, Invalid> {
     let mut asked = Vec::new();
     for (index, (mount, source)) in inputs.config.mounts.iter().zip(&inputs.host.mounts).enumerate() {
         asked.push(bind(&format!("mounts[{index}]"), mount, source, inputs)?);
@@ -57,7 +60,9 @@ pub(super) fn mounts(inputs: &Inputs<'_>, security: &LinuxContainerSecurityConte
 /// One of ours gives way to one asked for at the same place, and all of ours in /dev to a /dev asked for.
 fn replaced(ours: &Path, asked: &[Mount]) -> bool {
     let dev = Path::new("/dev");
-    asked.iter().any(|mount| mount.destination() == ours || (mount.destination() == dev && ours.starts_with(dev)))
+    asked
+        .iter()
+        .any(|mount| mount.destination() == ours || (mount.destination() == dev && ours.starts_with(dev)))
 }
 
 fn mount(destination: &str, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
@@ -114,7 +119,12 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_
     let mut options = vec!["rbind", propagation, access(field, asked)?];
     for option in &asked.mount_options {
         let known = EXTRA_OPTIONS.iter().find(|known| *known == option);
-        options.push(known.ok_or_else(|| Invalid::wrong(format!("{field}.mount_options"), format!("{option} is not one of {EXTRA_OPTIONS:?}")))?);
+        options.push(known.ok_or_else(|| {
+            Invalid::wrong(
+                format!("{field}.mount_options"),
+                format!("{option} is not one of {EXTRA_OPTIONS:?}"),
+            )
+        })?);
     }
     let mut bound = mount(&destination, "bind", source.path.clone(), &options);
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
@@ -125,16 +135,22 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_
 }
 
 fn refuse_unsupported(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<(), Invalid> {
-    if asked.image.as_ref().is_some_and(|image| *image != v1::ImageSpec::default()) || !asked.image_sub_path.is_empty() {
+    if asked.image.as_ref().is_some_and(|image| *image != v1::ImageSpec::default())
+        || !asked.image_sub_path.is_empty()
+    {
         return Err(Invalid::unsupported(format!("{field}.image"), "an image as a volume"));
     }
     if asked.selinux_relabel && inputs.host.machine.selinux {
         return Err(Invalid::unsupported(format!("{field}.selinux_relabel"), "SELinux relabelling"));
     }
     let absolute = Path::new(&asked.host_path).is_absolute();
-    require(absolute, &format!("{field}.host_path"), || format!("{:?} is not an absolute path", asked.host_path))?;
+    require(absolute, &format!("{field}.host_path"), || {
+        format!("{:?} is not an absolute path", asked.host_path)
+    })?;
     let both = asked.uid_mappings.is_empty() == asked.gid_mappings.is_empty();
-    require(both, &format!("{field}.uid_mappings"), || "users and groups are mapped together or not at all".to_owned())
+    require(both, &format!("{field}.uid_mappings"), || {
+        "users and groups are mapped together or not at all".to_owned()
+    })
 }
 
 fn mappings(asked: &[v1::IdMapping]) -> Vec<LinuxIdMapping> {
@@ -182,7 +198,9 @@ fn propagation(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<&
     };
     let (option, possible) = match wish {
         MountPropagation::PropagationPrivate => ("rprivate", true),
-        MountPropagation::PropagationHostToContainer => ("rslave", source.propagation != Propagation::Private),
+        MountPropagation::PropagationHostToContainer => {
+            ("rslave", source.propagation != Propagation::Private)
+        }
         MountPropagation::PropagationBidirectional => ("rshared", source.propagation == Propagation::Shared),
     };
     require(possible, &field, || {

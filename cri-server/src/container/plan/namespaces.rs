@@ -81,12 +81,16 @@ fn pid(
             NamespaceMode::Container => PidSharing::Container,
             NamespaceMode::Pod => PidSharing::Pod,
             NamespaceMode::Node => PidSharing::Host,
-            NamespaceMode::Target => return Err(Invalid::unsupported(field, "the PID namespace of another container")),
+            NamespaceMode::Target => {
+                return Err(Invalid::unsupported(field, "the PID namespace of another container"));
+            }
         },
     };
     match (wish, pod) {
         (PidSharing::Container, _) => Ok(Some(namespace(LinuxNamespaceType::Pid, None))),
-        (PidSharing::Pod, PidSharing::Pod) => Ok(Some(namespace(LinuxNamespaceType::Pid, Some(pins.join("pid"))))),
+        (PidSharing::Pod, PidSharing::Pod) => {
+            Ok(Some(namespace(LinuxNamespaceType::Pid, Some(pins.join("pid")))))
+        }
         (PidSharing::Host, PidSharing::Host) => Ok(None),
         (PidSharing::Pod, PidSharing::Container) => {
             Err(Invalid::wrong(field, "the sandbox has no PID namespace to share"))

@@ -42,13 +42,18 @@ fn stated(number: i64) -> Option<i64> {
 }
 
 fn cpu(asked: &LinuxContainerResources) -> Result<Option<LinuxCpu>, Invalid> {
-    let (shares, quota, period) = (stated(asked.cpu_shares), stated(asked.cpu_quota), stated(asked.cpu_period));
+    let (shares, quota, period) =
+        (stated(asked.cpu_shares), stated(asked.cpu_quota), stated(asked.cpu_period));
     let positive = shares.is_none_or(|shares| shares > 0);
     require(positive, "resources.cpu_shares", || format!("{} is negative", asked.cpu_shares))?;
     let period_fits = period.is_none_or(|period| PERIOD_US.contains(&period));
-    require(period_fits, "resources.cpu_period", || format!("{} is not from 1000 to 1000000", asked.cpu_period))?;
+    require(period_fits, "resources.cpu_period", || {
+        format!("{} is not from 1000 to 1000000", asked.cpu_period)
+    })?;
     let quota_fits = quota.is_none_or(|quota| quota == -1 || quota >= QUOTA_MIN_US);
-    require(quota_fits, "resources.cpu_quota", || format!("{} is neither -1 nor 1000 or more", asked.cpu_quota))?;
+    require(quota_fits, "resources.cpu_quota", || {
+        format!("{} is neither -1 nor 1000 or more", asked.cpu_quota)
+    })?;
     let mut cpu = LinuxCpu::default();
     let shares = shares.map(|shares| shares.clamp(SHARES_MIN, SHARES_MAX).unsigned_abs());
     cpu.set_shares(shares)
@@ -127,9 +132,12 @@ fn unified(
     if asked.unified.is_empty() {
         return Ok(None);
     }
-    require(machine.cgroup == CgroupVersion::V2, field, || "this machine has no unified cgroup hierarchy".to_owned())?;
+    require(machine.cgroup == CgroupVersion::V2, field, || {
+        "this machine has no unified cgroup hierarchy".to_owned()
+    })?;
     for name in asked.unified.keys() {
-        let fits = name.contains('.') && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte));
+        let fits = name.contains('.')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._".contains(&byte));
         require(fits, field, || format!("{name:?} is not a file of the cgroup2 interface"))?;
     }
     Ok(Some(asked.unified.clone()))

@@ -53,7 +53,9 @@ pub(super) fn seccomp(security: &LinuxContainerSecurityContext) -> Result<Seccom
         Some(profile) => match profile_type(field, profile.profile_type)? {
             ProfileType::RuntimeDefault => Ok(Seccomp::RuntimeDefault),
             ProfileType::Unconfined => Ok(Seccomp::Unconfined),
-            ProfileType::Localhost => localhost("security_context.seccomp.localhost_ref", &profile.localhost_ref),
+            ProfileType::Localhost => {
+                localhost("security_context.seccomp.localhost_ref", &profile.localhost_ref)
+            }
         },
     }
 }
@@ -116,7 +118,9 @@ pub(super) fn apparmor(
             Err(Invalid::unsupported(field, "a default AppArmor profile"))
         }
         (ProfileType::RuntimeDefault, _) => Ok(None),
-        (ProfileType::Localhost, _) if !on => Err(Invalid::wrong(field, "AppArmor is not enabled on this host")),
+        (ProfileType::Localhost, _) if !on => {
+            Err(Invalid::wrong(field, "AppArmor is not enabled on this host"))
+        }
         (ProfileType::Localhost, Explicit::Profile(name)) => Ok(Some(name)),
         (ProfileType::Localhost, _) => Err(Invalid::wrong(field, "localhost_ref is empty")),
     }
@@ -144,13 +148,19 @@ fn asked_apparmor(security: &LinuxContainerSecurityContext) -> Result<(ProfileTy
         "unconfined" => Ok((ProfileType::Unconfined, Explicit::Yes)),
         other => match other.strip_prefix("localhost/") {
             Some(name) => Ok((ProfileType::Localhost, named(name))),
-            None => Err(Invalid::wrong("security_context.apparmor_profile", format!("{other} names no kind of profile"))),
+            None => Err(Invalid::wrong(
+                "security_context.apparmor_profile",
+                format!("{other} names no kind of profile"),
+            )),
         },
     }
 }
 
 /// Labels mean nothing where SELinux is off, and the peers take them there as no wish.
-pub(super) fn check_selinux(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Result<(), Invalid> {
+pub(super) fn check_selinux(
+    inputs: &Inputs<'_>,
+    security: &LinuxContainerSecurityContext,
+) -> Result<(), Invalid> {
     let asked = security.selinux_options.clone().unwrap_or_default() != proto::v1::SeLinuxOption::default();
     if asked && inputs.host.machine.selinux {
         return Err(Invalid::unsupported("security_context.selinux_options", "SELinux labelling"));
@@ -176,12 +186,17 @@ pub(super) fn paths(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContex
         [] => default.iter().map(ToString::to_string).collect(),
         asked => asked.to_vec(),
     };
-    let mut paths = Paths { masked: or(&security.masked_paths, &MASKED), readonly: or(&security.readonly_paths, &READONLY) };
+    let mut paths = Paths {
+        masked: or(&security.masked_paths, &MASKED),
+        readonly: or(&security.readonly_paths, &READONLY),
+    };
     if !paths.masked.iter().any(|path| path == POWERCAP) {
         paths.masked.push(POWERCAP.to_owned());
     }
     for path in paths.masked.iter().chain(&paths.readonly) {
-        require(Path::new(path).is_absolute(), "security_context.masked_paths", || format!("{path} is not absolute"))?;
+        require(Path::new(path).is_absolute(), "security_context.masked_paths", || {
+            format!("{path} is not absolute")
+        })?;
     }
     Ok(paths)
 }

@@ -31,7 +31,8 @@ struct TestImage {
 
 const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33::/var/www:/bin/sh\n\
     app:x:1000:1001::/home/app:/bin/sh\n1002:x:0:0::/root:/bin/sh\n4294967296:x:0:0::/:/bin/sh\nbad:x:nine:0::/:\n";
-const GROUP: &[u8] = b"root:x:0:\nwww-data:x:33:\nvideo:x:44:app,www-data\nwheel:x:10:root,app\n4294967295:x:7:\n";
+const GROUP: &[u8] =
+    b"root:x:0:\nwww-data:x:33:\nvideo:x:44:app,www-data\nwheel:x:10:root,app\n4294967295:x:7:\n";
 
 impl Case {
     fn new() -> Self {
@@ -203,7 +204,9 @@ fn a_pod_of_the_kubelet() {
             memory_limit_in_bytes: 64 << 20,
             memory_swap_limit_in_bytes: 64 << 20,
             oom_score_adj: -997,
-            hugepage_limits: ["2MB", "1GB"].map(|size| v1::HugepageLimit { page_size: size.into(), limit: 0 }).into(),
+            hugepage_limits: ["2MB", "1GB"]
+                .map(|size| v1::HugepageLimit { page_size: size.into(), limit: 0 })
+                .into(),
             ..Default::default()
         };
         let security = case.security();
@@ -262,7 +265,8 @@ fn strings(words: &[&str]) -> Vec<String> {
 #[test]
 fn command_and_args_stand_over_entrypoint_and_cmd() {
     let check = |command: &[&str], args: &[&str], expected: &[&str]| {
-        let plan = planned(|case| (case.config.command, case.config.args) = (strings(command), strings(args)));
+        let plan =
+            planned(|case| (case.config.command, case.config.args) = (strings(command), strings(args)));
         assert_eq!(plan.spec.process().as_ref().unwrap().args().as_ref().unwrap(), &strings(expected));
     };
     check(&[], &[], &["/entry", "--serve"]);
@@ -289,7 +293,8 @@ fn the_environment_is_made_of_layers() {
         set(case, "COLOUR", b"blue");
         set(case, "EMPTY", b"");
     });
-    let expected = ["PATH=/opt/bin:/bin", "TERM=xterm", "ZONE=a", "COLOUR=blue", "HOSTNAME=web", "EMPTY=", "HOME=/root"];
+    let expected =
+        ["PATH=/opt/bin:/bin", "TERM=xterm", "ZONE=a", "COLOUR=blue", "HOSTNAME=web", "EMPTY=", "HOME=/root"];
     assert_eq!(env_of(&plan), expected);
     refused("envs[0]: \"\" cannot", |case| set(case, "", b"x"));
     refused("envs[0]: \"A=B\" cannot", |case| set(case, "A=B", b"x"));
@@ -401,7 +406,8 @@ fn capability(case: &mut Case, name: &str) {
 #[test]
 fn an_ambient_capability_is_inheritable_and_no_other_is() {
     let plan = planned(|case| {
-        let capabilities = v1::Capability { add_ambient_capabilities: strings(&["NET_ADMIN"]), ..Default::default() };
+        let capabilities =
+            v1::Capability { add_ambient_capabilities: strings(&["NET_ADMIN"]), ..Default::default() };
         case.security().capabilities = Some(capabilities);
     });
     let sets = plan.spec.process().as_ref().unwrap().capabilities().clone().unwrap();
@@ -427,7 +433,11 @@ fn mounts_have_the_options_that_were_asked_for() {
     };
     let slave = v1::MountPropagation::PropagationHostToContainer as i32;
     check(volume("/v", "/h"), Propagation::Private, &["rbind", "rprivate", "rw"]);
-    check(v1::Mount { readonly: true, ..volume("/v", "/h") }, Propagation::Private, &["rbind", "rprivate", "ro"]);
+    check(
+        v1::Mount { readonly: true, ..volume("/v", "/h") },
+        Propagation::Private,
+        &["rbind", "rprivate", "ro"],
+    );
     let recursive = v1::Mount { readonly: true, recursive_read_only: true, ..volume("/v", "/h") };
     check(recursive, Propagation::Private, &["rbind", "rprivate", "rro"]);
     let host_to_container = v1::Mount { propagation: slave, ..volume("/v", "/h") };
@@ -440,10 +450,15 @@ fn mounts_have_the_options_that_were_asked_for() {
 
 #[test]
 fn mounts_that_cannot_be_are_refused() {
-    let check = |words: &str, mount: v1::Mount| refused(words, |case| case.mount(mount, Propagation::Private));
+    let check =
+        |words: &str, mount: v1::Mount| refused(words, |case| case.mount(mount, Propagation::Private));
     let slave = v1::MountPropagation::PropagationHostToContainer as i32;
-    check("recursive_read_only: the mount is not", v1::Mount { recursive_read_only: true, ..volume("/v", "/h") });
-    let both = v1::Mount { recursive_read_only: true, readonly: true, propagation: slave, ..volume("/v", "/h") };
+    check(
+        "recursive_read_only: the mount is not",
+        v1::Mount { recursive_read_only: true, ..volume("/v", "/h") },
+    );
+    let both =
+        v1::Mount { recursive_read_only: true, readonly: true, propagation: slave, ..volume("/v", "/h") };
     refused("recursive_read_only: the propagation", |case| case.mount(both, Propagation::Shared));
     check("does not propagate so", v1::Mount { propagation: slave, ..volume("/v", "/h") });
     check("mounts[0].host_path", volume("/v", ""));
@@ -453,7 +468,10 @@ fn mounts_that_cannot_be_are_refused() {
     check("/proc/sys belongs", volume("/proc/./sys", "/h"));
     check("suid is not one of", v1::Mount { mount_options: strings(&["suid"]), ..volume("/v", "/h") });
     let image = v1::ImageSpec { image: "x".into(), ..Default::default() };
-    check("mounts[0].image: an image as a volume is not supported", v1::Mount { image: Some(image), ..volume("/v", "") });
+    check(
+        "mounts[0].image: an image as a volume is not supported",
+        v1::Mount { image: Some(image), ..volume("/v", "") },
+    );
     let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/h") };
     assert!(mount_at(&planned(|case| case.mount(relabel.clone(), Propagation::Private)), "/v").is_some());
     refused("selinux_relabel", |case| {
@@ -472,7 +490,11 @@ fn a_mount_asked_for_replaces_ours_and_parents_come_first() {
     });
     let mounts = plan.spec.mounts().as_ref().unwrap();
     let place = |path: &str| mounts.iter().position(|mount| mount.destination() == Path::new(path)).unwrap();
-    assert!(place("/a") < place("/a/b/c") && place("/dev") < place("/dev/shm") && place("/proc") < place("/proc/meminfo"));
+    assert!(
+        place("/a") < place("/a/b/c")
+            && place("/dev") < place("/dev/shm")
+            && place("/proc") < place("/proc/meminfo")
+    );
     assert_eq!(mount_at(&plan, "/etc/resolv.conf").unwrap().source(), &Some("/3".into()));
     assert_eq!(mounts.iter().filter(|mount| mount.destination() == Path::new("/etc/resolv.conf")).count(), 1);
     let plan = planned(|case| case.mount(volume("/dev", "/dev"), Propagation::Private));
@@ -500,7 +522,9 @@ fn with_pid(case: &mut Case, pod: PidSharing, mode: v1::NamespaceMode) {
 
 #[test]
 fn the_pid_namespace_is_the_containers_the_pods_or_the_hosts() {
-    let pid = |plan: &ContainerPlan| namespaces(plan).into_iter().find(|(kind, _)| *kind == LinuxNamespaceType::Pid);
+    let pid = |plan: &ContainerPlan| {
+        namespaces(plan).into_iter().find(|(kind, _)| *kind == LinuxNamespaceType::Pid)
+    };
     let pin = Some(PathBuf::from("/run/berth/sandboxes/s1/ns/pid"));
     let check = |pod: PidSharing, mode: v1::NamespaceMode, expected: Option<Option<PathBuf>>| {
         let plan = planned(|case| with_pid(case, pod, mode));
@@ -539,7 +563,9 @@ fn seccomp_is_what_the_interface_says() {
         case.host.seccomp_profile = Some(br#"{"defaultAction":"SCMP_ACT_ALLOW"}"#.to_vec());
     };
     check(true, &localhost);
-    refused("not an absolute path", |case| case.security().seccomp = profile(ProfileType::Localhost, "p.json"));
+    refused("not an absolute path", |case| {
+        case.security().seccomp = profile(ProfileType::Localhost, "p.json")
+    });
     refused("/p.json: not a seccomp profile", |case| {
         localhost(case);
         case.host.seccomp_profile = Some(b"{".to_vec());
@@ -559,7 +585,9 @@ fn apparmor_and_selinux_are_no_promise_where_they_are_off() {
     let apparmor = |case: &mut Case, kind| case.security().apparmor = profile(kind, "");
     planned(|case| apparmor(case, ProfileType::RuntimeDefault));
     planned(|case| apparmor(case, ProfileType::Unconfined));
-    refused("AppArmor is not enabled", |case| case.security().apparmor = profile(ProfileType::Localhost, "localhost/x"));
+    refused("AppArmor is not enabled", |case| {
+        case.security().apparmor = profile(ProfileType::Localhost, "localhost/x")
+    });
     let options = Some(v1::SeLinuxOption { level: "s0:c1".into(), ..Default::default() });
     planned(|case| case.security().selinux_options.clone_from(&options));
     refused("SELinux", |case| {
@@ -622,11 +650,15 @@ fn limits_that_make_no_sense_are_refused() {
     check("cpu_quota", v1::LinuxContainerResources { cpu_quota: -2, ..limits() });
     check("cpuset_cpus", v1::LinuxContainerResources { cpuset_cpus: "0-1\n".into(), ..limits() });
     check("memory_limit", v1::LinuxContainerResources { memory_limit_in_bytes: -5, ..limits() });
-    let swap = v1::LinuxContainerResources { memory_limit_in_bytes: 10, memory_swap_limit_in_bytes: 5, ..limits() };
+    let swap =
+        v1::LinuxContainerResources { memory_limit_in_bytes: 10, memory_swap_limit_in_bytes: 5, ..limits() };
     check("memory_swap_limit", swap);
     check("oom_score_adj", v1::LinuxContainerResources { oom_score_adj: 1001, ..limits() });
     let pages = vec![v1::HugepageLimit { page_size: "1GB".into(), limit: 5 }];
-    check("cannot limit huge pages of 1GB", v1::LinuxContainerResources { hugepage_limits: pages, ..limits() });
+    check(
+        "cannot limit huge pages of 1GB",
+        v1::LinuxContainerResources { hugepage_limits: pages, ..limits() },
+    );
     let unified = |name: &str| [(name.to_owned(), "1".to_owned())].into();
     check("not a file", v1::LinuxContainerResources { unified: unified("../memory.max"), ..limits() });
     refused("no unified", |case| {

@@ -112,7 +112,10 @@ fn id(field: &str, number: i64) -> Result<u32, Invalid> {
 
 fn unknown(field: &str, what: &str, name: &str, file: &str, image: &ImageFacts<'_>) -> Invalid {
     let why = image.accounts_unusable.map(|why| format!(": {why}")).unwrap_or_default();
-    Invalid::wrong(field, format!("the {what} {name:?} is not in /etc/{file} of the image {}{why}", image.name))
+    Invalid::wrong(
+        field,
+        format!("the {what} {name:?} is not in /etc/{file} of the image {}{why}", image.name),
+    )
 }
 
 fn account<'a>(who: Who<'_>, passwd: Option<&'a [u8]>) -> Option<Account<'a>> {
@@ -160,9 +163,8 @@ fn groups(
     image: &ImageFacts<'_>,
 ) -> Result<Vec<u32>, Invalid> {
     let number = security.supplemental_groups_policy;
-    let policy = SupplementalGroupsPolicy::try_from(number).map_err(|_| {
-        Invalid::wrong("supplemental_groups_policy", format!("there is no policy {number}"))
-    })?;
+    let policy = SupplementalGroupsPolicy::try_from(number)
+        .map_err(|_| Invalid::wrong("supplemental_groups_policy", format!("there is no policy {number}")))?;
     let mut groups = vec![gid];
     if let (SupplementalGroupsPolicy::Merge, Some(account)) = (policy, account) {
         groups.extend(memberships(account.name, image.group));
@@ -173,7 +175,9 @@ fn groups(
     let mut seen = std::collections::HashSet::new();
     groups.retain(|gid| seen.insert(*gid));
     let count = groups.len();
-    require(count <= GROUPS_MAX, "supplemental_groups", || format!("{count} groups are more than {GROUPS_MAX}"))?;
+    require(count <= GROUPS_MAX, "supplemental_groups", || {
+        format!("{count} groups are more than {GROUPS_MAX}")
+    })?;
     Ok(groups)
 }
 

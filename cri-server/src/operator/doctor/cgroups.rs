@@ -14,8 +14,14 @@ pub(super) fn findings() -> Vec<Finding> {
     let unified = root.join("cgroup.controllers").exists();
     let layout = match (unified, root.join("memory").exists()) {
         (true, _) => Finding::fine("cgroups", "v2"),
-        (false, true) => Finding::poor("cgroups", "v1", "boot with systemd.unified_cgroup_hierarchy=1; v1 works, with fewer figures and a slower start"),
-        (false, false) => Finding::broken("cgroups", format!("nothing in {ROOT}"), format!("mount -t cgroup2 none {ROOT}")),
+        (false, true) => Finding::poor(
+            "cgroups",
+            "v1",
+            "boot with systemd.unified_cgroup_hierarchy=1; v1 works, with fewer figures and a slower start",
+        ),
+        (false, false) => {
+            Finding::broken("cgroups", format!("nothing in {ROOT}"), format!("mount -t cgroup2 none {ROOT}"))
+        }
     };
     vec![layout, controllers(unified), writable(root)]
 }
@@ -49,7 +55,12 @@ fn v1_controllers(text: &str) -> Vec<String> {
 fn writable(root: &Path) -> Finding {
     let any = if root.join("cgroup.controllers").exists() { root.to_owned() } else { root.join("memory") };
     let access = rustix::fs::access(&any, rustix::fs::Access::WRITE_OK);
-    Finding::needed("cgroup tree", access.is_ok(), "write access to cgroups", "run as root, where /sys/fs/cgroup is mounted read-write")
+    Finding::needed(
+        "cgroup tree",
+        access.is_ok(),
+        "write access to cgroups",
+        "run as root, where /sys/fs/cgroup is mounted read-write",
+    )
 }
 
 #[cfg(test)]

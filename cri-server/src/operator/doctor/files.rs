@@ -39,18 +39,32 @@ fn directory(what: &'static str, path: &Path) -> Finding {
         let there = rustix::fs::access(existing(path), rustix::fs::Access::WRITE_OK).is_ok();
         let is = format!("{shown} (berthd will make it)");
         let advice = format!("run as root, or set {what} to a place that can be written");
-        return if there { Finding::fine(what, is) } else { Finding::broken(what, format!("{shown} cannot be made"), advice) };
+        return if there {
+            Finding::fine(what, is)
+        } else {
+            Finding::broken(what, format!("{shown} cannot be made"), advice)
+        };
     };
     match metadata.mode() & 0o777 {
-        _ if !metadata.is_dir() => Finding::broken(what, format!("{shown} is not a directory"), "move it away"),
-        mode if mode & 0o022 != 0 => Finding::broken(what, format!("{shown} can be written by others ({mode:o})"), format!("chmod 0711 {shown}")),
+        _ if !metadata.is_dir() => {
+            Finding::broken(what, format!("{shown} is not a directory"), "move it away")
+        }
+        mode if mode & 0o022 != 0 => Finding::broken(
+            what,
+            format!("{shown} can be written by others ({mode:o})"),
+            format!("chmod 0711 {shown}"),
+        ),
         mode => Finding::fine(what, format!("{shown} ({mode:o})")),
     }
 }
 
 fn space(root: &Path) -> Finding {
     let Ok(system) = rustix::fs::statvfs(existing(root)) else {
-        return Finding::broken("disk", format!("{} cannot be asked", root.display()), "look at the kernel's log");
+        return Finding::broken(
+            "disk",
+            format!("{} cannot be asked", root.display()),
+            "look at the kernel's log",
+        );
     };
     let free = system.f_bavail.saturating_mul(system.f_frsize);
     let is = format!("{} free", super::super::measure::size(free));
@@ -62,8 +76,10 @@ fn space(root: &Path) -> Finding {
 
 fn on_tmpfs(run: &Path) -> Finding {
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let kind = rustix::fs::statfs(existing(run)).map(|system| i64::from(system.f_type as i32)).unwrap_or_default();
-    let advice = "put `run` on a tmpfs; elsewhere each pod start waits for the disk, and a reboot leaves stale state";
+    let kind =
+        rustix::fs::statfs(existing(run)).map(|system| i64::from(system.f_type as i32)).unwrap_or_default();
+    let advice =
+        "put `run` on a tmpfs; elsewhere each pod start waits for the disk, and a reboot leaves stale state";
     Finding::wished("run on tmpfs", kind == TMPFS_MAGIC, "tmpfs", advice)
 }
 
@@ -75,11 +91,15 @@ fn daemon(socket: &Path) -> Finding {
     };
     let mode = metadata.mode() & 0o777;
     match UnixStream::connect(socket) {
-        _ if !metadata.file_type().is_socket() => Finding::broken("berthd", format!("{shown} is not a socket"), "move it away"),
-        Err(e) => Finding::poor("berthd", format!("{shown}: {e}"), advice),
-        Ok(_) if mode & 0o077 != 0 => {
-            Finding::broken("berthd", format!("{shown} is open to others ({mode:o})"), format!("chmod 0600 {shown}"))
+        _ if !metadata.file_type().is_socket() => {
+            Finding::broken("berthd", format!("{shown} is not a socket"), "move it away")
         }
+        Err(e) => Finding::poor("berthd", format!("{shown}: {e}"), advice),
+        Ok(_) if mode & 0o077 != 0 => Finding::broken(
+            "berthd",
+            format!("{shown} is open to others ({mode:o})"),
+            format!("chmod 0600 {shown}"),
+        ),
         Ok(_) => Finding::fine("berthd", format!("listens on {shown}")),
     }
 }
@@ -95,7 +115,11 @@ fn monitor(setting: &Path) -> Finding {
     };
     match candidates.iter().find(|path| path.is_file()) {
         Some(path) => Finding::fine("monitor", path.display().to_string()),
-        None => Finding::broken("monitor", "berth-conmon is nowhere", "install it beside berthd, or set `monitor`"),
+        None => Finding::broken(
+            "monitor",
+            "berth-conmon is nowhere",
+            "install it beside berthd, or set `monitor`",
+        ),
     }
 }
 
@@ -104,9 +128,11 @@ fn registries(settings: &ImageSection) -> Finding {
     match RegistriesConf::load(file, &settings.registries_conf_dir) {
         Ok(_) if file.exists() => Finding::fine("registries", file.display().to_string()),
         Ok(_) => Finding::fine("registries", format!("defaults ({} is not there)", file.display())),
-        Err(error) => {
-            Finding::broken("registries", crate::error::chain(&error), "correct it (containers-registries.conf(5)); no image is pulled until then")
-        }
+        Err(error) => Finding::broken(
+            "registries",
+            crate::error::chain(&error),
+            "correct it (containers-registries.conf(5)); no image is pulled until then",
+        ),
     }
 }
 
@@ -116,6 +142,10 @@ fn policy(file: &Path) -> Finding {
     match Policy::load(file) {
         Ok(_) if file.exists() => Finding::fine("policy", shown),
         Ok(_) => Finding::poor("policy", format!("{shown} is not there"), advice),
-        Err(error) => Finding::broken("policy", crate::error::chain(&error), "correct it (containers-policy.json(5)); no image is pulled until then"),
+        Err(error) => Finding::broken(
+            "policy",
+            crate::error::chain(&error),
+            "correct it (containers-policy.json(5)); no image is pulled until then",
+        ),
     }
 }

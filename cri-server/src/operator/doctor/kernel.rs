@@ -14,7 +14,8 @@ const WISHED: (u32, u32) = (5, 14);
 const UPGRADE: &str = "run a newer kernel; Debian 12's 6.1 has everything";
 
 pub(super) fn findings() -> Vec<Finding> {
-    let mut findings = vec![version(), overlay(), mount_api(), openat2(), pidfd(), namespaces(), users(), seccomp()];
+    let mut findings =
+        vec![version(), overlay(), mount_api(), openat2(), pidfd(), namespaces(), users(), seccomp()];
     findings.extend(capabilities(&Machine::read()));
     findings.push(lsm(&Machine::read()));
     findings.push(limits());
@@ -34,8 +35,14 @@ fn version() -> Finding {
 }
 
 fn overlay() -> Finding {
-    let there = fact("/proc/filesystems").lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay");
-    Finding::needed("overlay", there, "overlay file system", "modprobe overlay, and list it in /etc/modules-load.d/berth.conf")
+    let there =
+        fact("/proc/filesystems").lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay");
+    Finding::needed(
+        "overlay",
+        there,
+        "overlay file system",
+        "modprobe overlay, and list it in /etc/modules-load.d/berth.conf",
+    )
 }
 
 fn mount_api() -> Finding {
@@ -65,7 +72,11 @@ fn namespaces() -> Finding {
     if missing.is_empty() {
         return Finding::fine("namespaces", names.join(" "));
     }
-    Finding::broken("namespaces", format!("without {}", missing.join(" ")), "build the kernel with these namespaces")
+    Finding::broken(
+        "namespaces",
+        format!("without {}", missing.join(" ")),
+        "build the kernel with these namespaces",
+    )
 }
 
 fn users() -> Finding {
@@ -76,7 +87,12 @@ fn users() -> Finding {
 
 fn seccomp() -> Finding {
     let actions = fact("/proc/sys/kernel/seccomp/actions_avail");
-    Finding::needed("seccomp", actions.contains("errno"), "seccomp filters", "build the kernel with CONFIG_SECCOMP_FILTER")
+    Finding::needed(
+        "seccomp",
+        actions.contains("errno"),
+        "seccomp filters",
+        "build the kernel with CONFIG_SECCOMP_FILTER",
+    )
 }
 
 fn capabilities(machine: &Machine) -> Vec<Finding> {
@@ -89,11 +105,16 @@ fn capabilities(machine: &Machine) -> Vec<Finding> {
         (Capability::SysChroot, "SYS_CHROOT"),
         (Capability::Mknod, "MKNOD"),
     ];
-    let missing: Vec<&str> = needed.into_iter().filter(|(capability, _)| !has(*capability)).map(|(_, name)| name).collect();
+    let missing: Vec<&str> =
+        needed.into_iter().filter(|(capability, _)| !has(*capability)).map(|(_, name)| name).collect();
     let mut findings = vec![if missing.is_empty() {
         Finding::fine("capabilities", format!("{} held", machine.capabilities.len()))
     } else {
-        Finding::broken("capabilities", format!("without {}", missing.join(" ")), "run as root, outside of a container")
+        Finding::broken(
+            "capabilities",
+            format!("without {}", missing.join(" ")),
+            "run as root, outside of a container",
+        )
     }];
     let advice = "grant CAP_SYS_RESOURCE; until then oom_score_adj is never below berthd's own";
     findings.push(Finding::wished("OOM scores", has(Capability::SysResource), "CAP_SYS_RESOURCE", advice));
@@ -108,7 +129,8 @@ fn lsm(machine: &Machine) -> Finding {
     if on.is_empty() {
         return Finding::fine("LSM", "neither AppArmor nor SELinux");
     }
-    let advice = "pods that ask for a profile or label that berth cannot give yet are refused, never run without it";
+    let advice =
+        "pods that ask for a profile or label that berth cannot give yet are refused, never run without it";
     Finding::poor("LSM", on.join(", "), advice)
 }
 
@@ -118,7 +140,10 @@ fn limits() -> Finding {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let files = limit.maximum.unwrap_or(u64::MAX);
     if files >= WISHED_FILES {
-        return Finding::fine("open files", if files == u64::MAX { "unlimited".to_owned() } else { files.to_string() });
+        return Finding::fine(
+            "open files",
+            if files == u64::MAX { "unlimited".to_owned() } else { files.to_string() },
+        );
     }
     Finding::poor("open files", files.to_string(), format!("LimitNOFILE={WISHED_FILES} or more in the unit"))
 }

@@ -12,18 +12,27 @@ pub(super) fn findings(settings: &NetworkSection) -> Vec<Finding> {
     let chain = match choose(&settings.conf_dir, wanted) {
         Ok(chain) => chain,
         Err(error) => {
-            let advice = format!("put a .conflist into {} (contrib/cni has one); berth reads it at once", settings.conf_dir.display());
+            let advice = format!(
+                "put a .conflist into {} (contrib/cni has one); berth reads it at once",
+                settings.conf_dir.display()
+            );
             return vec![Finding::broken("CNI", crate::error::chain(&error), advice), forwarding()];
         }
     };
-    vec![Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version)), plugins(&chain, settings), forwarding()]
+    vec![
+        Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version)),
+        plugins(&chain, settings),
+        forwarding(),
+    ]
 }
 
 fn plugins(chain: &Chain, settings: &NetworkSection) -> Finding {
     let mut kinds: Vec<String> = chain.plugins.iter().map(|plugin| plugin.kind.clone()).collect();
-    let address_managers = chain.plugins.iter().filter_map(|plugin| plugin.conf.get("ipam")?.get("type")?.as_str());
+    let address_managers =
+        chain.plugins.iter().filter_map(|plugin| plugin.conf.get("ipam")?.get("type")?.as_str());
     kinds.extend(address_managers.map(String::from));
-    let found = |kind: &String| settings.bin_dirs.iter().map(|dir| dir.join(kind)).find(|path| path.is_file());
+    let found =
+        |kind: &String| settings.bin_dirs.iter().map(|dir| dir.join(kind)).find(|path| path.is_file());
     let missing: Vec<String> = kinds.iter().filter(|kind| found(kind).is_none()).cloned().collect();
     if missing.is_empty() {
         return Finding::fine("CNI plugins", kinds.join(" "));
