@@ -197,6 +197,7 @@ fn next_step(kind: Kind) -> &'static str {
 
 /// The cause with all its causes, which have nowhere else to go when there are several endpoints.
 fn told(cause: &Cause) -> String {
+    const MAX_CHARS: usize = 500;
     let mut text = cause.to_string();
     let mut next = std::error::Error::source(cause);
     while let Some(source) = next {
@@ -206,8 +207,15 @@ fn told(cause: &Cause) -> String {
         }
         next = source.source();
     }
+    if let Some((end, _)) = text.char_indices().nth(MAX_CHARS) {
+        text.truncate(end);
+        text.push('…');
+    }
     if text.contains("InvalidContentType") || text.contains("tls handshake eof") {
         text.push_str(" (does it speak plain HTTP? Then registries.conf must say insecure = true for it)");
+    }
+    if text.contains("UnknownIssuer") {
+        text.push_str(" (is it a private one? Then certs.d must have its authority as HOST/ca.crt)");
     }
     text
 }
