@@ -24,7 +24,7 @@ pub enum Error {
     #[error("container {id} is {is}, not {wanted}")]
     State { id: String, is: &'static str, wanted: &'static str },
     /// The executable is not in the container, or cannot be executed.
-    #[error("command {command}")]
+    #[error("{}", not_executable(command, source))]
     NoSuchCommand { command: String, source: io::Error },
     /// A step of making or unmaking: "(step) (object)", with the kernel's answer as source.
     #[error("{step} {object}")]
@@ -53,6 +53,16 @@ impl Error {
 
     pub(crate) fn step(step: &'static str, object: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Step { step, object: object.into(), source: source.into() }
+    }
+}
+
+/// In words that engines look for, to tell exit codes 126 and 127 apart.
+fn not_executable(command: &str, source: &io::Error) -> String {
+    let searched = !command.contains('/') && source.kind() == io::ErrorKind::NotFound;
+    if searched {
+        format!("executable file {command:?} not found in $PATH")
+    } else {
+        format!("executing {command:?}")
     }
 }
 

@@ -83,6 +83,8 @@ pub struct Process {
     pub warnings: Vec<String>,
 }
 
+const KILL: i32 = rustix::process::Signal::KILL.as_raw();
+
 /// Whom a signal is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -122,7 +124,10 @@ impl Runtime {
             let is = record.status(&dir).as_str();
             return Err(Error::State { id: id.to_owned(), is, wanted: Status::Created.as_str() });
         }
-        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))
+        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running)).inspect_err(|_| {
+            // runtime.md, "Lifecycle" 9: a poststart hook that fails stops the container.
+            let _ = self.kill(id, KILL, Scope::All);
+        })
     }
 
     /// Adds a process to a running container; returns once it has been exec'd, or says why not.

@@ -106,9 +106,10 @@ impl Making<'_> {
 
     fn open(&self) -> Result<Opened, Error> {
         let plan = &self.plan;
-        let start = self.dir.make_fifo()?;
         let cgroup = Cgroup::create(&plan.cgroup_path, &plan.resources)
             .map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
+        // In this order: the FIFO tells `unmake` that the cgroup is this container's, and may hold its processes.
+        let start = self.dir.make_fifo()?;
         let filter = self.filter()?;
         let in_userns = plan.namespaces.has(flag::NEWUSER);
         let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));

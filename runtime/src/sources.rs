@@ -9,7 +9,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr, propagation};
-use rustix::fs::{AtFlags, CWD, FileType, statfs};
+use rustix::fs::{CWD, FileType, statfs};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
@@ -24,17 +24,18 @@ use crate::{Error, Rootfs};
 pub(crate) fn root(plan: &Plan, rootfs: &Rootfs) -> Result<OwnedFd, Error> {
     match (rootfs, &plan.root.path) {
         (Rootfs::Overlay { lower, upper, work }, _) => overlay(lower, upper, work),
-        (Rootfs::Bundle, Some(path)) => directory(path),
+        (Rootfs::Bundle, Some(path)) => directory(path, plan.root.propagation),
         (Rootfs::Bundle, None) => Err(Error::invalid("root.path", "is missing")),
     }
 }
 
-/// A clone, cut off from the host's: nothing mounted on one shows on the other.
-fn directory(path: &Path) -> Result<OwnedFd, Error> {
+/// A clone, cut off from the host's so that nothing mounted here shows there; the other way only for a slave.
+fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
     let at = |errno: Errno| Error::step("opening the root file system", path.display().to_string(), errno);
     let tree = clone_tree(path, Depth::Recursive).map_err(at)?;
-    let private = MountAttr { propagation: propagation::PRIVATE, ..MountAttr::default() };
-    mount_setattr(tree.as_fd(), Depth::Recursive, &private).map_err(at)?;
+    let propagation = if wanted == propagation::SLAVE { propagation::SLAVE } else { propagation::PRIVATE };
+    let attr = MountAttr { propagation, ..MountAttr::default() };
+    mount_setattr(tree.as_fd(), Depth::Recursive, &attr).map_err(at)?;
     Ok(tree)
 }
 
@@ -45,8 +46,7 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, Erro
         // What a `volatile` mount leaves behind, so that nobody trusts its layer after a crash of the machine. It
         // survives every unmount, and a create that is tried again finds it.
         Err(Errno::INVAL) => {
-            let mark = work.join("work/incompat/volatile");
-            rustix::fs::unlinkat(CWD, &mark, AtFlags::REMOVEDIR).map_err(|_| at(Errno::INVAL))?;
+            fs::remove_dir_all(work.join("work/incompat")).map_err(|_| at(Errno::INVAL))?;
             try_overlay(lower, upper, work).map_err(at)
         }
         other => other.map_err(at),

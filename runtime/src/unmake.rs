@@ -18,7 +18,7 @@ const DEATH_S: i64 = 10;
 pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
     let mut left = Vec::new();
     match dir.read_if_there() {
-        Ok(Some(record)) => unmake_record(&record, &mut left),
+        Ok(Some(record)) => unmake_record(dir, &record, &mut left),
         // Made and nothing else yet.
         Ok(None) => {}
         Err(error) => left.push(error),
@@ -27,13 +27,14 @@ pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
     if left.is_empty() { dir.remove().map_err(|error| vec![error]) } else { Err(left) }
 }
 
-fn unmake_record(record: &Record, left: &mut Vec<Error>) {
+fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
     let in_cgroup = |source| Error::Cgroup { id: record.id.clone(), source };
     let cgroup = match Cgroup::at(&record.cgroup_path) {
         Ok(cgroup) => cgroup,
         Err(source) => return left.push(in_cgroup(source)),
     };
-    if record.init.is_some() {
+    // The FIFO is made when the cgroup is ours, and before anything of ours is in it.
+    if record.init.is_some() || dir.waits_for_start() {
         if let Err(source) = cgroup.kill_all(Signal::KILL.as_raw()) {
             left.push(in_cgroup(source));
         }

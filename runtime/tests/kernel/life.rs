@@ -179,3 +179,32 @@ fn errors_reach_the_log_as_json() {
     assert_eq!(line["level"], "error");
     assert_eq!(line["msg"], "no container named nosuch");
 }
+
+#[test]
+fn a_create_killed_at_any_moment_can_be_taken_away() {
+    if !is_root() {
+        return;
+    }
+    for delay_us in (0..40).map(|step| step * 250) {
+        let bundle = Bundle::new("sleep 100");
+        bundle.write();
+        let null = std::process::Stdio::null;
+        let mut command = bundle.command(&["create", &bundle.id]);
+        let mut create = command.stdin(null()).stdout(null()).stderr(null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(delay_us));
+        create.kill().unwrap();
+        create.wait().unwrap();
+        // Dropping the bundle deletes it, and looks for what is left.
+    }
+}
+
+#[test]
+fn a_container_starts_within_a_mebibyte() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("");
+    bundle.spec["process"]["args"] = json!(["true"]);
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 1 << 20});
+    bundle.run().ok();
+}
