@@ -14,7 +14,10 @@ pub(super) struct Descriptor {
 impl Descriptor {
     pub(super) fn new(fd: OwnedFd) -> io::Result<Descriptor> {
         rustix::io::ioctl_fionbio(&fd, true)?;
-        #[expect(deprecated, reason = "its successor is unsafe for the sake of types that may swap their descriptor")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe for the sake of types that may swap their descriptor"
+        )]
         let fd = AsyncFd::new(fd)?;
         Ok(Descriptor { fd })
     }
