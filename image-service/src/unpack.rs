@@ -1,11 +1,12 @@
 //! Unpacks one layer: compressed bytes in, a directory for overlay out, verified.
 //!
-//! The bytes flow through one thread: source → [digest] → inflate → [diff ID] → archive → tree. Every
-//! path is opened relative to the layer's own directory and confined to it by the kernel (openat2), so
+//! source → [digest] → inflate → [diff ID] → archive → tree, in one thread or, up to the inflating, in
+//! one beside it. Every path is opened relative to the layer's own directory and confined to it by the kernel (openat2), so
 //! an archive can't name anything outside. A layer is unpacked alone: whiteouts and opaque directories
 //! become overlay's marks. The caller shows the directory to others only after [`unpack`] said yes.
 
 pub(crate) mod archive;
+mod blocks;
 pub(crate) mod entry;
 mod error;
 mod place;
@@ -23,6 +24,7 @@ pub(crate) use tree::open_root;
 
 use crate::digest::{Algorithm, Digest};
 use archive::Archive;
+use blocks::{Beside, Blocks};
 use place::Placer;
 use stream::{Diff, Inflater, Source};
 
@@ -68,18 +70,35 @@ pub struct Unpacked {
 /// More files than any image has; an archive with more is there to use up inodes.
 pub const MAX_ENTRIES: u64 = 4_000_000;
 
+/// A layer smaller than this is done before a second thread pays.
+const SMALL_BYTES: u64 = 2 << 20;
+
 /// Unpacks `source` into the empty directory `root`. After an error the directory holds anything or
 /// nothing, and is for the caller to remove.
 pub fn unpack(
-    source: impl BufRead,
+    source: impl BufRead + Send,
     root: OwnedFd,
     expected: &Expected,
     limits: Limits,
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
-    let diff = Diff::new(inflater, expected.diff_id.algorithm(), limits);
-    let mut archive = Archive::new(diff, limits.entries);
+    if inflater.is_plain() || expected.size.is_some_and(|size| size < SMALL_BYTES) {
+        return unpack_blocks(inflater, root, expected, limits);
+    }
+    std::thread::scope(|scope| {
+        let beside = Beside::start(scope, inflater).map_err(Error::Stream)?;
+        unpack_blocks(beside, root, expected, limits)
+    })
+}
+
+fn unpack_blocks(
+    blocks: impl Blocks,
+    root: OwnedFd,
+    expected: &Expected,
+    limits: Limits,
+) -> Result<Unpacked, Error> {
+    let mut archive = Archive::new(Diff::new(blocks, expected.diff_id.algorithm(), limits), limits.entries);
     let mut placer = Placer::new(root, limits.entries);
     while let Some(entry) = archive.next_entry()? {
         placer.place(&entry, &mut archive)?;
@@ -90,9 +109,9 @@ pub fn unpack(
 }
 
 /// Reads whatever follows the archive's end, since the digests cover it, and compares.
-fn verify(mut diff: Diff<impl BufRead>, expected: &Expected) -> Result<(), Error> {
+fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<(), Error> {
     diff.drain().map_err(stream::error)?;
-    let (diff_id, source) = diff.finish();
+    let (diff_id, source) = diff.finish().map_err(Error::Stream)?;
     if let Some(size) = expected.size
         && source.count() != size
     {

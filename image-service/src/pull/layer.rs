@@ -133,7 +133,7 @@ async fn download(
 
 fn make(
     store: &Arc<Store>,
-    source: impl BufRead,
+    source: impl BufRead + Send,
     expected: &Expected,
     limits: Limits,
 ) -> Result<Hold, Error> {

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, Read};
 
+use super::blocks::Blocks;
 use super::entry::{Entry, Kind, Time, normalise};
 use super::error::{Error, MAX_EXTENSION, MAX_NAME, Refusal};
 use super::stream::{self, Diff};
@@ -12,8 +13,8 @@ use super::stream::{self, Diff};
 const BLOCK: usize = 512;
 
 /// An archive, read from the front to the end once.
-pub(crate) struct Archive<R: BufRead> {
-    source: Diff<R>,
+pub(crate) struct Archive<B> {
+    source: Diff<B>,
     /// Data of the current entry that nobody took.
     data: u64,
     /// What fills the last block of that data.
@@ -38,12 +39,12 @@ struct Extensions {
     sparse: bool,
 }
 
-impl<R: BufRead> Archive<R> {
-    pub(crate) fn new(source: Diff<R>, max_entries: u64) -> Archive<R> {
+impl<B: Blocks> Archive<B> {
+    pub(crate) fn new(source: Diff<B>, max_entries: u64) -> Archive<B> {
         Archive { source, data: 0, padding: 0, entries: 0, max_entries }
     }
 
-    pub(crate) fn into_inner(self) -> Diff<R> {
+    pub(crate) fn into_inner(self) -> Diff<B> {
         self.source
     }
 

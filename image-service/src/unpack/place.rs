@@ -1,6 +1,5 @@
 //! Puts the entries of an archive into a tree. A later entry of a name replaces an earlier one.
 
-use std::io::BufRead;
 use std::rc::Rc;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +8,7 @@ use rustix::io::Errno;
 
 use super::Unpacked;
 use super::archive::Archive;
+use super::blocks::Blocks;
 use super::entry::{Entry, Kind, Time, split};
 use super::error::{Error, Refusal, XATTR};
 use super::tree::{Cleared, Tree, open_child, set_opaque};
@@ -41,7 +41,7 @@ impl Placer {
         }
     }
 
-    pub(crate) fn place<R: BufRead>(&mut self, entry: &Entry, archive: &mut Archive<R>) -> Result<(), Error> {
+    pub(crate) fn place<B: Blocks>(&mut self, entry: &Entry, archive: &mut Archive<B>) -> Result<(), Error> {
         if entry.path.is_empty() {
             return self.root(entry);
         }
@@ -115,7 +115,7 @@ impl Placer {
         set_opaque(directory.as_fd(), &entry.path)
     }
 
-    fn file<R: BufRead>(&mut self, entry: &Entry, size: u64, archive: &mut Archive<R>) -> Result<(), Error> {
+    fn file<B: Blocks>(&mut self, entry: &Entry, size: u64, archive: &mut Archive<B>) -> Result<(), Error> {
         let parent = self.tree.parent(&entry.path)?;
         let file = self.make(&parent, entry, "openat", |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -5,10 +5,9 @@ use std::io::{self, BufRead, Read};
 use crate::digest::{Algorithm, Digest, Hasher};
 
 use super::Limits;
+use super::blocks::{Block, Blocks};
 use super::error::Error;
 
-/// One write of a large file, and what one step of inflating fills.
-const BUFFER_BYTES: usize = 256 << 10;
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
 const MAX_RATIO: u64 = 4096;
 /// The largest window a zstd frame may ask for (128 MiB, the format's own default for decoders).
@@ -83,7 +82,12 @@ impl<R: BufRead> Inflater<R> {
         }
     }
 
-    fn compressed(&self) -> u64 {
+    /// Nothing is there to inflate.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self, Inflater::Plain(_))
+    }
+
+    pub(crate) fn compressed(&self) -> u64 {
         match self {
             Inflater::Plain(source) => source.count(),
             Inflater::Gzip(decoder) => decoder.get_ref().count(),
@@ -91,7 +95,7 @@ impl<R: BufRead> Inflater<R> {
         }
     }
 
-    fn into_source(self) -> Source<R> {
+    pub(crate) fn into_source(self) -> Source<R> {
         match self {
             Inflater::Plain(source) => *source,
             Inflater::Gzip(decoder) => decoder.into_inner(),
@@ -111,25 +115,25 @@ impl<R: BufRead> Read for Inflater<R> {
 }
 
 /// The inflated bytes, hashed and bounded.
-pub(crate) struct Diff<R: BufRead> {
-    inner: Inflater<R>,
+pub(crate) struct Diff<B> {
+    blocks: B,
     hasher: Hasher,
-    buffer: Box<[u8]>,
-    /// What of the buffer is filled and not yet consumed.
-    filled: std::ops::Range<usize>,
+    block: Block,
+    /// How much of the block is consumed.
+    consumed: usize,
     count: u64,
     limits: Limits,
 }
 
-impl<R: BufRead> Diff<R> {
-    pub(crate) fn new(inner: Inflater<R>, algorithm: Algorithm, limits: Limits) -> Diff<R> {
-        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        Diff { inner, hasher: Hasher::new(algorithm), buffer, filled: 0..0, count: 0, limits }
+impl<B: Blocks> Diff<B> {
+    pub(crate) fn new(blocks: B, algorithm: Algorithm, limits: Limits) -> Diff<B> {
+        let hasher = Hasher::new(algorithm);
+        Diff { blocks, hasher, block: Block::default(), consumed: 0, count: 0, limits }
     }
 
     /// How many bytes were handed on.
     pub(crate) fn position(&self) -> u64 {
-        self.count - self.filled.len() as u64
+        self.count - (self.block.bytes.len() - self.consumed) as u64
     }
 
     pub(crate) fn drain(&mut self) -> io::Result<()> {
@@ -142,40 +146,31 @@ impl<R: BufRead> Diff<R> {
     }
 
     /// The diff ID, and the source for its own digest.
-    pub(crate) fn finish(self) -> (Digest, Source<R>) {
-        (self.hasher.finish(), self.inner.into_source())
+    pub(crate) fn finish(self) -> io::Result<(Digest, Source<B::Source>)> {
+        Ok((self.hasher.finish(), self.blocks.finish()?))
+    }
+
+    fn refill(&mut self) -> io::Result<()> {
+        self.block = self.blocks.next(std::mem::take(&mut self.block))?;
+        self.consumed = 0;
+        self.hasher.update(&self.block.bytes);
+        self.count += self.block.bytes.len() as u64;
+        self.check().map_err(io::Error::other)
     }
 
     fn check(&self) -> Result<(), Error> {
         if self.count > self.limits.bytes {
             return Err(Error::TooLarge(self.limits.bytes));
         }
-        let compressed = self.inner.compressed();
+        let compressed = self.block.compressed;
         if self.count > self.limits.unsuspicious.saturating_add(compressed.saturating_mul(MAX_RATIO)) {
             return Err(Error::Bomb { compressed, unpacked: self.count });
         }
         Ok(())
     }
-
-    /// Fills the whole buffer where it can: small reads would become small writes.
-    fn refill(&mut self) -> io::Result<()> {
-        let mut end = 0;
-        while end < self.buffer.len() {
-            match self.inner.read(&mut self.buffer[end..]) {
-                Ok(0) => break,
-                Ok(n) => end += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        self.hasher.update(&self.buffer[..end]);
-        self.count += end as u64;
-        self.filled = 0..end;
-        self.check().map_err(io::Error::other)
-    }
 }
 
-impl<R: BufRead> Read for Diff<R> {
+impl<B: Blocks> Read for Diff<B> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let n = available.len().min(buffer.len());
@@ -185,16 +180,16 @@ impl<R: BufRead> Read for Diff<R> {
     }
 }
 
-impl<R: BufRead> BufRead for Diff<R> {
+impl<B: Blocks> BufRead for Diff<B> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.filled.is_empty() {
+        if self.consumed == self.block.bytes.len() {
             self.refill()?;
         }
-        Ok(&self.buffer[self.filled.clone()])
+        Ok(&self.block.bytes[self.consumed..])
     }
 
     fn consume(&mut self, n: usize) {
-        self.filled.start += n;
+        self.consumed += n;
     }
 }
 
