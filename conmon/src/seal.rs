@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use conmon_protocol::HEAP_VARIABLE;
 use kernel::{Depth, MountAttr, mount_attr};
 use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -18,10 +19,6 @@ use crate::error::{Error, Named as _};
 
 /// Says that this has been done; the last word of the command line.
 pub(crate) const ARGUMENT: &str = "--sealed";
-
-/// A monitor works for moments and idles for days, so its heap is to be small, not fast: large pieces are mapped and
-/// unmapped, and free ones are not kept aside where malloc_trim(3) can't see them.
-const HEAP: &str = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.mmap_threshold=16384:glibc.malloc.top_pad=4096";
 
 /// Starts this program again with the same words. Comes back only to say why it could not.
 pub(crate) fn seal(
@@ -38,7 +35,7 @@ pub(crate) fn seal(
         .args(words)
         .arg(ARGUMENT)
         .env_clear()
-        .env("GLIBC_TUNABLES", HEAP)
+        .env(HEAP_VARIABLE.0, HEAP_VARIABLE.1)
         .exec();
     Err(error).named("executing", "/proc/self/exe")
 }

@@ -20,6 +20,14 @@ pub use reply::{Answer, ContainerState, Event, Exit, Message, Phase, PodState, R
 /// The version of this protocol; a monitor refuses a daemon that speaks another.
 pub const VERSION: u32 = 1;
 
+/// A variable that a monitor wants in its environment, name and value. It works for moments and idles for days, so its
+/// heap is to be small, not fast: large pieces are mapped and unmapped, and free ones are not kept aside where
+/// malloc_trim(3) can't see them. It saves 100 KiB a pod; without it everything works.
+pub const HEAP_VARIABLE: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0:glibc.malloc.mmap_threshold=16384:glibc.malloc.top_pad=4096",
+);
+
 /// Most data in one packet of an attach socket, either way; the monitor puts one byte before it.
 pub const ATTACH_PACKET: usize = 16 << 10;
 /// First byte of a packet on an attach socket: the bytes that follow came from the container's stdout.
