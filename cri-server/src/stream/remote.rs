@@ -150,7 +150,7 @@ impl End {
     /// Tells the client how it ended, and that nothing more will come.
     pub(super) async fn tell(&self, outcome: &Outcome) {
         if let Some(text) = self.telling.text(outcome) {
-            let _ = self.error.send(text.into()).await;
+            let _ = self.error.send(text).await;
         }
         for stream in &self.streams {
             stream.close().await;

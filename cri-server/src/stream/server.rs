@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -15,10 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::remote::{Channels, INPUTS};
+use super::remote::{Channels, INPUTS, Wanted};
 use super::token::Tokens;
 use super::upgrade::{Accepted, Purpose, Rejected, Transport, negotiate};
-use super::{Session, attach, exec, forward, spdy, websocket};
+use super::wire::Link;
+use super::{PortForwardSession, Session, attach, exec, forward, spdy, websocket};
 
 /// Connections at once. An exec or a port-forward each has one.
 const CONNECTIONS_MAX: usize = 4096;
@@ -96,10 +97,10 @@ fn answer(
     mut request: Request<Incoming>,
     tokens: &Tokens<Session>,
 ) -> Result<(Response<Full<Bytes>>, Handover), Rejected> {
-    let (purpose, token) = route(request.uri().path()).ok_or_else(no_such)?;
+    let (purpose, token) = route(request.uri().path()).ok_or_else(Rejected::no_such_session)?;
     let Accepted { transport, headers } = negotiate(purpose, request.headers())?;
     let session = tokens.take(token, Instant::now()).filter(|session| session.purpose() == purpose);
-    let session = session.ok_or_else(no_such)?;
+    let session = session.ok_or_else(Rejected::no_such_session)?;
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
@@ -116,18 +117,11 @@ fn route(path: &str) -> Option<(Purpose, &str)> {
     }
 }
 
-fn no_such() -> Rejected {
-    Rejected {
-        status: StatusCode::NOT_FOUND,
-        headers: HeaderMap::new(),
-        message: "no such streaming session: each URL is good once, for a minute".into(),
-    }
-}
-
 fn rejection(rejected: Rejected) -> Response<Full<Bytes>> {
+    let headers = rejected.headers();
     let mut response = Response::new(Full::new(rejected.message.into()));
     *response.status_mut() = rejected.status;
-    *response.headers_mut() = rejected.headers;
+    *response.headers_mut() = headers;
     response
 }
 
@@ -152,12 +146,7 @@ where
     }
 }
 
-async fn remote<T>(
-    wanted: super::remote::Wanted,
-    transport: Transport,
-    io: T,
-    idle: Duration,
-) -> Option<(Channels, super::wire::Link)>
+async fn remote<T>(wanted: Wanted, transport: Transport, io: T, idle: Duration) -> Option<(Channels, Link)>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -172,7 +161,7 @@ where
     }
 }
 
-async fn port_forward<T>(session: super::PortForwardSession, transport: Transport, io: T, idle: Duration)
+async fn port_forward<T>(session: PortForwardSession, transport: Transport, io: T, idle: Duration)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -188,7 +188,7 @@ impl Reader {
 
     async fn open(&mut self, id: u32, headers: Headers, last: bool) -> Result<(), Stop> {
         // Section 2.3.2: a client's ids are odd and grow.
-        if id % 2 == 0 || id <= self.last_id {
+        if id.is_multiple_of(2) || id <= self.last_id {
             return self.answer(Frame::Reset { id, status: STATUS_PROTOCOL_ERROR }).await;
         }
         self.last_id = id;

@@ -120,7 +120,7 @@ async fn exec_over_spdy_carries_all_streams_and_the_exit_code() {
     let mut remote = remote(&node.sh("cat; echo oops >&2; exit 3", STDIN), STDIN).await;
     remote.client.write(remote.stdin, b"hel", false).await;
     remote.client.write(remote.stdin, b"lo", true).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     assert_eq!(remote.client.text(remote.stdout), "hello");
     assert_eq!(remote.client.text(remote.stderr), "oops\n");
     let status = remote.status();
@@ -135,13 +135,13 @@ async fn exec_over_spdy_carries_all_streams_and_the_exit_code() {
 async fn a_success_and_a_refusal_are_told_as_a_status() {
     let node = Node::new().await;
     let mut good = remote(&node.sh("echo hi", PLAIN), PLAIN).await;
-    good.client.to_the_end().await;
+    good.client.read_to_end().await;
     assert_eq!(
         (good.client.text(good.stdout).as_str(), &good.status()["status"]),
         ("hi\n", &json!("Success"))
     );
     let mut refused = remote(&node.exec(&["no-such-command"], PLAIN), PLAIN).await;
-    refused.client.to_the_end().await;
+    refused.client.read_to_end().await;
     assert_eq!(refused.status()["message"], "exec no-such-command: not found in PATH");
 }
 
@@ -158,7 +158,7 @@ async fn a_terminal_is_resized_and_is_one_stream() {
     // The size is set by another stream's task: give it the moment that a user's fingers would.
     tokio::time::sleep(Duration::from_millis(200)).await;
     remote.client.write(remote.stdin, b"\n", false).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     let text = remote.client.text(stdout);
     assert!(text.contains("33 111") && text.contains("err"), "{text:?}");
     assert_eq!(remote.status()["status"], "Success");
@@ -168,7 +168,7 @@ async fn a_terminal_is_resized_and_is_one_stream() {
 async fn much_output_reaches_a_client_that_never_counts() {
     let node = Node::new().await;
     let mut remote = remote(&node.sh("head -c 20000000 /dev/zero", PLAIN), PLAIN).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     assert_eq!(remote.client.got[&remote.stdout].bytes.len(), 20_000_000);
     assert_eq!(remote.status()["status"], "Success");
 }
@@ -184,7 +184,7 @@ async fn a_client_that_counts_is_never_sent_more_than_it_allows() {
     for name in ["error", "stdout", "stderr"] {
         ids.push(client.open(&[("streamtype", name)]).await);
     }
-    client.to_the_end().await;
+    client.read_to_end().await;
     assert_eq!(client.got[&ids[1]].bytes.len(), 1_000_000);
     assert!(client.most_outstanding <= 10_000, "{}", client.most_outstanding);
 }
@@ -197,7 +197,7 @@ async fn much_input_reaches_a_process_and_waits_for_it() {
         remote.client.write(remote.stdin, &[b'x'; 30_000], false).await;
     }
     remote.client.write(remote.stdin, b"", true).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     assert_eq!(remote.client.text(remote.stdout).trim(), "6000000");
 }
 
@@ -205,7 +205,7 @@ async fn much_input_reaches_a_process_and_waits_for_it() {
 async fn the_connection_ends_with_the_process_though_a_daemon_holds_its_output() {
     let node = Node::new().await;
     let mut remote = remote(&node.sh("echo started; sleep 3 & exit 0", PLAIN), PLAIN).await;
-    let end = tokio::time::timeout(Duration::from_secs(2), remote.client.to_the_end()).await;
+    let end = tokio::time::timeout(Duration::from_secs(2), remote.client.read_to_end()).await;
     assert!(end.is_ok(), "the connection outlived the process");
     assert_eq!(remote.client.text(remote.stdout), "started\n");
 }
@@ -242,7 +242,7 @@ async fn attach_over_spdy_half_closes_and_ends_with_the_container() {
         remote.client.until(|client| client.got.get(&stdout).is_some_and(|got| got.bytes == b"echo")).await
     );
     remote.client.write(remote.stdin, b"", true).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     assert_eq!(remote.client.text(remote.stderr), "bye");
     assert_eq!(remote.status()["status"], "Success");
 }
@@ -251,7 +251,7 @@ async fn attach_over_spdy_half_closes_and_ends_with_the_container() {
 async fn attach_to_what_is_gone_says_so() {
     let node = Node::new().await;
     let mut remote = remote(&node.attach("gone"), STDIN).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
     assert_eq!(remote.status()["message"], "no container gone");
 }
 
@@ -268,7 +268,7 @@ async fn pings_are_answered_and_strange_streams_refused() {
     assert!(remote.client.until(|client| client.got.get(&1).is_some_and(|got| got.reset)).await);
     assert!(strange > 0);
     remote.client.write(remote.stdin, b"", true).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,7 +276,7 @@ async fn a_client_that_breaks_the_protocol_is_left() {
     let node = Node::new().await;
     let mut remote = remote(&node.sh("cat", STDIN), STDIN).await;
     remote.client.raw(&[0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]).await;
-    remote.client.to_the_end().await;
+    remote.client.read_to_end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,7 +296,7 @@ async fn streams_are_bounded() {
 async fn an_idle_connection_is_closed() {
     let node = Node::idle_for(Duration::from_millis(300)).await;
     let mut remote = remote(&node.sh("sleep 2", PLAIN), PLAIN).await;
-    let end = tokio::time::timeout(Duration::from_secs(1), remote.client.to_the_end()).await;
+    let end = tokio::time::timeout(Duration::from_secs(1), remote.client.read_to_end()).await;
     assert!(end.is_ok(), "it stayed");
 }
 
@@ -304,7 +304,7 @@ async fn an_idle_connection_is_closed() {
 async fn a_url_is_good_once_and_for_its_purpose_only() {
     let node = Node::new().await;
     let url = node.sh("true", PLAIN);
-    remote(&url, PLAIN).await.client.to_the_end().await;
+    remote(&url, PLAIN).await.client.read_to_end().await;
     assert!(upgrade(&url, REMOTE).await.0.starts_with("HTTP/1.1 404 "));
     let port_forward = node.forward(&[]).replace("portforward", "exec");
     assert!(upgrade(&port_forward, REMOTE).await.0.starts_with("HTTP/1.1 404 "));

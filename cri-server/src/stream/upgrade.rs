@@ -39,10 +39,12 @@ pub(super) struct Accepted {
 #[derive(Debug)]
 pub(super) struct Rejected {
     pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
     pub(super) message: String,
+    /// The protocols that would have done.
+    accepted: &'static [Protocol],
 }
 
+#[derive(Debug)]
 struct Protocol {
     name: &'static str,
     transport: Transport,
@@ -102,12 +104,8 @@ fn spdy(purpose: Purpose, request: &HeaderMap) -> Result<Accepted, Rejected> {
         return Err(reject("the header X-Stream-Protocol-Version is missing"));
     }
     let Some(chosen) = choose(&offered, known) else {
-        let mut rejected = reject(format!("none of {} is served", offered.join(", ")));
-        rejected.status = StatusCode::FORBIDDEN;
-        for protocol in known {
-            rejected.headers.append(ACCEPTED_PROTOCOLS, HeaderValue::from_static(protocol.name));
-        }
-        return Err(rejected);
+        let message = format!("none of {} is served", offered.join(", "));
+        return Err(Rejected { status: StatusCode::FORBIDDEN, message, accepted: known });
     };
     let mut headers = switching(SPDY);
     headers.insert(STREAM_PROTOCOL, HeaderValue::from_static(chosen.name));
@@ -138,7 +136,7 @@ fn websocket(purpose: Purpose, request: &HeaderMap) -> Result<Accepted, Rejected
     Ok(Accepted { transport: chosen.transport, headers })
 }
 
-fn choose<'a>(offered: &[&str], known: &'a [Protocol]) -> Option<&'a Protocol> {
+fn choose(offered: &[&str], known: &'static [Protocol]) -> Option<&'static Protocol> {
     offered.iter().find_map(|name| known.iter().find(|protocol| protocol.name == *name))
 }
 
@@ -149,7 +147,20 @@ fn switching(to: &'static str) -> HeaderMap {
 }
 
 fn reject(message: impl Into<String>) -> Rejected {
-    Rejected { status: StatusCode::BAD_REQUEST, headers: HeaderMap::new(), message: message.into() }
+    Rejected { status: StatusCode::BAD_REQUEST, message: message.into(), accepted: &[] }
+}
+
+impl Rejected {
+    /// Nobody knows this URL, or not any more.
+    pub(super) fn no_such_session() -> Rejected {
+        let message = "no such streaming session: each URL is good once, for a minute".into();
+        Rejected { status: StatusCode::NOT_FOUND, message, accepted: &[] }
+    }
+
+    pub(super) fn headers(&self) -> HeaderMap {
+        let names = self.accepted.iter().map(|protocol| HeaderValue::from_static(protocol.name));
+        names.map(|name| (ACCEPTED_PROTOCOLS, name)).collect()
+    }
 }
 
 /// The words of a header that is a list, be it in one line or several.

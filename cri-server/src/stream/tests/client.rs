@@ -101,7 +101,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     }
 
     /// Reads to the end of the connection.
-    pub(super) async fn to_the_end(&mut self) {
+    pub(super) async fn read_to_end(&mut self) {
         assert!(!self.until(|_| false).await);
     }
 

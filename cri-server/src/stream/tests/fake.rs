@@ -13,7 +13,7 @@ use conmon_protocol::{Answer, Ask, Decoder, Event, ExecPlan, Message, Refusal, R
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryMessage, SendFlags};
 
 /// Listens in a pod's directory until the test ends.
-pub fn listen(pod_dir: &Path) {
+pub(crate) fn listen(pod_dir: &Path) {
     let listener = UnixListener::bind(pod_dir.join("monitor.sock")).unwrap();
     std::thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
