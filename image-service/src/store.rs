@@ -255,14 +255,19 @@ impl Store {
     /// Reads the index; what is damaged is dropped from it, since it can be pulled again.
     fn load(&self) -> Result<(), Error> {
         let mut images = self.images();
+        let mut damaged = 0;
         for Read { key, found } in self.index.read_all().map_err(|error| self.index_error(error))? {
             match found.and_then(|(record, config)| self.check(&key, record, &config)) {
                 Some(entry) => _ = images.insert(entry.record.id.clone(), entry),
                 None => {
                     tracing::warn!(image = %key, "an image is damaged and was dropped; pull it again");
-                    self.index.forget(&key).map_err(|error| self.index_error(error))?;
+                    damaged += 1;
                 }
             }
+        }
+        if damaged > 0 {
+            let whole: Vec<&Record> = images.values().map(|entry| &entry.record).collect();
+            self.index.keep(&whole).map_err(|error| self.index_error(error))?;
         }
         self.publish(&images);
         Ok(())

@@ -672,6 +672,24 @@ async fn a_full_disk_is_one_clear_error_and_frees_what_it_took() {
 }
 
 #[tokio::test]
+async fn layers_that_come_together_can_not_lead_each_other_outside() {
+    // CVE-2025-47290: one layer makes a link while another, unpacked at the same time, goes through it.
+    let outside = tempfile::tempdir().unwrap();
+    let link = format!("way -> {}", outside.path().display());
+    let files: Vec<_> = (0..200).map(|n| format!("way/f{n}")).collect();
+    let files: Vec<_> = files.iter().map(|name| (name.as_str(), "x")).collect();
+    let links: Vec<_> = (0..200).map(|_| (link.as_str(), "")).collect();
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[tar(&links), tar(&files), tar(&links[..199])], json!({})));
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = pull(&images, "one.test/a:1").await;
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert_eq!(pulled.layers[1].inodes, 201);
+}
+
+#[tokio::test]
 async fn a_disk_that_fails_is_an_error_until_it_does_not() {
     let shelf = Shelf::default();
     shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));

@@ -3,6 +3,7 @@
 //! One redb file. Documents lie in it beside the records, so that one durable transaction, and one
 //! fsync, makes an image or takes it away, and no crash can leave a half.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -105,11 +106,15 @@ impl Index {
         })
     }
 
-    /// Removes a record by its key alone, when nothing else of it can be read.
-    pub(crate) fn forget(&self, key: &str) -> Result<(), redb::Error> {
+    /// Keeps only these records and their documents; for a start that found something damaged.
+    pub(crate) fn keep(&self, records: &[&Record]) -> Result<(), redb::Error> {
+        let images: BTreeSet<&str> = records.iter().map(|record| record.id.as_str()).collect();
+        let documents: BTreeSet<&str> =
+            records.iter().flat_map(|record| &record.documents).map(Digest::as_str).collect();
         self.with(|database| {
             let transaction = database.begin_write()?;
-            transaction.open_table(IMAGES)?.remove(key)?;
+            transaction.open_table(IMAGES)?.retain(|key, _| images.contains(key))?;
+            transaction.open_table(DOCUMENTS)?.retain(|key, _| documents.contains(key))?;
             transaction.commit()?;
             Ok(())
         })
