@@ -113,16 +113,29 @@ impl Making<'_> {
         let filter = self.filter()?;
         let in_userns = plan.namespaces.has(flag::NEWUSER);
         let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
+        let joined = open_namespaces(plan)?;
+        let userns = self.user_namespace(&joined)?;
         Ok(Opened {
-            root: sources::root(plan, &self.request.rootfs)?,
+            root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
             trees: sources::trees(plan)?,
             nodes: if in_userns { sources::nodes(&plan.devices)? } else { Vec::new() },
             hierarchies: if wants_cgroups { sources::hierarchies(&plan.cgroup_path)? } else { Vec::new() },
-            joined: open_namespaces(plan)?,
+            joined,
             start,
             cgroup,
             filter,
         })
+    }
+
+    /// The one whose ids the layers are shown with: the joined one, or one like that which is to be made.
+    fn user_namespace(&self, joined: &[(u64, OwnedFd)]) -> Result<Option<OwnedFd>, Error> {
+        if let Some((_, fd)) = joined.iter().find(|(kind, _)| *kind == flag::NEWUSER) {
+            return fd.try_clone().map(Some).map_err(|e| Error::step("opening", "the user namespace", e));
+        }
+        match (&self.plan.namespaces.maps, &self.request.rootfs) {
+            (Some(maps), Rootfs::Overlay { .. }) => userns::of_maps(maps).map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// Compiled once a profile, and kept beside the record for exec.

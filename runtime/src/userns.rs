@@ -63,7 +63,7 @@ fn shift(tree: &OwnedFd, wish: &Idmap, path: &Path, userns: &OwnedFd) -> Result<
 }
 
 /// A user namespace with these maps: a child is born into it, mapped, and ended; the descriptor keeps it.
-fn of_maps(maps: &Maps) -> Result<OwnedFd, Error> {
+pub(crate) fn of_maps(maps: &Maps) -> Result<OwnedFd, Error> {
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
     let child = kernel::clone3(flag::NEWUSER, None, || {
         // Until our end closes or a word comes.

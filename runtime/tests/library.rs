@@ -23,10 +23,11 @@ fn main() {
     let node = Node::new();
     node.layers_are_stacked_and_the_upper_is_written();
     node.a_create_that_is_tried_again_finds_its_layer();
+    node.layers_show_the_ids_of_a_user_namespace();
     node.exec_says_at_once_what_cannot_run();
     node.deleting_twice_and_unknown_is_fine();
     node.nothing_grows();
-    println!("library: 5 passed, 0 failed");
+    println!("library: 6 passed, 0 failed");
 }
 
 struct Node {
@@ -44,7 +45,7 @@ impl Node {
             fs::create_dir_all(base.join(name)).unwrap();
         }
         fs::copy("/bin/busybox", base.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "true", "sleep", "echo", "touch"] {
+        for applet in ["sh", "cat", "true", "sleep", "echo", "touch", "stat", "id"] {
             symlink("busybox", base.join("bin").join(applet)).unwrap();
         }
         fs::write(base.join("etc/which"), "base").unwrap();
@@ -65,11 +66,15 @@ impl Node {
     }
 
     fn create(&self, id: &str, args: &[&str]) -> (Result<Process, Error>, File) {
+        self.create_as(id, spec(id, args))
+    }
+
+    fn create_as(&self, id: &str, spec: Spec) -> (Result<Process, Error>, File) {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
         let request = CreateRequest {
             id,
             bundle: self.dir.path(),
-            spec: spec(id, args),
+            spec,
             rootfs: self.overlay(id),
             stdio: stdio(&write),
             preserve_fds: 0,
@@ -79,7 +84,11 @@ impl Node {
     }
 
     fn run(&self, id: &str, args: &[&str]) -> (i32, String) {
-        let (made, mut out) = self.create(id, args);
+        let (made, out) = self.create(id, args);
+        self.finish(id, made, out)
+    }
+
+    fn finish(&self, id: &str, made: Result<Process, Error>, mut out: File) -> (i32, String) {
         let process = made.unwrap_or_else(|error| panic!("{}", runtime::chain(&error)));
         self.runtime.start(id).unwrap();
         let code = wait(&process);
@@ -103,6 +112,21 @@ impl Node {
         assert!(matches!(made, Err(Error::NoSuchCommand { .. })), "{made:?}");
         assert_eq!(self.run(&id, &["true"]).0, 0);
         assert_eq!(self.run(&id, &["true"]).0, 0);
+    }
+
+    fn layers_show_the_ids_of_a_user_namespace(&self) {
+        let id = name("userns");
+        let mut spec = spec(&id, &["sh", "-c", "stat -c %u /etc/which /bin; touch /new /etc/new && id -u"]);
+        let linux = spec.linux.as_mut().unwrap();
+        let map = runtime::spec::IdMapping { container_id: 0, host_id: 200_000, size: 65536 };
+        (linux.uid_mappings, linux.gid_mappings) = (vec![map], vec![map]);
+        linux
+            .namespaces
+            .push(runtime::spec::Namespace { kind: runtime::spec::NamespaceKind::User, path: None });
+        let (made, out) = self.create_as(&id, spec);
+        assert_eq!(self.finish(&id, made, out), (0, "0\n0\n0\n".into()));
+        let new = fs::metadata(self.path(&format!("{id}/upper/new"))).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&new), 200_000);
     }
 
     fn exec_says_at_once_what_cannot_run(&self) {
