@@ -22,6 +22,14 @@ use tracing_subscriber::{EnvFilter, reload};
 
 /// What the kubelet and its clients allow each other.
 const MESSAGE_MAX: usize = 16 << 20;
+/// Both streams of an ExecSync at their bound. Whether the client takes as much is the client's choice.
+const ANSWER_MAX: usize = 34 << 20;
+/// Calls in flight on one connection. The kubelet has one, and holds a StopContainer for each of its containers
+/// over their graces; the rest must not queue behind them, as they would at hyper's 200.
+const CALLS_MAX: u32 = 8192;
+/// Threads that may hang on a volume whose server is away, without holding up pulls and stats. They are made
+/// when needed and end when idle.
+const BLOCKING_THREADS_MAX: usize = 128;
 /// Requests in flight get this long to end when the daemon is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -62,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     let _ = raise_file_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.workers)
-        .max_blocking_threads(16)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_keep_alive(Duration::from_secs(5))
         .enable_all()
         .build()
@@ -171,13 +179,14 @@ async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<Path
     let daemon = operator::service::Daemon { started_at_ns: node.now_ns(), config_file, root, run };
     let runtime = RuntimeServiceServer::new(rpc::runtime::Runtime::new(node.clone()))
         .max_decoding_message_size(MESSAGE_MAX)
-        .max_encoding_message_size(MESSAGE_MAX);
+        .max_encoding_message_size(ANSWER_MAX);
     let images = ImageServiceServer::new(rpc::image::Images::new(node.clone()))
         .max_decoding_message_size(MESSAGE_MAX)
-        .max_encoding_message_size(MESSAGE_MAX);
+        .max_encoding_message_size(ANSWER_MAX);
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = tonic::transport::Server::builder()
+        .max_concurrent_streams(CALLS_MAX)
         .add_service(runtime)
         .add_service(images)
         .add_service(operator::service::server(node.images.clone(), &daemon))

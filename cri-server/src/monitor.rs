@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conmon_protocol::{
-    Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, Request, VERSION,
+    Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, RefusalKind, Request, VERSION,
 };
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
@@ -54,6 +54,14 @@ struct Inner {
     pending: Arc<Pending>,
     next_seq: AtomicU64,
     closed: watch::Receiver<bool>,
+}
+
+/// A monitor, all that it has, and all that happens from then on.
+#[derive(Debug)]
+pub struct Reached {
+    pub monitor: Monitor,
+    pub state: PodState,
+    pub events: broadcast::Receiver<Event>,
 }
 
 /// A process that the monitor runs in a container on our behalf.
@@ -140,17 +148,32 @@ impl Monitors {
     ///
     /// # Errors
     /// When there is neither one to connect to nor one to start.
-    pub async fn reach(&self, pod_dir: &Path) -> Result<(Monitor, PodState), Error> {
+    pub async fn reach(&self, pod_dir: &Path) -> Result<Reached, Error> {
         if let Ok(monitor) = self.connect(pod_dir) {
-            match monitor.hello().await {
-                Ok(state) => return Ok((monitor, state)),
+            match Reached::by(monitor).await {
                 Err(Error::Gone) => {}
-                Err(error) => return Err(error),
+                reached => return reached,
             }
         }
-        let monitor = self.spawn(pod_dir)?;
+        Reached::by(self.spawn(pod_dir)?).await
+    }
+}
+
+impl Reached {
+    /// Listens before it asks, so that nothing falls between the answer and the first event.
+    ///
+    /// # Errors
+    /// As [`Monitor::ask`].
+    pub async fn by(monitor: Monitor) -> Result<Self, Error> {
+        let events = monitor.events();
         let state = monitor.hello().await?;
-        Ok((monitor, state))
+        Ok(Self { monitor, state, events })
+    }
+}
+
+impl Error {
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Error::Refused(refusal) if refusal.kind == RefusalKind::NotFound)
     }
 }
 

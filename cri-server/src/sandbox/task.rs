@@ -23,7 +23,7 @@ use crate::container::life::{
 use crate::container::{self, Container, make::Order};
 use crate::error::{Error, Noun, chain};
 use crate::making::{Done, Underway};
-use crate::monitor::{self, Monitor};
+use crate::monitor::{self, Monitor, Reached};
 use crate::node::{self, Node};
 use crate::step::{Progress, Step};
 use crate::world::Change;
@@ -82,7 +82,7 @@ enum Stage {
 
 /// How a piece of work ended.
 enum Outcome {
-    Reached(Result<(Monitor, PodState), Error>),
+    Reached(Result<Reached, Error>),
     Stilled(Result<(), Error>),
     Unmade(Result<(), Error>),
     ContainerMade {
@@ -113,11 +113,12 @@ pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: 
     let name = Name::of(&facts.request);
     match make::make(&node, &facts, &progress).await {
         Ok(made) => {
-            node.name_made(name, facts.id.clone());
             let (mut task, messages) = Task::new(node, facts, Life::Ready);
             task.ips = made.ips;
-            task.adopt(made.monitor);
+            let events = made.monitor.events();
+            task.adopt(made.monitor, events);
             task.publish();
+            task.node.name_made(name, task.facts.id.clone());
             task.tell(ContainerEventType::ContainerCreatedEvent);
             task.tell(ContainerEventType::ContainerStartedEvent);
             done.tell(Ok(()));
@@ -200,12 +201,18 @@ impl Task {
     fn pick_up(&mut self) {
         match self.life {
             Life::Ready | Life::Stopping => self.reach(Duration::ZERO),
+            Life::Broken if self.has_lock() => self.reach(Duration::ZERO),
             Life::Making | Life::Removing => {
                 self.life = Life::Removing;
                 self.begin_removal();
             }
             Life::Stopped | Life::Broken => self.say_caught_up(),
         }
+    }
+
+    /// Whether a monitor may be there, or should be.
+    fn has_lock(&self) -> bool {
+        self.node.store.sandbox(&self.facts.id).dir().join("monitor.lock").exists()
     }
 
     async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
@@ -270,8 +277,8 @@ impl Task {
 
     // ---- the monitor ----
 
-    fn adopt(&mut self, monitor: Monitor) {
-        self.events = Some(monitor.events());
+    fn adopt(&mut self, monitor: Monitor, events: broadcast::Receiver<MonitorEvent>) {
+        self.events = Some(events);
         self.monitor = Some(monitor);
     }
 
@@ -290,19 +297,19 @@ impl Task {
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
         self.work.spawn(async move {
             tokio::time::sleep(pause).await;
-            let reached = match monitor {
-                Some(monitor) if !monitor.is_closed() => monitor.hello().await.map(|state| (monitor, state)),
-                _ => node.monitors.reach(node.store.sandbox(&id).dir()).await,
+            let reached = match monitor.filter(|monitor| !monitor.is_closed()) {
+                Some(monitor) => Reached::by(monitor).await,
+                None => node.monitors.reach(node.store.sandbox(&id).dir()).await,
             };
             Outcome::Reached(reached.map_err(Error::from))
         });
     }
 
-    fn hear_reached(&mut self, reached: Result<(Monitor, PodState), Error>) {
+    fn hear_reached(&mut self, reached: Result<Reached, Error>) {
         match reached {
-            Ok((monitor, state)) => {
+            Ok(Reached { monitor, state, events }) => {
                 if self.monitor.is_none() {
-                    self.adopt(monitor);
+                    self.adopt(monitor, events);
                 }
                 self.catch_up(&state);
                 self.publish();
@@ -336,10 +343,24 @@ impl Task {
             }
             self.take_up(&id, after);
         }
+        for unknown in phases.into_keys() {
+            if !self.containers.contains_key(unknown) {
+                self.unmake_unknown(unknown.into());
+            }
+        }
         if !state.made && self.life == Life::Ready {
             tracing::error!(sandbox = &*self.facts.id, "the pod's namespaces are gone; stopping it");
             self.set(Event::StopBegun);
         }
+    }
+
+    /// A container that was half made when the daemon or the monitor died; nobody was told its id.
+    fn unmake_unknown(&mut self, id: Arc<str>) {
+        let (node, sandbox_id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
+        self.work.spawn(async move {
+            let unmade = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
+            Outcome::ContainerUnmade { id, unmade }
+        });
     }
 
     /// What was in flight when the last monitor was lost is sent anew.
@@ -719,6 +740,8 @@ impl Task {
             Ok(()) => {}
             // The next monitor is asked again.
             Err(Error::Monitor(error)) if matches!(*error, monitor::Error::Gone) => {}
+            // It does not know the container, so nothing of it runs. All it knows says how that came.
+            Err(Error::Monitor(error)) if error.is_not_found() => self.reach(Duration::ZERO),
             Err(error) => {
                 self.change(id, ContainerEvent::StopFailed);
                 self.answer_all(id, |ask| matches!(ask, ContainerAsk::Stop { .. }), &Err(error.clone()));

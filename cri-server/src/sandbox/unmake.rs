@@ -68,7 +68,7 @@ async fn unmake_pod(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> 
             Err(error) => return Err(error.into()),
         }
     }
-    let (monitor, _) = node.monitors.reach(record.dir()).await?;
+    let monitor = node.monitors.reach(record.dir()).await?.monitor;
     monitor.order(Ask::UnmakePod).await?;
     forget_lock(&record)
 }
