@@ -81,3 +81,52 @@ pub struct Mount {
 fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_of_the_specification_is_read() {
+        let spec: Spec = serde_json::from_str(include_str!("spec/example.json")).unwrap();
+        let process = spec.process.unwrap();
+        assert_eq!(process.console_size, Some(ConsoleSize { height: 25, width: 80 }));
+        assert_eq!(process.user.additional_gids, [5, 6]);
+        assert_eq!(process.exec_cpu_affinity.unwrap().last.as_deref(), Some("0-1"));
+        assert_eq!(spec.hooks.unwrap().create_runtime[0].timeout, Some(7));
+        let linux = spec.linux.unwrap();
+        assert_eq!(linux.uid_mappings, [IdMapping { container_id: 0, host_id: 1000, size: 10 }]);
+        assert_eq!(linux.namespaces[1].kind, NamespaceKind::Time);
+        assert_eq!(linux.time_offsets["monotonic"].nanosecs, 3);
+        assert_eq!(linux.net_devices["eth0"].name.as_deref(), Some("inside"));
+        assert_eq!(linux.intel_rdt.unwrap().clos_id.as_deref(), Some("guaranteed"));
+        let resources = linux.resources.unwrap();
+        assert_eq!(resources.memory.unwrap().kernel_tcp, Some(9));
+        assert_eq!(resources.block_io.unwrap().throttle_write_iops_device[0].rate, 300);
+        assert_eq!(resources.network.unwrap().class_id, Some(1_048_577));
+        assert_eq!(resources.rdma["mlx5_1"].hca_handles, Some(3));
+        let seccomp = linux.seccomp.unwrap();
+        assert_eq!(seccomp.syscalls[0].args[0].op, Operator::MaskedEqual);
+    }
+
+    #[test]
+    fn null_and_unknown_fields_are_as_if_absent() {
+        let text = r#"{"ociVersion": "1.0.2", "mounts": null, "hooks": null, "linux": {"namespaces": null, "devices": null,
+            "sysctl": null, "resources": {"devices": null}}, "vm": {"x": 1}, "future": true}"#;
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        assert!(spec.mounts.is_empty() && spec.linux.unwrap().namespaces.is_empty());
+    }
+
+    #[test]
+    fn a_word_that_the_specification_does_not_have_is_an_error() {
+        for text in [
+            r#"{"linux": {"namespaces": [{"type": "nosuch"}]}}"#,
+            r#"{"linux": {"seccomp": {"defaultAction": "SCMP_ACT_NOSUCH"}}}"#,
+            r#"{"process": {"user": {"uid": -1}}}"#,
+            r#"{"process": {"user": {"uid": 4294967296}}}"#,
+            r#"{"process": {"user": {"uid": "root"}}}"#,
+        ] {
+            assert!(serde_json::from_str::<Spec>(text).is_err(), "{text}");
+        }
+    }
+}

@@ -186,3 +186,34 @@ fn an_id_cannot_be_a_path() {
     bundle.say(&["run", "../x"]).refused(&["container id"]);
     bundle.say(&["delete", "--force", ".."]).refused(&["container id"]);
 }
+
+#[test]
+fn cve_2021_30465_a_mount_point_that_is_exchanged_meanwhile_stays_inside() {
+    if !is_root() {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    fs::create_dir(volume.path().join("dir")).unwrap();
+    symlink(format!("../../../../../..{}", outside.path().display()), volume.path().join("link")).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (dir, link) = (volume.path().join("dir"), volume.path().join("link"));
+            let exchange = rustix::fs::RenameFlags::EXCHANGE;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                rustix::fs::renameat_with(rustix::fs::CWD, &dir, rustix::fs::CWD, &link, exchange).unwrap();
+            }
+        });
+        for _ in 0..30 {
+            let mut bundle = Bundle::new("true");
+            bundle.bind(volume.path(), "/vol", &["rbind", "rw"]);
+            bundle.mount(json!({"destination": "/vol/dir/made", "type": "tmpfs", "source": "tmpfs"}));
+            bundle.mount(json!({"destination": "/vol/dir/made/more", "type": "tmpfs", "source": "tmpfs"}));
+            // Whether it works depends on who is first; where it happens does not.
+            bundle.run();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
