@@ -174,12 +174,8 @@ impl Reader {
                 self.granted(id, delta);
                 Ok(())
             }
-            // Ours would have even numbers, but we send none. Without room the answer is dropped: a client
-            // that pings faster than it reads learns nothing from it.
-            Frame::Ping { id } => {
-                let _ = self.queue.try_send(Outgoing::Frame(Frame::Ping { id }));
-                Ok(())
-            }
+            // Ours would have even numbers, but we send none.
+            Frame::Ping { id } => self.answer(Frame::Ping { id }).await,
             Frame::GoAway { .. } => Err(Stop::Over),
             // Answers to streams that we never open, and further headers that nobody asked for.
             Frame::SynReply { .. } | Frame::Headers { .. } => Ok(()),
