@@ -74,12 +74,14 @@ pub const MAX_ENTRIES: u64 = 4_000_000;
 const SMALL_BYTES: u64 = 2 << 20;
 
 /// Unpacks `source` into the empty directory `root`. After an error the directory holds anything or
-/// nothing, and is for the caller to remove.
+/// nothing, and is for the caller to remove. `give_up` is called on an error while another thread may
+/// still wait for `source`: it must make that end.
 pub fn unpack(
     source: impl BufRead + Send,
     root: OwnedFd,
     expected: &Expected,
     limits: Limits,
+    give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
@@ -88,7 +90,7 @@ pub fn unpack(
     }
     std::thread::scope(|scope| {
         let beside = Beside::start(scope, inflater).map_err(Error::Stream)?;
-        unpack_blocks(beside, root, expected, limits)
+        unpack_blocks(beside, root, expected, limits).inspect_err(|_| give_up())
     })
 }
 

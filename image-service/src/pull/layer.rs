@@ -3,7 +3,7 @@
 use std::io::BufRead;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 
 use super::source::{Piece, pipe};
 use super::{LayerWatch, Pulls, blocking};
@@ -52,7 +52,6 @@ impl Pulls {
         Ok(Err(Permission { _turn: turn, _slot: slot }))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what one layer of one pull is, each word needed")]
     async fn fetch_layer(
         &self,
         name: &str,
@@ -63,10 +62,22 @@ impl Pulls {
         permission: Permission,
     ) -> Result<Hold, Error> {
         let (sender, pipe) = pipe();
+        let unwanted = Arc::new(Notify::new());
+        let give_up = {
+            let unwanted = unwanted.clone();
+            move || unwanted.notify_one()
+        };
         let expected =
             Expected { digest: Some(descriptor.digest.clone()), size: Some(descriptor.size), diff_id };
-        let unpack = self.clone().make_layer(pipe, expected, permission);
-        match tokio::join!(download(repository, descriptor, sender, watch), unpack) {
+        let unpack = self.clone().make_layer(pipe, expected, permission, give_up);
+        let download = async {
+            tokio::select! {
+                biased;
+                downloaded = download(repository, descriptor, sender, watch) => downloaded,
+                () = unwanted.notified() => Downloaded::Unwanted,
+            }
+        };
+        match tokio::join!(download, unpack) {
             (_, Ok(hold)) => Ok(hold),
             (Downloaded::Failed(error), Err(_)) => Err(Error::registry(name, error)),
             (Downloaded::Done | Downloaded::Unwanted, Err(error)) => Err(error),
@@ -74,16 +85,21 @@ impl Pulls {
     }
 
     /// Unpacks, verifies and commits a layer in a thread of its own. The thread ends when its source does,
-    /// so a caller who leaves has only to let the source go.
+    /// so a caller who leaves has only to let the source go; `give_up` is called when the thread wants no
+    /// more of it.
     pub(crate) async fn make_layer(
         self,
         source: impl BufRead + Send + 'static,
         expected: Expected,
         permission: Permission,
+        give_up: impl Fn() + Send + 'static,
     ) -> Result<Hold, Error> {
         let limits = Limits::new(self.max_layer_bytes);
         blocking(move || {
-            let made = make(&self.store, source, &expected, limits);
+            let made = make(&self.store, source, &expected, limits, &give_up);
+            if made.is_err() {
+                give_up();
+            }
             drop(permission);
             made
         })
@@ -109,11 +125,7 @@ async fn download(
         Err(error) => return Downloaded::Failed(error),
     };
     loop {
-        let next = tokio::select! {
-            next = blob.next() => next,
-            () = sender.closed() => return Downloaded::Unwanted,
-        };
-        let piece = match next {
+        let piece = match blob.next().await {
             Ok(Some(bytes)) => {
                 watch.came(bytes.len());
                 Piece::Bytes(bytes)
@@ -136,9 +148,10 @@ fn make(
     source: impl BufRead + Send,
     expected: &Expected,
     limits: Limits,
+    give_up: &impl Fn(),
 ) -> Result<Hold, Error> {
     let ingest = store.ingest()?;
-    let unpacked = unpack::unpack(source, ingest.open()?, expected, limits)
+    let unpacked = unpack::unpack(source, ingest.open()?, expected, limits, give_up)
         .map_err(|error| Error::layer(&expected.diff_id, store.root(), error))?;
     let layer = Layer {
         diff_id: expected.diff_id.clone(),

@@ -108,7 +108,7 @@ impl Place {
 
     fn unpack_as(&self, packed: &[u8], expected: &Expected) -> Result<Unpacked, Error> {
         let limits = Limits { bytes: 3 << 30, entries: 2000, unsuspicious: 16 << 20 };
-        let result = unpack(packed, open_root(&self.layer()).unwrap(), expected, limits);
+        let result = unpack(packed, open_root(&self.layer()).unwrap(), expected, limits, || ());
         self.check_outside();
         result
     }
@@ -400,7 +400,7 @@ fn a_layer_larger_than_allowed_is_refused() {
     let place = Place::new();
     let expected = Expected { digest: None, size: None, diff_id: Digest::sha256(&tar) };
     let limits = Limits { bytes: 5000, ..Limits::new(0) };
-    let error = unpack(&tar[..], open_root(&place.layer()).unwrap(), &expected, limits).unwrap_err();
+    let error = unpack(&tar[..], open_root(&place.layer()).unwrap(), &expected, limits, || ()).unwrap_err();
     assert!(matches!(error, Error::TooLarge(5000)), "{error}");
 }
 
@@ -452,6 +452,35 @@ fn a_flipped_byte_anywhere_is_an_error() {
             assert!(Place::new().unpack_as(&flipped, &expected).is_err(), "flipped at {at}");
         }
     }
+}
+
+#[test]
+fn a_thread_that_waits_for_a_source_is_not_waited_for() {
+    // A registry that sends a bad entry and then nothing more.
+    let bytes = Tar::default().file("../climbs", "x").file("pad", &noise(2 << 20)).0;
+    let packed = gzip(&bytes);
+    let (mut writer, reader) = std::os::unix::net::UnixStream::pair().unwrap();
+    let place = Place::new();
+    let writing = std::thread::spawn(move || {
+        _ = writer.write_all(&packed);
+        writer
+    });
+    let stop = reader.try_clone().unwrap();
+    let expected = Expected { digest: None, size: None, diff_id: Digest::sha256(b"") };
+    let give_up = || stop.shutdown(std::net::Shutdown::Both).unwrap();
+    let source = std::io::BufReader::new(reader);
+    let error = unpack(source, open_root(&place.layer()).unwrap(), &expected, Limits::new(1 << 30), give_up);
+    assert!(error.unwrap_err().to_string().contains("goes up"));
+    drop(writing.join());
+}
+
+fn noise(length: usize) -> String {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        char::from(b'a' + (state >> 33) as u8 % 26)
+    };
+    (0..length).map(|_| next()).collect()
 }
 
 #[test]
