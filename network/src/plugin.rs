@@ -221,7 +221,7 @@ impl Bounded {
     /// Reads to the end, keeping the first `limit` bytes.
     async fn fill(&mut self, stream: Option<&mut (impl AsyncRead + Unpin)>, limit: usize) {
         let Some(stream) = stream else { return };
-        let mut chunk = [0; 4096];
+        let mut chunk = vec![0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut chunk).await {
             let room = limit - self.bytes.len();
             self.bytes.extend_from_slice(&chunk[..count.min(room)]);
