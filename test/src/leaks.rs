@@ -40,7 +40,9 @@ impl Inventory {
             processes: processes_of(&scope.dir),
             links: links(),
             files: scope.counted.iter().flat_map(|dir| files_below(dir)).collect(),
-            addresses: names_in(&scope.ipam_dir).filter(|name| name.contains('.')).collect(),
+            addresses: names_in(&scope.ipam_dir)
+                .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
+                .collect(),
             descriptors: scope.daemon_pid.map_or(0, descriptors_of),
         }
     }
