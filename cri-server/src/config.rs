@@ -164,6 +164,9 @@ impl Config {
             let why = format!("no handler is named {}", self.runtime.default_handler);
             return Err(Error::Value { key: "runtime.default_handler", why });
         }
+        if let Err(error) = self.container.check() {
+            return Err(Error::Value { key: "container", why: error.to_string() });
+        }
         if self.workers == 0 {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }

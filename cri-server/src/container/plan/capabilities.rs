@@ -115,13 +115,13 @@ fn defaults(inputs: &Inputs<'_>, held: &Capabilities) -> Result<Capabilities, In
 }
 
 #[derive(Debug)]
-struct Asked {
+pub(super) struct Asked {
     all: bool,
     named: Vec<Capability>,
 }
 
 /// Names with or without `CAP_`, in either case, and `ALL`.
-fn parse(field: &str, names: &[String]) -> Result<Asked, Invalid> {
+pub(super) fn parse(field: &str, names: &[String]) -> Result<Asked, Invalid> {
     let upper = names.iter().map(|name| name.to_ascii_uppercase());
     let mut asked = Asked { all: false, named: Vec::new() };
     for name in upper {

@@ -1,5 +1,6 @@
 //! What the operator decides about every container: the `[container]` table of `berth.toml`.
 
+use super::{Invalid, capabilities};
 use crate::config::section::section;
 
 section! {
@@ -33,3 +34,38 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "KILL",
     "AUDIT_WRITE",
 ];
+
+impl Settings {
+    /// Whether every container could be planned with them.
+    ///
+    /// # Errors
+    /// Names the first key that none could.
+    pub fn check(&self) -> Result<(), Invalid> {
+        capabilities::parse("default_capabilities", &self.default_capabilities)?;
+        let names_itself = |entry: &&String| entry.split_once('=').is_none_or(|(name, _)| name.is_empty());
+        match self.default_env.iter().find(names_itself) {
+            Some(entry) => Err(Invalid::wrong("default_env", format!("{entry:?} is not NAME=value"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_no_container_could_have_are_refused() {
+        let check = |settings: Settings, words: &str| {
+            let error = settings.check().unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+        };
+        assert!(Settings::default().check().is_ok());
+        check(
+            Settings { default_capabilities: vec!["FLY".into()], ..Settings::default() },
+            "no capability FLY",
+        );
+        check(Settings { default_env: vec!["=x".into()], ..Settings::default() }, "not NAME=value");
+        check(Settings { default_env: vec!["x".into()], ..Settings::default() }, "not NAME=value");
+    }
+}

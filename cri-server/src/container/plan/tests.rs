@@ -721,3 +721,30 @@ fn cgroup_paths_are_below_the_pods() {
     assert_eq!(cgroup_path("", "c"), "/berth/berth-c");
     assert_eq!(cgroup_path("/kubepods/pod1/", "c"), "/kubepods/pod1/berth-c");
 }
+
+proptest::proptest! {
+    /// Whatever an image says, nobody is root who was not named so.
+    #[test]
+    fn root_is_only_who_is_called_root(user in "[-+0-9a-z:]{0,12}|[0-9]{1,25}(:[0-9]{1,25})?|\\PC{0,8}") {
+        let mut case = Case::new();
+        case.image.user.clone_from(&user);
+        let name = user.split(':').next().unwrap_or_default();
+        let called_root = name.is_empty() || name == "root" || name.bytes().all(|byte| byte == b'0');
+        if let Ok(plan) = case.plan() {
+            proptest::prop_assert_eq!(plan.user.uid == 0, called_root);
+        }
+    }
+
+    /// Every line that is a plan's answer to some request is one that a process can be given.
+    #[test]
+    fn the_environment_is_fit_for_a_process(key in "\\PC{0,6}|[A-Z=]{0,4}", value: Vec<u8>) {
+        let mut case = Case::new();
+        set(&mut case, &key, &value);
+        if let Ok(plan) = case.plan() {
+            for entry in env_of(&plan) {
+                proptest::prop_assert!(entry.split_once('=').is_some_and(|(name, _)| !name.is_empty()));
+                proptest::prop_assert!(!entry.contains('\0'));
+            }
+        }
+    }
+}
