@@ -188,7 +188,7 @@ impl Container {
     pub(crate) fn ended(&mut self, code: i32) -> (Exit, Result<(), Error>) {
         let finished_at_ns = clock::now_ns();
         let mut left = Leftovers::default();
-        self.log.end(finished_at_ns);
+        self.log.end_lines(finished_at_ns);
         let oom_killed = code != 0 && handler::oom_kills(self.record.cgroup.as_deref()) > 0;
         let exit = Exit { code, oom_killed, finished_at_ns };
         left.note(record::write_exit(&self.record.plan.container_dir, &exit));

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::clock;
 use crate::error::{Error, Named as _};
+use crate::stage::{Batch, LogEnd};
 
 /// Longest text of one record; what containerd and CRI-O use, and what log readers expect. No more is read,
 /// and so written, at once.
@@ -32,6 +33,8 @@ pub(crate) enum Stream {
 pub(crate) struct Log {
     path: Option<PathBuf>,
     file: Option<OwnedFd>,
+    /// Where the next record goes; nobody else writes there.
+    end: LogEnd,
     /// Whether the last record of stdout and of stderr was a P.
     cut: [bool; 2],
     lost_bytes: u64,
@@ -48,21 +51,45 @@ pub(crate) enum Change {
 impl Log {
     /// With no path, a log that drops what it is given.
     pub(crate) fn open(path: Option<&Path>) -> Result<Log, Error> {
-        let file = path.map(open_file).transpose()?;
-        Ok(Log { file, ..Log::without_file(path) })
+        let mut log = Log::without_file(path);
+        log.reopen()?;
+        Ok(log)
     }
 
     /// A log that drops what it is given until it is opened again by its path.
     pub(crate) fn without_file(path: Option<&Path>) -> Log {
-        Log { path: path.map(Path::to_path_buf), file: None, cut: [false; 2], lost_bytes: 0 }
+        let end = LogEnd { inode: 0, bytes: 0 };
+        Log { path: path.map(Path::to_path_buf), file: None, end, cut: [false; 2], lost_bytes: 0 }
     }
 
     /// Makes the file anew by its path, after somebody renamed the old one. On failure the old one stays in use.
     pub(crate) fn reopen(&mut self) -> Result<(), Error> {
         if let Some(path) = &self.path {
-            self.file = Some(open_file(path)?);
+            let (file, end) = open_file(path)?;
+            (self.file, self.end) = (Some(file), end);
         }
         Ok(())
+    }
+
+    /// Where the next batch will be, if anywhere.
+    pub(crate) fn end_of_file(&self) -> Option<LogEnd> {
+        self.file.is_some().then_some(self.end)
+    }
+
+    /// Goes on where a monitor was killed: a batch that is not in the log, or in part, is written again.
+    pub(crate) fn finish(&mut self, batch: &Batch, text: &[u8]) -> Change {
+        if self.end.inode == batch.log.inode {
+            let whole = batch.log.bytes + records_length(text);
+            if self.end.bytes >= whole {
+                return Change::None;
+            }
+            if let Some(file) = self.file.as_ref().filter(|_| self.end.bytes > batch.log.bytes)
+                && rustix::fs::ftruncate(file, batch.log.bytes).is_ok()
+            {
+                self.end.bytes = batch.log.bytes;
+            }
+        }
+        self.write(batch.stream, text, batch.at_ns)
     }
 
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], at_ns: i64) -> Change {
@@ -74,11 +101,16 @@ impl Log {
             return Change::None;
         };
         let result = write_records(file, stream, bytes, at_ns);
+        match result {
+            Ok(()) => self.end.bytes += records_length(bytes),
+            // Rare, so here it may be asked.
+            Err(_) => self.end = end_of(file).unwrap_or(self.end),
+        }
         self.tell(result, bytes.len())
     }
 
     /// Ends a line that the container left open.
-    pub(crate) fn end(&mut self, at_ns: i64) {
+    pub(crate) fn end_lines(&mut self, at_ns: i64) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if self.cut[stream as usize] {
                 self.write(stream, b"\n", at_ns);
@@ -103,7 +135,7 @@ impl Log {
 
 /// The log is the kubelet's to name, inside directories of the pod that no container sees. Still: no link is
 /// followed, and nothing but a regular file is written to.
-fn open_file(path: &Path) -> Result<OwnedFd, Error> {
+fn open_file(path: &Path) -> Result<(OwnedFd, LogEnd), Error> {
     let flags = OFlags::WRONLY
         | OFlags::CREATE
         | OFlags::APPEND
@@ -114,9 +146,24 @@ fn open_file(path: &Path) -> Result<OwnedFd, Error> {
     let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)).named("opening the log", path)?;
     let stat = rustix::fs::fstat(&file).named("opening the log", path)?;
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => Ok(file),
+        FileType::RegularFile => Ok((file, end_of_stat(&stat))),
         _ => Err(Errno::INVAL).named("opening the log (not a regular file)", path),
     }
+}
+
+fn end_of(file: &OwnedFd) -> Result<LogEnd, Errno> {
+    rustix::fs::fstat(file).map(|stat| end_of_stat(&stat))
+}
+
+fn end_of_stat(stat: &rustix::fs::Stat) -> LogEnd {
+    LogEnd { inode: stat.st_ino, bytes: stat.st_size.unsigned_abs() }
+}
+
+/// How many bytes [`write_records`] makes of a text.
+fn records_length(text: &[u8]) -> u64 {
+    let ends = text.iter().filter(|byte| **byte == b'\n').count();
+    let is_cut = text.last().is_some_and(|byte| *byte != b'\n');
+    (text.len() + ends * HEADER + usize::from(is_cut) * (HEADER + 1)) as u64
 }
 
 fn write_records(file: &OwnedFd, stream: Stream, bytes: &[u8], at_ns: i64) -> Result<(), Errno> {
@@ -194,7 +241,7 @@ mod tests {
         for (stream, text) in pieces {
             assert_eq!(log.write(*stream, text.as_bytes(), 0), Change::None);
         }
-        log.end(0);
+        log.end_lines(0);
         assert_eq!(std::fs::read_to_string(path).unwrap(), expected.replace('@', T));
     }
 
@@ -216,7 +263,7 @@ mod tests {
         let mut log = Log::open(None).unwrap();
         assert_eq!(log.write(Stream::Stdout, b"x\n", 0), Change::None);
         log.reopen().unwrap();
-        log.end(0);
+        log.end_lines(0);
     }
 
     #[test]
@@ -256,6 +303,46 @@ mod tests {
         assert_eq!(log.tell(Ok(()), 7), Change::None);
     }
 
+    #[test]
+    fn a_batch_is_in_the_log_once_wherever_its_monitor_was_killed() {
+        let text = b"one\ntwo\nthr";
+        let whole = records_length(text) as usize;
+        let check = |written: usize| {
+            let dir = tempfile::tempdir().unwrap();
+            let (mut log, path) = log_in(&dir);
+            log.write(Stream::Stdout, b"zero\n", 0);
+            let batch = Batch {
+                stream: Stream::Stdout,
+                length: text.len(),
+                at_ns: 0,
+                log: log.end_of_file().unwrap(),
+            };
+            log.write(Stream::Stdout, text, 0);
+            let file = std::fs::File::options().write(true).open(&path).unwrap();
+            file.set_len(batch.log.bytes + written as u64).unwrap();
+            let mut log = Log::open(Some(&path)).unwrap();
+            log.finish(&batch, text);
+            let expected = "@ stdout F zero\n@ stdout F one\n@ stdout F two\n@ stdout P thr\n";
+            assert_eq!(
+                std::fs::read_to_string(&path).unwrap(),
+                expected.replace('@', T),
+                "{written} were written"
+            );
+            assert_eq!(log.end_of_file().unwrap().bytes, std::fs::metadata(&path).unwrap().len());
+        };
+        (0..=whole).for_each(check);
+    }
+
+    #[test]
+    fn the_end_of_the_log_is_known_without_asking() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, path) = log_in(&dir);
+        for text in ["", "a", "b\n", "\n\n", "c\nd", "\n"] {
+            log.write(Stream::Stderr, text.as_bytes(), 0);
+            assert_eq!(log.end_of_file().unwrap().bytes, std::fs::metadata(&path).unwrap().len(), "{text:?}");
+        }
+    }
+
     /// What a reader of the log makes of one stream.
     fn read_back(log: &str, stream: &str) -> String {
         let mut text = String::new();
@@ -287,7 +374,7 @@ mod tests {
                 }
                 all.push_str(piece);
             }
-            log.end(0);
+            log.end_lines(0);
             if !all.is_empty() && !all.ends_with('\n') {
                 all.push('\n');
             }

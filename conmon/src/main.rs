@@ -19,6 +19,7 @@ mod reap;
 mod record;
 mod seal;
 mod socket;
+mod stage;
 mod stdio;
 mod turn;
 

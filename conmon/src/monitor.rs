@@ -23,6 +23,7 @@ use crate::logfile::{Change, MAX_TEXT};
 use crate::poll::{Poll, Token};
 use crate::reap::{self, Ended};
 use crate::record::{self, PodRecord};
+use crate::stage::{Batch, Stage};
 
 /// Read from one stream before others get their turn, and after the container's end.
 const MAX_LAST_BYTES: usize = 4 << 20;
@@ -54,15 +55,20 @@ pub(crate) struct Monitor {
     pub(crate) over: bool,
     /// Something was done that leaves memory behind.
     pub(crate) untidy: bool,
-    buffer: Vec<u8>,
+    stage: Stage,
     last_key: Key,
 }
 
 impl Monitor {
     pub(crate) fn new(poll: Poll, pod_dir: &Path) -> Monitor {
+        let journal = Journal::open(pod_dir);
+        let (stage, opened) = Stage::open(pod_dir);
+        if let Err(errno) = opened {
+            journal.note(&format!("a kill of this monitor may lose output: making monitor.stage: {errno}"));
+        }
         Monitor {
             poll,
-            journal: Journal::open(pod_dir),
+            journal,
             pod_dir: pod_dir.to_path_buf(),
             pod: None,
             containers: BTreeMap::new(),
@@ -74,7 +80,7 @@ impl Monitor {
             left: Leftovers::default(),
             over: false,
             untidy: true,
-            buffer: vec![0; MAX_TEXT],
+            stage,
             last_key: 0,
         }
     }
@@ -92,10 +98,15 @@ impl Monitor {
         }
         let (records, errors) = record::containers(&self.pod_dir);
         errors.iter().for_each(|error| self.journal.note(&error.chain()));
+        let unfinished = self.stage.unfinished();
         for record in records {
             let key = self.next_key();
-            let (container, troubles) = Container::resume(key, record, &self.poll);
+            let (mut container, troubles) = Container::resume(key, record, &self.poll);
             troubles.iter().for_each(|error| self.journal.note(&error.chain()));
+            if let Some(unfinished) = unfinished.as_ref().filter(|it| it.container_id == container.id()) {
+                container.log.finish(&unfinished.batch, &unfinished.text);
+                self.stage.clear();
+            }
             self.take_up(container);
         }
     }
@@ -173,10 +184,11 @@ impl Monitor {
     }
 
     /// Lends the one read buffer. Everything that reads shares it.
-    pub(crate) fn with_buffer<T>(&mut self, work: impl FnOnce(&mut Monitor, &mut [u8]) -> T) -> T {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let result = work(self, &mut buffer);
-        self.buffer = buffer;
+    pub(crate) fn with_stage<T>(&mut self, work: impl FnOnce(&mut Monitor, &mut Stage) -> T) -> T {
+        let mut stage = std::mem::take(&mut self.stage);
+        let result = work(self, &mut stage);
+        stage.clear();
+        self.stage = stage;
         result
     }
 
@@ -184,26 +196,35 @@ impl Monitor {
 
     /// Reads one stream once.
     pub(crate) fn pump(&mut self, token: Token, key: Key) {
-        let more = self.with_buffer(|monitor, buffer| monitor.read_output(token, key, buffer));
+        let more = self.with_stage(|monitor, stage| monitor.read_output(token, key, stage));
         if more == Flow::Ended {
             self.close_output(token, key);
         }
     }
 
-    fn read_output(&mut self, token: Token, key: Key, buffer: &mut [u8]) -> Flow {
+    fn read_output(&mut self, token: Token, key: Key, stage: &mut Stage) -> Flow {
         let Some(container) = self.containers.get_mut(&key) else {
             return Flow::Dry;
         };
         let Some((fd, stream)) = container.output(token) else {
             return Flow::Dry;
         };
-        let bytes = match rustix::io::read(fd, &mut *buffer) {
+        let at_ns = clock::now_ns();
+        let mut room = MAX_TEXT;
+        if let (Some(log), Ok(waiting @ 1..)) = (container.log.end_of_file(), rustix::io::ioctl_fionread(fd))
+        {
+            room = room.min(usize::try_from(waiting).unwrap_or(MAX_TEXT));
+            stage.expect(&container.record.plan.container_id, &Batch { stream, length: room, at_ns, log });
+        }
+        let length = match rustix::io::read(fd, &mut stage.text()[..room]) {
             Ok(0) => return Flow::Ended,
-            Ok(count) => &buffer[..count],
+            Ok(length) => length,
             Err(Errno::AGAIN | Errno::INTR) => return Flow::Dry,
             Err(_) => return Flow::Ended,
         };
-        match container.log.write(stream, bytes, clock::now_ns()) {
+        let bytes = &stage.text()[..length];
+        let change = container.log.write(stream, bytes, at_ns);
+        match change {
             Change::None => {}
             Change::Losing(errno) => {
                 self.journal.note(&format!("losing the log of {}: {errno}", container.id()))
@@ -222,11 +243,10 @@ impl Monitor {
             }
             stays
         });
-        let count = bytes.len();
         if lost_stdin {
             container.end_stdin(poll);
         }
-        Flow::More(count)
+        Flow::More(length)
     }
 
     /// Nobody can write to a FIFO any more that has no writer. A terminal may be opened again by whoever is
@@ -256,7 +276,7 @@ impl Monitor {
         for token in [Token::Stdout(key), Token::Stderr(key), Token::Console(key)] {
             let mut bytes = 0;
             while bytes < MAX_LAST_BYTES {
-                match self.with_buffer(|monitor, buffer| monitor.read_output(token, key, buffer)) {
+                match self.with_stage(|monitor, stage| monitor.read_output(token, key, stage)) {
                     Flow::More(count) => bytes += count,
                     Flow::Dry | Flow::Ended => break,
                 }
@@ -272,12 +292,12 @@ impl Monitor {
             return;
         };
         let container = client.container;
-        let input = self.with_buffer(|monitor, buffer| match monitor.attached.get(&key) {
+        let input = self.with_stage(|monitor, stage| match monitor.attached.get(&key) {
             None => Input::Nothing,
             Some(client) => {
-                let input = client.receive(buffer);
+                let input = client.receive(stage.text());
                 if let (Input::Bytes(count), true) = (&input, client.stdin) {
-                    monitor.feed(container, &buffer[..*count]);
+                    monitor.feed(container, &stage.text()[..*count]);
                 }
                 input
             }

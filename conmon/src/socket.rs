@@ -12,6 +12,7 @@ use rustix::net::{
 
 use crate::error::{Error, Named as _};
 use crate::journal::Journal;
+use crate::stage::Stage;
 use crate::stdio;
 
 const BACKLOG: i32 = 16;
@@ -54,6 +55,7 @@ pub(crate) fn listen(pod_dir: &Path) -> Result<OwnedFd, Error> {
 
 /// The last of a monitor's own files.
 pub(crate) fn unmake(pod_dir: &Path, lock: OwnedFd) -> Result<(), Error> {
+    stdio::remove(&Stage::path(pod_dir))?;
     stdio::remove(&pod_dir.join("monitor.sock"))?;
     stdio::remove(&pod_dir.join("monitor.lock"))?;
     drop(lock);

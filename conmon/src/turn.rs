@@ -124,8 +124,8 @@ impl Turn {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return Ok(());
         }
-        self.monitor.with_buffer(|monitor, buffer| match monitor.daemons.get_mut(&key) {
-            Some(daemon) => daemon.receive(buffer),
+        self.monitor.with_stage(|monitor, stage| match monitor.daemons.get_mut(&key) {
+            Some(daemon) => daemon.receive(stage.text()),
             None => Err(Gone),
         })?;
         // An answer may have found the daemon gone; then there is nothing more to hear from it.

@@ -97,3 +97,36 @@ fn a_resumed_container_can_be_entered_signalled_and_taken_away() {
     assert_eq!(pod.daemon.exit_of("c1").code, 137);
     pod.unmake();
 }
+
+/// A busy container keeps its monitor between a read and a write most of the time, which is where a kill hurts.
+#[test]
+fn no_line_of_a_busy_container_is_lost_or_doubled_by_many_kills() {
+    let mut pod = Pod::made();
+    // It stays a while: what a container wrote that ends while no monitor lives is lost with its FIFOs.
+    pod.run("c1", &format!("seq 1 400000; {WAIT}"));
+    let log_path = pod.log_path("c1");
+    let is_complete = || std::fs::read_to_string(&log_path).unwrap().trim_end().ends_with(" 400000");
+    let mut kills = 0;
+    while !is_complete() {
+        pod.replace_monitor();
+        kills += 1;
+        std::thread::sleep(std::time::Duration::from_millis(15));
+    }
+    println!("{kills} kills");
+    go(&pod, "c1");
+    assert_eq!(pod.daemon.exit_of("c1").code, 0);
+    assert!(kills > 3);
+    let log = std::fs::read_to_string(pod.log_path("c1")).unwrap();
+    let mut text = String::new();
+    for record in log.split_terminator('\n') {
+        text.push_str(&record[40..]);
+        if &record[38..39] == "F" {
+            text.push('\n');
+        }
+    }
+    let mut expected = (1..=400_000).map(|n: u32| n.to_string());
+    for (line, text) in text.lines().enumerate() {
+        assert_eq!(Some(text), expected.next().as_deref(), "line {line}");
+    }
+    pod.unmake();
+}

@@ -19,6 +19,7 @@ mod pidfd_info;
 mod process;
 mod sched;
 mod seccomp;
+mod shared_bytes;
 mod stack;
 
 pub use bpf::{
@@ -44,4 +45,5 @@ pub use process::{
 };
 pub use sched::{SchedAttr, ioprio_set, sched_setaffinity, sched_setattr, set_mempolicy};
 pub use seccomp::{SockFilter, seccomp_set_mode_filter};
+pub use shared_bytes::SharedBytes;
 pub use stack::madvise_stack;
