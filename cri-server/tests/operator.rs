@@ -1,5 +1,7 @@
 //! `berth` as an operator runs it: its words, its exit codes, and what it asks of a real berthd.
 
+#![allow(clippy::unwrap_used, reason = "whoever cannot set a test up fails it")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
