@@ -83,3 +83,57 @@ fn a_monitor_is_there_at_once() {
     makes.sort();
     println!("spawn to hello: {:?}, making a pod: {:?}", starts[10], makes[10]);
 }
+
+#[test]
+fn each_step_of_a_containers_life_is_quick() {
+    use conmon_protocol::Ask;
+    let mut pod = Pod::made();
+    let mut times: Vec<[u128; 4]> = Vec::new();
+    for _ in 0..30 {
+        let plan = pod.container_of("c1", large_config(&pod));
+        std::thread::sleep(std::time::Duration::from_millis(60));
+        let mut last = std::time::Instant::now();
+        let mut lap = || {
+            let now = std::time::Instant::now();
+            std::mem::replace(&mut last, now).elapsed().as_micros()
+        };
+        pod.create(plan);
+        let create = lap();
+        pod.start("c1");
+        let start = lap();
+        let kill = Ask::Signal { container_id: "c1".into(), signal: 9, scope: conmon_protocol::Scope::Init };
+        pod.daemon.ask(kill).unwrap();
+        pod.daemon.exit_of("c1");
+        let stop = lap();
+        pod.delete("c1");
+        times.push([create, start, stop, lap()]);
+        std::fs::remove_dir_all(pod.container_dir("c1")).unwrap();
+    }
+    for (step, name) in ["create", "start", "kill to exit", "delete"].iter().enumerate() {
+        let mut of_step: Vec<u128> = times.iter().map(|times| times[step]).collect();
+        of_step.sort_unstable();
+        println!("{name} takes {} us, at best {} us", of_step[15], of_step[0]);
+    }
+    pod.unmake();
+}
+
+#[test]
+fn a_hundred_containers_come_and_go_and_leave_nothing() {
+    let mut pod = Pod::made();
+    let pid = pod.monitor.id();
+    let mut cycle = |pod: &mut Pod| {
+        pod.run("c1", "echo hello");
+        pod.daemon.exit_of("c1");
+        pod.delete("c1");
+        std::fs::remove_dir_all(pod.container_dir("c1")).unwrap();
+    };
+    (0..10).for_each(|_| cycle(&mut pod));
+    let (before, fds) = (rollup(pid, "Anonymous:"), crate::harness::open_fds(pid));
+    let began = std::time::Instant::now();
+    (0..100).for_each(|_| cycle(&mut pod));
+    let after = rollup(pid, "Anonymous:");
+    println!("a container's life takes {:?}; memory {before} KiB, then {after} KiB", began.elapsed() / 100);
+    assert!(after <= before + 16, "{before} KiB, then {after} KiB");
+    assert_eq!(crate::harness::open_fds(pid), fds);
+    pod.unmake();
+}
