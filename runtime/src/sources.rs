@@ -1,6 +1,8 @@
 //! What the parent opens on the host for the child: the root file system and the sources of bind mounts, as
 //! mounts that are attached nowhere.
 
+mod overlay;
+
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
@@ -9,21 +11,20 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr, propagation};
-use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, Uid, chown, fstat, openat, stat, statfs};
+use rustix::fs::{CWD, FileType, statfs};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
-};
+use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::child::Hierarchy;
 use crate::plan::{Device, Mount, Plan, Source};
 use crate::{Error, Rootfs};
 
+use overlay::Layers;
+
 /// The root file system. `userns`: layers belong to the host's ids, and are shown to the container with its own.
 pub(crate) fn root(plan: &Plan, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Error> {
     match (rootfs, &plan.root.path) {
-        (Rootfs::Overlay { lower, upper, work }, _) => overlay(&Layers { lower, upper, work, userns }),
+        (Rootfs::Overlay { lower, upper, work }, _) => overlay::mount(&Layers { lower, upper, work, userns }),
         (Rootfs::Bundle, Some(path)) => directory(path, plan.root.propagation),
         (Rootfs::Bundle, None) => Err(Error::invalid("root.path", "is missing")),
     }
@@ -37,108 +38,6 @@ fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
     let attr = MountAttr { propagation, ..MountAttr::default() };
     mount_setattr(tree.as_fd(), Depth::Recursive, &attr).map_err(at)?;
     Ok(tree)
-}
-
-/// The directories of an overlay, topmost first.
-struct Layers<'a> {
-    lower: &'a [PathBuf],
-    upper: &'a Path,
-    work: &'a Path,
-    userns: Option<BorrowedFd<'a>>,
-}
-
-/// `volatile`: unmounting syncs nothing, and a layer that a crash of the machine left is thrown away anyhow.
-fn overlay(layers: &Layers<'_>) -> Result<OwnedFd, Error> {
-    let at =
-        |errno: Errno| Error::step("mounting the layers under", layers.upper.display().to_string(), errno);
-    match try_overlay(layers) {
-        // What a `volatile` mount leaves behind, so that nobody trusts its layer after a crash of the machine. It
-        // survives every unmount, and a create that is tried again finds it.
-        Err(Errno::INVAL) => {
-            fs::remove_dir_all(layers.work.join("work/incompat")).map_err(|_| at(Errno::INVAL))?;
-            try_overlay(layers).map_err(at)
-        }
-        other => other.map_err(at),
-    }
-}
-
-fn try_overlay(layers: &Layers<'_>) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let context = context.as_fd();
-    fsconfig_set_string(context, c"source", c"overlay")?;
-    let shifted = layers.userns.map(|userns| add_shifted_layers(context, layers, userns)).transpose()?;
-    if shifted.is_none() {
-        add_layers(context, layers)?;
-    }
-    fsconfig_set_flag(context, c"volatile")?;
-    fsconfig_create(context)?;
-    // Only now does the overlay have mounts of its own; until here it knew but ours.
-    drop(shifted);
-    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
-}
-
-fn add_layers(context: BorrowedFd<'_>, layers: &Layers<'_>) -> rustix::io::Result<()> {
-    for layer in layers.lower {
-        // One at a time: no limit on how many there are, and no character that would need an escape.
-        fsconfig_set_string(context, c"lowerdir+", layer)?;
-    }
-    fsconfig_set_string(context, c"upperdir", layers.upper)?;
-    fsconfig_set_string(context, c"workdir", layers.work)
-}
-
-/// One idmapped mount for all lower layers, whatever their number: many would queue for the one lock of the kernel's
-/// mount table. Directories as descriptors need Linux 6.13. The upper is not shifted, since the overlay itself works
-/// there as the host's root: what the container writes has its ids on disk.
-fn add_shifted_layers(
-    context: BorrowedFd<'_>,
-    layers: &Layers<'_>,
-    userns: BorrowedFd<'_>,
-) -> rustix::io::Result<Shifted> {
-    let lower = Shifted::of(common_parent(layers.lower.iter().map(PathBuf::as_path)), userns)?;
-    for layer in layers.lower {
-        fsconfig_set_fd(context, c"lowerdir+", lower.open(layer)?)?;
-    }
-    give_to_root_of(layers.upper, userns)?;
-    fsconfig_set_string(context, c"upperdir", layers.upper)?;
-    fsconfig_set_string(context, c"workdir", layers.work)?;
-    Ok(lower)
-}
-
-/// The container's root directory belongs to its root: whoever that is, the kernel tells of a shifted clone.
-fn give_to_root_of(upper: &Path, userns: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    if stat(upper)?.st_uid != 0 {
-        return Ok(());
-    }
-    let shifted = fstat(&Shifted::of(upper.to_owned(), userns)?.tree)?;
-    chown(upper, Some(Uid::from_raw(shifted.st_uid)), Some(Gid::from_raw(shifted.st_gid)))
-}
-
-/// A directory, cloned and idmapped.
-struct Shifted {
-    tree: OwnedFd,
-    path: PathBuf,
-}
-
-impl Shifted {
-    fn of(path: PathBuf, userns: BorrowedFd<'_>) -> rustix::io::Result<Shifted> {
-        let tree = clone_tree(&path, Depth::One)?;
-        idmap(tree.as_fd(), Depth::One, userns)?;
-        Ok(Shifted { tree, path })
-    }
-
-    fn open(&self, dir: &Path) -> rustix::io::Result<OwnedFd> {
-        let inside = dir.strip_prefix(&self.path).map_err(|_| Errno::INVAL)?;
-        let inside = if inside.as_os_str().is_empty() { Path::new(".") } else { inside };
-        openat(&self.tree, inside, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    }
-}
-
-/// The deepest directory that all of them are in; of one alone, itself.
-fn common_parent<'a>(mut paths: impl Iterator<Item = &'a Path>) -> PathBuf {
-    let first = paths.next().unwrap_or(Path::new("/"));
-    paths.fold(first.to_owned(), |common, path| {
-        common.components().zip(path.components()).take_while(|(a, b)| a == b).map(|(a, _)| a).collect()
-    })
 }
 
 /// By mount: the source of a bind mount, with its attributes and propagation.
@@ -250,17 +149,4 @@ pub(crate) fn idmap(tree: BorrowedFd<'_>, depth: Depth, userns: BorrowedFd<'_>) 
     let attr =
         MountAttr { set: mount_attr::IDMAP, userns_fd: userns.as_raw_fd() as u64, ..MountAttr::default() };
     mount_setattr(tree, depth, &attr)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_have_one_common_parent() {
-        let common = |paths: &[&str]| common_parent(paths.iter().map(Path::new));
-        assert_eq!(common(&["/a/b/1", "/a/b/2", "/a/b/3/x"]), Path::new("/a/b"));
-        assert_eq!(common(&["/a/b/1"]), Path::new("/a/b/1"));
-        assert_eq!(common(&["/a", "/b"]), Path::new("/"));
-    }
 }

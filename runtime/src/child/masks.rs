@@ -44,12 +44,21 @@ struct Covers {
 
 impl Covers {
     fn cover(&self, root: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
-        let cover = match kind_of(place)? {
-            Kind::Dir => get(&self.dir, empty_dir)?,
-            Kind::File => get(&self.file, || open_null(root))?,
-        };
-        let clone = clone(cover.as_fd(), OpenTreeFlags::empty())?;
-        attach(clone.as_fd(), place)
+        match kind_of(place)? {
+            Kind::Dir => self.cover_dir(place),
+            Kind::File => {
+                let null = get(&self.file, || open_null(root))?;
+                attach(clone(null.as_fd(), OpenTreeFlags::empty())?.as_fd(), place)
+            }
+        }
+    }
+
+    /// The first is the tmpfs itself: kernels before 6.15 clone only what is attached.
+    fn cover_dir(&self, place: BorrowedFd<'_>) -> Result<()> {
+        if let Some(tmpfs) = self.dir.get() {
+            return attach(clone(tmpfs.as_fd(), OpenTreeFlags::empty())?.as_fd(), place);
+        }
+        attach(get(&self.dir, empty_dir)?.as_fd(), place)
     }
 }
 
