@@ -117,9 +117,9 @@ fn show_log(log_dir: &std::path::Path) -> Result<()> {
 }
 
 fn prove_clean(node: &Node, before: &crate::leaks::Inventory) -> Result<()> {
-    let after = node.inventory();
-    let leaks = after.leaked_since(before);
+    let leaks = node.leaks_since(before);
     ensure!(leaks.is_empty(), "left behind:\n{}", leaks.join("\n"));
+    let after = node.inventory();
     tell(&format!(
         "left: {} mounts, {} cgroups, {} monitors, {} veth links, {} addresses in use",
         after.mounts.len(),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Everything of one node that must be the same after as before.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,6 +27,8 @@ pub struct Scope {
     pub counted: Vec<PathBuf>,
     /// The cgroup below which the node's pods are, such as `/berth-test-1`.
     pub cgroup: String,
+    /// The bridge that the node's pods are on.
+    pub bridge: String,
     /// host-local's folder of addresses in use.
     pub ipam_dir: PathBuf,
     /// The daemon whose descriptors are counted.
@@ -38,7 +41,7 @@ impl Inventory {
             mounts: mounts_below(&scope.dir),
             cgroups: cgroups_named(&scope.cgroup),
             processes: processes_of(&scope.dir),
-            links: links(),
+            links: links_of(&scope.bridge),
             files: scope.counted.iter().flat_map(|dir| files_below(dir)).collect(),
             addresses: names_in(&scope.ipam_dir)
                 .filter(|name| name.parse::<std::net::IpAddr>().is_ok())
@@ -119,10 +122,11 @@ fn processes_of(dir: &Path) -> BTreeSet<String> {
     found
 }
 
-fn links() -> BTreeSet<String> {
-    let table = std::fs::read_to_string("/proc/self/net/dev").unwrap_or_default();
-    let names = table.lines().filter_map(|line| line.split(':').next()).map(str::trim);
-    names.filter(|name| name.starts_with("veth")).map(str::to_owned).collect()
+/// The links on a bridge: one a pod. Other nodes may share the network namespace.
+fn links_of(bridge: &str) -> BTreeSet<String> {
+    let listed = Command::new("ip").args(["-o", "link", "show", "master", bridge]).output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
 }
 
 fn names_in(dir: &Path) -> impl Iterator<Item = String> + use<> {

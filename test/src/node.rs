@@ -22,6 +22,8 @@ use crate::programs::Programs;
 
 /// How long a daemon may take to serve its socket.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long what was removed may take to be gone.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 /// Set by `cargo xtask` in the network namespace that it made.
 pub const PRIVATE_NETWORK: &str = "BERTH_PRIVATE_NETWORK";
 
@@ -258,9 +260,22 @@ impl Node {
                 self.dir().join("root/cni"),
             ],
             cgroup: self.cgroup(),
+            bridge: format!("tbr{}", self.number),
             ipam_dir: self.ipam_dir().join(format!("test{}", self.number)),
             daemon_pid: self.daemon_pid(),
         })
+    }
+
+    /// What is here that was not there before; monitors get a moment to end, since they answer first.
+    pub fn leaks_since(&self, before: &Inventory) -> Vec<String> {
+        let start = Instant::now();
+        loop {
+            let leaks = self.inventory().leaked_since(before);
+            if leaks.is_empty() || start.elapsed() > SETTLE_LIMIT {
+                return leaks;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Stops and removes every pod; the daemon must be running.

@@ -63,9 +63,9 @@ async fn a_killed_monitor_is_noticed_and_replaced() -> Result<()> {
     assert_eq!(fixture.client.container(&container).await?.exit_code, 137);
     let before = fixture.node.inventory();
     fixture.remove(&pod).await?;
-    let after = fixture.node.inventory();
-    assert!(after.leaked_since(&before).is_empty());
-    assert!(after.processes.is_empty(), "{:?}", after.processes);
+    assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
+    let processes = fixture.node.inventory().processes;
+    assert!(processes.is_empty(), "{processes:?}");
     Ok(())
 }
 
@@ -148,7 +148,7 @@ async fn dies_cleanly_at(step: &str) -> Result<()> {
     assert_eq!(fixture.client.exec(&container, &["echo", "up"], 10).await?.stdout, b"up\n");
     fixture.remove(&pod).await?;
     fixture.node.remove_all_pods().await?;
-    let leaks = fixture.node.inventory().leaked_since(&before);
+    let leaks = fixture.node.leaks_since(&before);
     assert_eq!(leaks, Vec::<String>::new());
     Ok(())
 }

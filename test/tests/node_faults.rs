@@ -36,7 +36,7 @@ async fn what_is_missing_is_named() -> Result<()> {
     fixture.client.remove_pod("0123").await?;
 
     fixture.remove(&pod).await?;
-    assert_eq!(fixture.node.inventory().leaked_since(&before), Vec::<String>::new());
+    assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     Ok(())
 }
 
@@ -83,7 +83,7 @@ async fn a_network_plugin_that_fails_or_hangs_fails_the_pod_and_leaves_nothing()
         let pod_config = fixture.pod_config("netless");
         let refused = fixture.client.run_pod(&pod_config).await.expect_err("no network");
         assert!(refused.message().contains(words), "{refused:?}");
-        assert_eq!(fixture.node.inventory().leaked_since(&before), Vec::<String>::new());
+        assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     }
     Ok(())
 }

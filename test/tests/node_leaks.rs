@@ -36,8 +36,8 @@ async fn a_hundred_pods_leave_nothing() -> Result<()> {
             task.await??;
         }
     }
+    assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     let after = fixture.node.inventory();
-    assert_eq!(after.leaked_since(&before), Vec::<String>::new());
     let grown = after.descriptors.saturating_sub(before.descriptors);
     assert!(grown <= 4, "descriptors: {} before, {} after", before.descriptors, after.descriptors);
     Ok(())

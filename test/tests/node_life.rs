@@ -43,7 +43,7 @@ async fn a_pod_runs_logs_execs_and_leaves_nothing() -> Result<()> {
     fixture.remove(&pod).await?;
     let missing = fixture.client.container(&container).await.expect_err("a removed container");
     assert_eq!(missing.code(), Code::NotFound);
-    assert_eq!(fixture.node.inventory().leaked_since(&before), Vec::<String>::new());
+    assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     Ok(())
 }
 
