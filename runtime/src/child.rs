@@ -97,6 +97,7 @@ pub(crate) fn first_of_two(kit: &Kit<'_>) -> i32 {
 
 fn join_and_clone(kit: &Kit<'_>) -> Done {
     hide_and_join(kit)?;
+    new_time(kit.plan)?;
     let new = kit.plan.namespaces.new;
     let init =
         kernel::clone3(new | flag::PARENT, None, || rest_of_init(kit, become_init)).at(Step::Fork, 0)?;
@@ -157,7 +158,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     }
     kernel::reset_signals();
     setsid().at(Step::Session, 0)?;
-    new_namespaces(plan)?;
+    new_cgroup_view(plan)?;
     name_host(plan)?;
     let pid = pid_on_host(kit)?;
     let label = with_private_procfs(plan)?;
@@ -244,16 +245,25 @@ fn become_root(kit: &Kit<'_>) -> Done {
     rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)
 }
 
-/// The time namespace is entered at exec; until then its clocks can be set.
-fn new_namespaces(plan: &Plan) -> Done {
-    if plan.namespaces.late != 0 {
-        kernel::unshare(plan.namespaces.late).at(Step::NewNamespace, 0)?;
+/// Of the time namespace that the next child will be born into; until then its clocks can be set.
+fn new_time(plan: &Plan) -> Done {
+    if plan.namespaces.late & flag::NEWTIME == 0 {
+        return Ok(());
     }
+    kernel::unshare(flag::NEWTIME).at(Step::NewNamespace, 0)?;
     let Some(offsets) = &plan.time_offsets else { return Ok(()) };
     let flags = OFlags::WRONLY | OFlags::CLOEXEC;
     let file =
         rustix::fs::open(c"/proc/self/timens_offsets", flags, Mode::empty()).at(Step::TimeOffsets, 0)?;
     rustix::io::write(file, offsets).map(drop).at(Step::TimeOffsets, 0)
+}
+
+/// Its root is the cgroup that we are in by now.
+fn new_cgroup_view(plan: &Plan) -> Done {
+    if plan.namespaces.late & flag::NEWCGROUP == 0 {
+        return Ok(());
+    }
+    kernel::unshare(flag::NEWCGROUP).at(Step::NewNamespace, 0)
 }
 
 fn name_host(plan: &Plan) -> Done {

@@ -12,8 +12,8 @@ use crate::spec::{IdMapping, Linux, NamespaceKind};
 pub(crate) struct Namespaces {
     /// For clone3.
     pub(crate) new: u64,
-    /// For unshare in the child: a cgroup namespace takes the joined cgroup as its root, and a time namespace
-    /// takes its offsets, only so.
+    /// For unshare in a child: a cgroup namespace takes the joined cgroup as its root, and a time namespace takes
+    /// its offsets, only so.
     pub(crate) late: u64,
     pub(crate) joined: Vec<Joined>,
     /// Maps of a new user namespace, as the kernel reads them.
@@ -45,11 +45,13 @@ impl Namespaces {
 
     /// New namespaces belong to the user namespace of whoever makes them, and others can only be joined from
     /// outside of a new one: with a joined user namespace, or a new one beside joined ones, a first child joins
-    /// and a second is made from there.
+    /// and a second is made from there. A time namespace as well is for the children of who makes it; that exec
+    /// enters it too is Linux 6.3.
     pub(crate) fn needs_two_steps(&self) -> bool {
         let joins_other = self.joined.iter().any(|joined| joined.flag != flag::NEWPID);
         self.joined.iter().any(|joined| joined.flag == flag::NEWUSER)
             || (self.new & flag::NEWUSER != 0 && joins_other)
+            || self.late & flag::NEWTIME != 0
     }
 }
 

@@ -110,7 +110,8 @@ fn a_mount_can_shift_ids() {
     if !is_root() {
         return;
     }
-    let source = tempfile::tempdir().unwrap();
+    // Not on a tmpfs, which could not do this before Linux 6.3.
+    let source = tempfile::tempdir_in("/var/tmp").unwrap();
     fs::write(source.path().join("file"), "").unwrap();
     let mut bundle = Bundle::new("stat -c %u /shifted/file");
     let map = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
