@@ -139,10 +139,7 @@ async fn dies_cleanly_at(step: &str) -> Result<()> {
 
     fixture.node.start_daemon().await?;
     fixture.reconnect().await?;
-    let pods = fixture.client.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
-    for pod in pods.into_inner().items {
-        assert_eq!(pod.state(), v1::PodSandboxState::SandboxReady, "a listed pod is whole: {pod:?}");
-    }
+    wait_until_listed_pods_are_whole(&mut fixture).await?;
     // The kubelet asks again, and must get a working pod; what was half made is not in its way.
     let (pod, container) = fixture.run("doomed", &["sleep", "1000"]).await?;
     assert_eq!(fixture.client.exec(&container, &["echo", "up"], 10).await?.stdout, b"up\n");
@@ -151,4 +148,18 @@ async fn dies_cleanly_at(step: &str) -> Result<()> {
     let leaks = fixture.node.leaks_since(&before);
     assert_eq!(leaks, Vec::<String>::new());
     Ok(())
+}
+
+/// What was half made is shown as not ready while it is taken away, and then no more.
+async fn wait_until_listed_pods_are_whole(fixture: &mut Fixture) -> Result<()> {
+    let start = std::time::Instant::now();
+    loop {
+        let listed = fixture.client.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
+        let items = listed.into_inner().items;
+        if items.iter().all(|pod| pod.state() == v1::PodSandboxState::SandboxReady) {
+            return Ok(());
+        }
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(5), "half a pod is left: {items:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
