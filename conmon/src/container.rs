@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use crate::clock;
 use crate::error::{Error, Leftovers, Named as _};
-use crate::handler;
+use crate::handler::{self, Started};
 use crate::life::{Answer, Asked, Heard, Life};
 use crate::logfile::{Log, Stream};
 use crate::poll::{Poll, Token};
@@ -44,7 +44,6 @@ pub(crate) struct Container {
 impl Container {
     /// Makes a container whose process waits. On failure nothing stays.
     pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
-        handler::check(&plan)?;
         match Self::make_all(key, &plan, poll) {
             Ok(container) => Ok(container),
             Err(error) => match unmake(&plan) {
@@ -63,17 +62,18 @@ impl Container {
             (streams, Some(ends))
         };
         let made = handler::create(plan, ends)?;
-        streams.console = made.console;
+        let process = made.process;
+        streams.console = process.console;
         let record = ContainerRecord {
             plan: plan.clone(),
-            process: Birth::of(made.pid),
+            process: Birth::of(process.pid),
             started_at_ns: None,
             cgroup: made.cgroup,
             owns_pid_namespace: made.owns_pid_namespace,
         };
         record.write()?;
-        let mut container = Container::new(key, record, Life::Created { pid: made.pid }, streams, log);
-        container.warnings = made.warnings;
+        let mut container = Container::new(key, record, Life::Created { pid: process.pid }, streams, log);
+        container.warnings = process.warnings;
         container.watch_streams(poll)?;
         Ok(container)
     }
@@ -295,7 +295,7 @@ fn resize(console: &OwnedFd, columns: u16, rows: u16) -> Result<(), Errno> {
 
 fn life_of(record: &ContainerRecord) -> Life {
     let pid = record.process.pid;
-    let started = record.started_at_ns.filter(|_| handler::has_started(&record.plan));
+    let started = record.started_at_ns.filter(|_| handler::started(&record.plan) == Started::Yes);
     match started {
         Some(started_at_ns) => Life::Running { pid, started_at_ns },
         None => Life::Created { pid },

@@ -1,25 +1,28 @@
-//! What a monitor asks of an OCI runtime. The only file that knows the runtime is linked in.
+//! What a monitor asks of an OCI runtime: the one linked in, or another one by its command line.
 
-use conmon_protocol::{ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
-use runtime::spec::{NamespaceKind, Root, Spec};
-use runtime::{CreateRequest, Force, Runtime, Stdio};
+mod command;
+mod in_tree;
+
 use std::fs;
 use std::os::fd::OwnedFd;
 
+use conmon_protocol::{ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
+use runtime::spec::{NamespaceKind, Root, Spec};
+
+use self::command::Command;
+use self::in_tree::InTree;
 use crate::error::{Error, Named as _};
 use crate::stdio::Ends;
 
 /// No config.json is longer; Kubernetes itself bounds a pod at 1.5 MiB.
 const MAX_CONFIG: u64 = 4 << 20;
 
+/// A container whose process waits.
 #[derive(Debug)]
 pub(crate) struct Made {
-    pub(crate) pid: i32,
-    pub(crate) console: Option<OwnedFd>,
+    pub(crate) process: Entered,
     pub(crate) cgroup: Option<String>,
     pub(crate) owns_pid_namespace: bool,
-    /// What was asked and done in part only.
-    pub(crate) warnings: Vec<String>,
 }
 
 /// A process, and its terminal's master if it has one.
@@ -28,55 +31,64 @@ pub(crate) struct Entered {
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
     pub(crate) console: Option<OwnedFd>,
+    /// What was asked and done in part only.
+    pub(crate) warnings: Vec<String>,
 }
 
-/// Says no to a handler that nothing here can drive, before anything is made.
-pub(crate) fn check(plan: &ContainerPlan) -> Result<(), Error> {
-    runtime(plan).map(drop)
+/// Whether a container's process was let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Started {
+    Yes,
+    No,
+}
+
+enum Of<'a> {
+    InTree(InTree<'a>),
+    Command(Command<'a>),
+}
+
+fn of(plan: &ContainerPlan) -> Of<'_> {
+    match &plan.handler {
+        Handler::InTree { root, seccomp_cache } => {
+            Of::InTree(InTree { root, seccomp_cache: seccomp_cache.as_deref() })
+        }
+        Handler::Command { path, root, systemd_cgroup } => {
+            Of::Command(Command { program: path, root, systemd_cgroup: *systemd_cgroup, plan })
+        }
+    }
 }
 
 /// Makes a container whose process waits for [`start`]. `None` as streams means a terminal.
 pub(crate) fn create(plan: &ContainerPlan, ends: Option<Ends>) -> Result<Made, Error> {
-    let runtime = runtime(plan)?;
-    let mut spec = read_spec(plan)?;
-    if let Rootfs::Dir(path) = &plan.rootfs {
-        spec.root.get_or_insert_with(Root::default).path.clone_from(path);
-    }
+    let spec = read_spec(plan)?;
     let (cgroup, owns_pid_namespace) = (cgroup_of(&spec), owns_pid_namespace(&spec));
-    let request = CreateRequest {
-        id: &plan.container_id,
-        bundle: &plan.bundle_dir,
-        spec,
-        rootfs: rootfs(&plan.rootfs),
-        stdio: stdio(ends),
-        preserve_fds: 0,
+    let process = match of(plan) {
+        Of::InTree(runtime) => runtime.create(plan, spec, ends)?,
+        Of::Command(runtime) => runtime.create(ends)?,
     };
-    let process = runtime.create(request)?;
-    Ok(Made {
-        pid: process.pid,
-        console: process.console,
-        cgroup,
-        owns_pid_namespace,
-        warnings: process.warnings,
-    })
+    Ok(Made { process, cgroup, owns_pid_namespace })
 }
 
 pub(crate) fn start(plan: &ContainerPlan) -> Result<(), Error> {
-    Ok(runtime(plan)?.start(&plan.container_id)?)
+    match of(plan) {
+        Of::InTree(runtime) => runtime.start(&plan.container_id),
+        Of::Command(runtime) => runtime.start(),
+    }
 }
 
-/// Whether the process was let go, for a monitor that only knows that another one meant to.
-pub(crate) fn has_started(plan: &ContainerPlan) -> bool {
-    let state = runtime(plan).and_then(|runtime| Ok(runtime.state(&plan.container_id)?));
-    state.is_ok_and(|state| state.status != runtime::state::Status::Created)
+/// For a monitor that only knows that another one meant to start it.
+pub(crate) fn started(plan: &ContainerPlan) -> Started {
+    match of(plan) {
+        Of::InTree(runtime) => runtime.started(&plan.container_id),
+        Of::Command(runtime) => runtime.started(),
+    }
 }
 
 pub(crate) fn kill(plan: &ContainerPlan, signal: i32, scope: Scope) -> Result<(), Error> {
-    let scope = match scope {
-        Scope::Init => runtime::Scope::Init,
-        Scope::All => runtime::Scope::All,
-    };
-    Ok(runtime(plan)?.kill(&plan.container_id, signal, scope)?)
+    match of(plan) {
+        Of::InTree(runtime) => runtime.kill(&plan.container_id, signal, scope),
+        Of::Command(runtime) => runtime.kill(signal, scope),
+    }
 }
 
 pub(crate) fn exec(
@@ -84,35 +96,26 @@ pub(crate) fn exec(
     process: serde_json::Value,
     ends: Option<Ends>,
 ) -> Result<Entered, Error> {
-    let process = serde_json::from_value(process)
+    let spec: runtime::spec::Process = serde_json::from_value(process)
         .map_err(|error| Error::refused(RefusalKind::Invalid, format!("the process to exec: {error}")))?;
-    let entered = runtime(plan)?.exec(&plan.container_id, &process, stdio(ends))?;
-    Ok(Entered { pid: entered.pid, pidfd: entered.pidfd, console: entered.console })
+    match of(plan) {
+        Of::InTree(runtime) => runtime.exec(&plan.container_id, &spec, ends),
+        Of::Command(runtime) => runtime.exec(&spec, ends),
+    }
 }
 
 /// Takes away the cgroup and the runtime's record, with all processes. Safe from any point and twice.
 pub(crate) fn delete(plan: &ContainerPlan) -> Result<(), Error> {
-    Ok(runtime(plan)?.delete(&plan.container_id, Force::Kill)?)
+    match of(plan) {
+        Of::InTree(runtime) => runtime.delete(&plan.container_id),
+        Of::Command(runtime) => runtime.delete(),
+    }
 }
 
 /// How many processes of the cgroup the kernel killed for want of memory. A cgroup that is gone counts none.
 pub(crate) fn oom_kills(cgroup: Option<&str>) -> u64 {
     let cgroup = cgroup.and_then(|path| runtime::cgroup::Cgroup::open(path).ok());
     cgroup.map_or(0, |cgroup| cgroup.oom_kills())
-}
-
-fn runtime(plan: &ContainerPlan) -> Result<Runtime, Error> {
-    match &plan.handler {
-        Handler::InTree { root, seccomp_cache } => {
-            let mut runtime = Runtime::new(root.clone());
-            runtime.seccomp_cache.clone_from(seccomp_cache);
-            Ok(runtime)
-        }
-        Handler::Command { path, .. } => {
-            let message = format!("running {} as the OCI runtime is not supported yet", path.display());
-            Err(Error::refused(RefusalKind::Unsupported, message))
-        }
-    }
 }
 
 fn read_spec(plan: &ContainerPlan) -> Result<Spec, Error> {
@@ -123,8 +126,12 @@ fn read_spec(plan: &ContainerPlan) -> Result<Spec, Error> {
         return Err(Error::refused(RefusalKind::Invalid, message));
     }
     let bytes = fs::read(&path).named("reading", &path)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| Error::refused(RefusalKind::Invalid, format!("{}: {error}", path.display())))
+    let mut spec: Spec = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::refused(RefusalKind::Invalid, format!("{}: {error}", path.display())))?;
+    if let Rootfs::Dir(path) = &plan.rootfs {
+        spec.root.get_or_insert_with(Root::default).path.clone_from(path);
+    }
+    Ok(spec)
 }
 
 fn cgroup_of(spec: &Spec) -> Option<String> {
@@ -135,20 +142,4 @@ fn cgroup_of(spec: &Spec) -> Option<String> {
 fn owns_pid_namespace(spec: &Spec) -> bool {
     let mut namespaces = spec.linux.iter().flat_map(|linux| &linux.namespaces);
     namespaces.any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none())
-}
-
-fn rootfs(rootfs: &Rootfs) -> runtime::Rootfs {
-    match rootfs {
-        Rootfs::Overlay { lower, upper, work } => {
-            runtime::Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
-        }
-        Rootfs::Dir(_) => runtime::Rootfs::Bundle,
-    }
-}
-
-fn stdio(ends: Option<Ends>) -> Stdio {
-    match ends {
-        Some(ends) => Stdio::Fds { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr },
-        None => Stdio::Terminal,
-    }
 }

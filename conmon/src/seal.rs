@@ -35,6 +35,7 @@ pub(crate) fn seal(
         .args(words)
         .arg(ARGUMENT)
         .env_clear()
+        .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
         .env(HEAP_VARIABLE.0, HEAP_VARIABLE.1)
         .exec();
     Err(error).named("executing", "/proc/self/exe")

@@ -32,6 +32,8 @@ pub(crate) struct Pod {
     pub(crate) monitor: Child,
     pub(crate) daemon: Daemon,
     pub(crate) cgroup_parent: String,
+    /// Another runtime than our own.
+    pub(crate) foreign: Option<PathBuf>,
 }
 
 impl Pod {
@@ -43,7 +45,9 @@ impl Pod {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("/berth-conmon-{}-{number}", std::process::id());
         let (monitor, daemon) = spawn(&dir);
-        Pod { dir, run, monitor, daemon, cgroup_parent }
+        // `BERTH_HANDLER=/usr/sbin/runc` tries all tests with another runtime.
+        let foreign = std::env::var_os("BERTH_HANDLER").map(PathBuf::from);
+        Pod { dir, run, monitor, daemon, cgroup_parent, foreign }
     }
 
     /// A pod whose namespaces are made.
@@ -90,7 +94,15 @@ impl Pod {
             terminal: false,
             stdin: Stdin::Closed,
             stdio_owner: Owner { uid: 0, gid: 0 },
-            handler: Handler::InTree { root: self.run.path().join("runtime"), seccomp_cache: None },
+            handler: self.handler(),
+        }
+    }
+
+    fn handler(&self) -> Handler {
+        let root = self.run.path().join("runtime");
+        match self.foreign.clone() {
+            Some(path) => Handler::Command { path, root, systemd_cgroup: false },
+            None => Handler::InTree { root, seccomp_cache: None },
         }
     }
 
@@ -267,7 +279,7 @@ pub(crate) fn process(args: &[&str]) -> Value {
 }
 
 /// Busybox under the names that the tests use.
-fn make_rootfs(dir: &Path) {
+pub(crate) fn make_rootfs(dir: &Path) {
     for name in ["bin", "proc", "dev", "tmp"] {
         std::fs::create_dir_all(dir.join(name)).unwrap();
     }

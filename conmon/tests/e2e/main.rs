@@ -6,6 +6,7 @@
 
 mod container;
 mod exec;
+mod foreign;
 mod harness;
 mod memory;
 mod pod;

@@ -121,7 +121,7 @@ fn each_step_of_a_containers_life_is_quick() {
 fn a_hundred_containers_come_and_go_and_leave_nothing() {
     let mut pod = Pod::made();
     let pid = pod.monitor.id();
-    let mut cycle = |pod: &mut Pod| {
+    let cycle = |pod: &mut Pod| {
         pod.run("c1", "echo hello");
         pod.daemon.exit_of("c1");
         pod.delete("c1");
@@ -135,5 +135,16 @@ fn a_hundred_containers_come_and_go_and_leave_nothing() {
     println!("a container's life takes {:?}; memory {before} KiB, then {after} KiB", began.elapsed() / 100);
     assert!(after <= before + 16, "{before} KiB, then {after} KiB");
     assert_eq!(crate::harness::open_fds(pid), fds);
+    pod.unmake();
+}
+
+#[test]
+fn output_is_logged_as_fast_as_it_comes() {
+    let mut pod = Pod::made();
+    let began = std::time::Instant::now();
+    pod.run("c1", "yes 'a line of a log as long as many lines of many logs are' | head -c 20000000");
+    pod.daemon.exit_of("c1");
+    let bytes = std::fs::metadata(pod.log_path("c1")).unwrap().len();
+    println!("20 MB of output takes {:?} and makes {bytes} bytes of log", began.elapsed());
     pod.unmake();
 }

@@ -1,0 +1,93 @@
+//! Our own runtime, linked in: no process, no second parse, no wait.
+
+use std::path::Path;
+
+use conmon_protocol::{ContainerPlan, Rootfs, Scope};
+use runtime::spec::{Process, Spec};
+use runtime::{CreateRequest, Force, Runtime, Stdio};
+
+use super::{Entered, Started};
+use crate::error::Error;
+use crate::stdio::Ends;
+
+/// The runtime's root, and where it keeps compiled filters.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InTree<'a> {
+    pub(super) root: &'a Path,
+    pub(super) seccomp_cache: Option<&'a Path>,
+}
+
+impl InTree<'_> {
+    pub(super) fn create(
+        self,
+        plan: &ContainerPlan,
+        spec: Spec,
+        ends: Option<Ends>,
+    ) -> Result<Entered, Error> {
+        let request = CreateRequest {
+            id: &plan.container_id,
+            bundle: &plan.bundle_dir,
+            spec,
+            rootfs: rootfs(&plan.rootfs),
+            stdio: stdio(ends),
+            preserve_fds: 0,
+        };
+        Ok(self.runtime().create(request).map(Entered::from)?)
+    }
+
+    pub(super) fn start(self, id: &str) -> Result<(), Error> {
+        Ok(self.runtime().start(id)?)
+    }
+
+    pub(super) fn started(self, id: &str) -> Started {
+        match self.runtime().state(id).map(|state| state.status) {
+            Ok(runtime::state::Status::Created) => Started::No,
+            Ok(_) | Err(_) => Started::Yes,
+        }
+    }
+
+    pub(super) fn kill(self, id: &str, signal: i32, scope: Scope) -> Result<(), Error> {
+        let scope = match scope {
+            Scope::Init => runtime::Scope::Init,
+            Scope::All => runtime::Scope::All,
+        };
+        Ok(self.runtime().kill(id, signal, scope)?)
+    }
+
+    pub(super) fn exec(self, id: &str, process: &Process, ends: Option<Ends>) -> Result<Entered, Error> {
+        Ok(self.runtime().exec(id, process, stdio(ends)).map(Entered::from)?)
+    }
+
+    pub(super) fn delete(self, id: &str) -> Result<(), Error> {
+        Ok(self.runtime().delete(id, Force::Kill)?)
+    }
+
+    fn runtime(self) -> Runtime {
+        let mut runtime = Runtime::new(self.root);
+        runtime.seccomp_cache = self.seccomp_cache.map(Path::to_path_buf);
+        runtime
+    }
+}
+
+impl From<runtime::Process> for Entered {
+    fn from(process: runtime::Process) -> Entered {
+        let runtime::Process { pid, pidfd, console, warnings } = process;
+        Entered { pid, pidfd, console, warnings }
+    }
+}
+
+fn rootfs(rootfs: &Rootfs) -> runtime::Rootfs {
+    match rootfs {
+        Rootfs::Overlay { lower, upper, work } => {
+            runtime::Rootfs::Overlay { lower: lower.clone(), upper: upper.clone(), work: work.clone() }
+        }
+        Rootfs::Dir(_) => runtime::Rootfs::Bundle,
+    }
+}
+
+fn stdio(ends: Option<Ends>) -> Stdio {
+    match ends {
+        Some(ends) => Stdio::Fds { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr },
+        None => Stdio::Terminal,
+    }
+}
