@@ -174,7 +174,6 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     let env = home::environment(kit.root, &plan.process);
     identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter)?;
     let program = identity::look_up(&plan.process)?;
-    kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
     kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
     Ok(Found { program, pid, env })
 }
@@ -195,7 +194,16 @@ fn run(kit: &Kit<'_>, found: &Found) -> i32 {
     if kernel::close_all_but(3 + kit.preserve_fds, kit.start.as_fd()).is_err() {
         return FAILED;
     }
-    if wait_for_start(kit.start).is_err() {
+    // Sockets and pipes of our parent among it, whose other ends wait for their end. Our line ends as well, which
+    // tells the parent that all this is done.
+    let start = match kernel::close_range_above(kit.start.as_fd(), 3 + kit.preserve_fds).at(Step::Stdio, 3) {
+        Ok(start) => start,
+        Err(failure) => {
+            kit.line.failed(failure);
+            return FAILED;
+        }
+    };
+    if wait_for_start(&start).is_err() {
         return FAILED;
     }
     if let Err(error) = kit.hooks.start_container(found.pid) {

@@ -219,10 +219,13 @@ impl Making<'_> {
         self.hear_until_ready(record, ours)
     }
 
+    /// Ready it is when it says so and then hangs up, having let go of everything that it had from us.
     fn hear_until_ready(&self, record: &Record, ours: &Line) -> Result<Option<OwnedFd>, Error> {
+        let mut ready = None;
         loop {
             match ours.hear().map_err(|e| Error::step("hearing", "the init", e))? {
-                Some(Word::Ready { console }) => return Ok(console),
+                Some(Word::Ready { console }) => ready = Some(console),
+                None => return ready.ok_or(Error::Died),
                 Some(Word::Failed(failure)) => return Err(self.explain(failure)),
                 Some(Word::BeforePivot) => {
                     let state = record.state(Status::Creating);
@@ -230,7 +233,7 @@ impl Making<'_> {
                     hooks::run_all(&record.hooks.create_runtime, &state)?;
                     ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
                 }
-                Some(Word::Cloned { .. }) | None => return Err(Error::Died),
+                Some(Word::Cloned { .. }) => return Err(Error::Died),
             }
         }
     }

@@ -25,9 +25,10 @@ fn main() {
     node.a_create_that_is_tried_again_finds_its_layer();
     node.layers_show_the_ids_of_a_user_namespace();
     node.exec_says_at_once_what_cannot_run();
+    node.an_init_that_waits_holds_nothing_of_ours();
     node.deleting_twice_and_unknown_is_fine();
     node.nothing_grows();
-    println!("library: 6 passed, 0 failed");
+    println!("library: 7 passed, 0 failed");
 }
 
 struct Node {
@@ -162,6 +163,20 @@ impl Node {
         self.runtime.kill(&id, 9, Scope::All).unwrap();
         assert_eq!(wait(&init), -9);
         self.runtime.delete(&id, Force::Refuse).unwrap();
+    }
+
+    fn an_init_that_waits_holds_nothing_of_ours(&self) {
+        let id = name("holds");
+        let (mut read, write) = std::io::pipe().unwrap();
+        let (made, _out) = self.create(&id, &["true"]);
+        drop(write);
+        // Would wait for ever if the init had the other end.
+        assert_eq!(read.read(&mut [0]).unwrap(), 0);
+        let init = made.unwrap();
+        let fds = fs::read_dir(format!("/proc/{}/fd", init.pid)).unwrap().count();
+        assert_eq!(fds, 4, "standard streams and the start FIFO");
+        self.runtime.delete(&id, Force::Kill).unwrap();
+        wait(&init);
     }
 
     fn deleting_twice_and_unknown_is_fine(&self) {
