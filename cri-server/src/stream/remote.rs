@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::sync::mpsc;
 
 use super::spdy::{Incoming, STATUS_REFUSED_STREAM, Spdy};
 use super::websocket::WebSocket;
@@ -90,9 +91,12 @@ impl Channels {
             Some(())
         };
         tokio::time::timeout(OPENING, opening).await.ok()??;
-        let sizes = match streams.remove("resize") {
-            Some(stream) => Sizes::of(stream.inlet),
-            None => Sizes::late(spdy.incoming),
+        let resize = match streams.remove("resize") {
+            None if wanted.terminal => Some(Sizes::late(spdy.incoming)),
+            resize => {
+                refuse_rest(spdy.incoming).await;
+                resize.map(|stream| Sizes::of(stream.inlet))
+            }
         };
         let closing = streams.values().map(|stream| stream.outlet.clone()).collect();
         let mut take = |name: &str| streams.remove(name);
@@ -101,7 +105,7 @@ impl Channels {
             stdin: take("stdin").map(|stream| stream.inlet),
             stdout: take("stdout").map(|stream| stream.outlet),
             stderr: take("stderr").map(|stream| stream.outlet),
-            resize: wanted.terminal.then_some(sizes),
+            resize,
             end: End { error, telling, streams: closing },
         };
         Some((channels, spdy.link))
@@ -142,6 +146,14 @@ async fn accept(streams: &mut HashMap<String, Incoming>, stream: Incoming, wante
     if useful && !streams.contains_key(&name) {
         streams.insert(name, stream);
     } else {
+        stream.outlet.refuse(STATUS_REFUSED_STREAM).await;
+    }
+}
+
+/// The session has all that it has a use for; from now on the connection refuses what is opened.
+async fn refuse_rest(mut incoming: mpsc::Receiver<Incoming>) {
+    incoming.close();
+    while let Some(stream) = incoming.recv().await {
         stream.outlet.refuse(STATUS_REFUSED_STREAM).await;
     }
 }
@@ -210,7 +222,7 @@ pub(super) struct Sizes {
 enum Source {
     Open(DuplexStream),
     /// The SPDY client did not open the stream yet.
-    Late(tokio::sync::mpsc::Receiver<Incoming>),
+    Late(mpsc::Receiver<Incoming>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -225,7 +237,7 @@ impl Sizes {
         Sizes { source: Source::Open(inlet), text: Vec::new() }
     }
 
-    fn late(incoming: tokio::sync::mpsc::Receiver<Incoming>) -> Sizes {
+    fn late(incoming: mpsc::Receiver<Incoming>) -> Sizes {
         Sizes { source: Source::Late(incoming), text: Vec::new() }
     }
 

@@ -203,8 +203,12 @@ impl Reader {
         let windows = vec![window, self.connection.clone()];
         let outlet = Outlet::new(id, self.queue.clone()).with_flow(windows, reset);
         self.answer(Frame::SynReply { id, headers: Headers::default(), last: false }).await?;
-        // There is room for as many as may be open; a session that takes no more is over.
-        self.announce.try_send(Incoming { id, headers, inlet, outlet }).map_err(|_| Stop::Over)
+        if self.announce.try_send(Incoming { id, headers, inlet, outlet }).is_err() {
+            // The session has all the streams that it has a use for.
+            self.inlets.remove(&id);
+            return self.answer(Frame::Reset { id, status: STATUS_REFUSED_STREAM }).await;
+        }
+        Ok(())
     }
 
     async fn answer(&self, frame: Frame) -> Result<(), Stop> {
