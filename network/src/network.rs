@@ -38,6 +38,10 @@ impl Default for Settings {
     }
 }
 
+/// Questions that need no network (VERSION, STATUS) are answered soon or not at all; changes of the
+/// configuration are not seen while one waits.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The one interface that a pod is given.
 const INTERFACE: &str = "eth0";
 
@@ -67,7 +71,7 @@ impl Network {
         let source = Source {
             conf_dir: settings.conf_dir,
             default_network: settings.default_network,
-            runner: runner.clone(),
+            runner: Runner { timeout: settings.plugin_timeout.min(QUESTION_TIMEOUT), ..runner.clone() },
         };
         let watch = Watch::start(source)?;
         Ok(Network { shared: Arc::new(Shared { runner, records, watch }) })
@@ -102,16 +106,11 @@ impl Network {
         let chain = self.shared.watch.published().chain.clone().map_err(Error::NotReady)?;
         let record = begin(pod, &chain);
         self.shared.records.put(record.clone())?;
-        match self.add(&record).await {
-            Ok((result, attachment)) => {
-                self.shared.records.put(Record { result: Some(result), ..record })?;
-                Ok(attachment)
-            }
-            Err(error) => {
-                self.take_away_again(&pod.sandbox_id).await;
-                Err(error)
-            }
+        let attached = self.add_and_record(record).await;
+        if attached.is_err() {
+            self.take_away_again(&pod.sandbox_id).await;
         }
+        attached
     }
 
     /// DEL with the configuration that was used. An unknown sandbox is already detached; a namespace that
@@ -185,6 +184,12 @@ impl Network {
             }
             Kept::Whole(_) | Kept::Damaged => None,
         }
+    }
+
+    async fn add_and_record(&self, record: Record) -> Result<Attachment, Error> {
+        let (result, attachment) = self.add(&record).await?;
+        self.shared.records.put(Record { result: Some(result), ..record })?;
+        Ok(attachment)
     }
 
     /// Runs the chain; each plugin is given what the one before it answered.

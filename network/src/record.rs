@@ -76,8 +76,12 @@ impl Records {
         let failed = |source| Error::Record { doing: "writing record", path: path.clone(), source };
         let text = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
         let unfinished = path.with_extension("tmp");
-        std::fs::write(&unfinished, text).map_err(failed)?;
-        std::fs::rename(&unfinished, &path).map_err(failed)?;
+        let written = std::fs::write(&unfinished, text).and_then(|()| std::fs::rename(&unfinished, &path));
+        if let Err(error) = written {
+            // On a full disk, half a file helps nobody.
+            let _ = std::fs::remove_file(&unfinished);
+            return Err(failed(error));
+        }
         self.map().insert(record.sandbox_id.clone(), Kept::Whole(Arc::new(record)));
         Ok(())
     }

@@ -257,6 +257,21 @@ async fn a_damaged_record_is_detached_with_the_network_of_today() {
 }
 
 #[tokio::test]
+async fn without_a_record_nothing_is_attached() {
+    let node = Node::new();
+    let away = format!("mv {0} {0}.away", node.path("state").display());
+    node.plugin("a", GOOD).chain("1.0.0", &["a"]);
+    let network = node.open();
+    std::fs::remove_dir(node.path("state")).unwrap();
+    says(&network.attach(&pod()).await.unwrap_err(), "writing record");
+    assert!(node.ran().is_empty(), "a plugin ran without a record");
+    std::fs::create_dir(node.path("state")).unwrap();
+    node.plugin("a", &format!("{GOOD}\n[ $CNI_COMMAND = ADD ] && {away}; true"));
+    says(&network.attach(&pod()).await.unwrap_err(), "writing record");
+    assert_eq!(node.ran(), ["ADD a", "DEL a"], "what could not be recorded stayed");
+}
+
+#[tokio::test]
 async fn gc_detaches_strangers_and_tells_plugins_who_is_alive() {
     let node = Node::new();
     node.plugin("a", GOOD).chain("1.1.0", &["a"]);
