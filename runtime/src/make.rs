@@ -67,7 +67,13 @@ impl Making<'_> {
         let mut opened = self.open()?;
         record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
         let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
-        let pid_namespace = take(&mut opened.joined, flag::NEWPID);
+        // Where two clones are needed, the first child joins this one as well, for its children alone: born into it,
+        // it would tell the second one's number of there.
+        let pid_namespace = if self.plan.namespaces.needs_two_steps() {
+            None
+        } else {
+            take(&mut opened.joined, flag::NEWPID)
+        };
         let user_namespace = opened.joined.iter().find(|(kind, _)| *kind == flag::NEWUSER).map(|(_, fd)| fd);
         userns::shift_early(&self.plan, &opened.trees, user_namespace)?;
         let init = self.clone_init(&opened, theirs, pid_namespace.as_ref(), &ours)?;
@@ -174,7 +180,7 @@ impl Making<'_> {
         };
         let cgroup = opened.cgroup.unified_dir();
         if plan.namespaces.needs_two_steps() {
-            let first = clone_into(pid_namespace, 0, cgroup, || child::first_of_two(&kit))?;
+            let first = clone_into(None, 0, cgroup, || child::first_of_two(&kit))?;
             drop(theirs);
             return self.second_of_two(&first, ours);
         }
@@ -274,7 +280,9 @@ impl Making<'_> {
             Step::Readonly => text(plan.readonly.get(i)),
             Step::Sysctl => plan.sysctls.get(i).map_or(String::new(), |sysctl| sysctl.name.clone()),
             Step::JoinNamespace => {
-                let others = plan.namespaces.joined.iter().filter(|joined| joined.flag != flag::NEWPID);
+                let all = plan.namespaces.needs_two_steps();
+                let others =
+                    plan.namespaces.joined.iter().filter(|joined| all || joined.flag != flag::NEWPID);
                 others.map(|joined| joined.path.display().to_string()).nth(i).unwrap_or_default()
             }
             Step::AttachRoot | Step::RootPropagation | Step::RootReadonly => {

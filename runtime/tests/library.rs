@@ -24,11 +24,12 @@ fn main() {
     node.layers_are_stacked_and_the_upper_is_written();
     node.a_create_that_is_tried_again_finds_its_layer();
     node.layers_show_the_ids_of_a_user_namespace();
+    node.an_init_in_joined_namespaces_is_told_by_our_number();
     node.exec_says_at_once_what_cannot_run();
     node.an_init_that_waits_holds_nothing_of_ours();
     node.deleting_twice_and_unknown_is_fine();
     node.nothing_grows();
-    println!("library: 7 passed, 0 failed");
+    println!("library: 8 passed, 0 failed");
 }
 
 struct Node {
@@ -133,6 +134,33 @@ impl Node {
         assert_eq!(self.finish(&id, made, out), (0, "0\n0\n0\n".into()));
         let new = fs::metadata(self.path(&format!("{id}/upper/new"))).unwrap();
         assert_eq!(std::os::unix::fs::MetadataExt::uid(&new), 200_000);
+    }
+
+    /// As in a pod with a user and a PID namespace of its own. A number of in there is another process out here.
+    fn an_init_in_joined_namespaces_is_told_by_our_number(&self) {
+        if !kernel_is_at_least(6, 3) {
+            return;
+        }
+        let holder = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child", "sleep", "100"];
+        let mut unshare = std::process::Command::new("unshare").args(holder).spawn().unwrap();
+        let pin = first_child(unshare.id());
+        let id = name("joined");
+        let mut spec = spec(&id, &["sh", "-c", "echo $$"]);
+        let linux = spec.linux.as_mut().unwrap();
+        linux.namespaces.retain(|namespace| namespace.kind != runtime::spec::NamespaceKind::Pid);
+        for (kind, file) in
+            [(runtime::spec::NamespaceKind::User, "user"), (runtime::spec::NamespaceKind::Pid, "pid")]
+        {
+            let path = Some(format!("/proc/{pin}/ns/{file}").into());
+            linux.namespaces.push(runtime::spec::Namespace { kind, path });
+        }
+        let (made, out) = self.create_as(&id, spec);
+        let inside = fs::read_to_string(format!("/proc/{}/status", made.as_ref().unwrap().pid)).unwrap();
+        let numbers = inside.lines().find(|line| line.starts_with("NSpid:")).unwrap();
+        assert_eq!(numbers.split_whitespace().count(), 3, "ours and theirs: {numbers}");
+        assert_eq!(self.finish(&id, made, out).0, 0);
+        unshare.kill().unwrap();
+        unshare.wait().unwrap();
     }
 
     fn exec_says_at_once_what_cannot_run(&self) {
@@ -282,4 +310,15 @@ fn spec(id: &str, args: &[&str]) -> Spec {
         }
     });
     serde_json::from_value(spec).unwrap()
+}
+
+/// The process that lives in the namespaces which `unshare` made.
+fn first_child(pid: u32) -> String {
+    loop {
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        if let Some(child) = children.split_whitespace().next() {
+            return child.to_owned();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
