@@ -32,6 +32,9 @@ use crate::world::Change;
 const MESSAGES: usize = 64;
 /// Between two attempts to get a monitor for a pod.
 const RECONNECT_PAUSE: Duration = Duration::from_secs(2);
+/// How long the end of a killed container is awaited before the monitor is told to end the whole pod. A process
+/// dies in milliseconds unless the kernel holds it.
+const KILL_WAIT: Duration = Duration::from_secs(10);
 /// The exit code of a container whose end nobody saw, as containerd has it.
 const LOST_CODE: i32 = 255;
 
@@ -57,8 +60,7 @@ struct Task {
     node: Arc<Node>,
     facts: Arc<Facts>,
     life: Life,
-    /// Set once nothing but the monitor and the network is left to end.
-    stilling: bool,
+    stop: Stopping,
     ips: Vec<IpAddr>,
     monitor: Option<Monitor>,
     events: Option<broadcast::Receiver<MonitorEvent>>,
@@ -67,6 +69,18 @@ struct Task {
     work: JoinSet<Outcome>,
     own: mpsc::Sender<Message>,
     caught_up: Option<oneshot::Sender<()>>,
+}
+
+/// How far a stop of the sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    Not,
+    /// The containers were killed; their ends are awaited no longer than this.
+    Killing {
+        until: tokio::time::Instant,
+    },
+    /// What is left is the monitor's and the network's to end.
+    Stilling,
 }
 
 /// A container, and who waits for something of it.
@@ -184,7 +198,7 @@ impl Task {
             node,
             facts,
             life,
-            stilling: false,
+            stop: Stopping::Not,
             ips: Vec::new(),
             monitor: None,
             events: None,
@@ -224,6 +238,7 @@ impl Task {
                 Some(outcome) = self.work.join_next() => self.hear_outcome(outcome),
                 () = closed(self.monitor.as_ref()) => self.lose_monitor(),
                 () = at(overdue) => self.kill_overdue(),
+                () = at(self.stop.until()) => self.begin_stilling(),
                 Some(message) = messages.recv() => self.hear(message),
             }
             self.advance();
@@ -286,7 +301,7 @@ impl Task {
     fn lose_monitor(&mut self) {
         self.monitor = None;
         self.events = None;
-        if matches!(self.life, Life::Ready | Life::Stopping) && !self.stilling {
+        if matches!(self.life, Life::Ready | Life::Stopping) && self.stop != Stopping::Stilling {
             tracing::warn!(sandbox = &*self.facts.id, "the pod's monitor is gone; starting another");
             self.publish();
             self.reach(Duration::ZERO);
@@ -393,7 +408,7 @@ impl Task {
         for id in ids {
             self.settle_container(&id);
         }
-        if self.life == Life::Stopping && !self.stilling {
+        if self.life == Life::Stopping && self.stop != Stopping::Stilling {
             self.quieten();
         }
     }
@@ -426,6 +441,9 @@ impl Task {
 
     /// Kills what runs. Once nothing does, the rest is taken away.
     fn quieten(&mut self) {
+        if self.stop == Stopping::Not {
+            self.stop = Stopping::Killing { until: tokio::time::Instant::now() + KILL_WAIT };
+        }
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in &ids {
             let Some(Stage::Made { life, .. }) = self.containers.get(id).map(|slot| &slot.stage) else {
@@ -444,15 +462,19 @@ impl Task {
     }
 
     fn begin_stilling(&mut self) {
-        self.stilling = true;
+        if self.stop == Stopping::Stilling {
+            return;
+        }
+        self.stop = Stopping::Stilling;
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
         self.work.spawn(async move { Outcome::Stilled(unmake::still(&node, &id, monitor).await) });
     }
 
     fn hear_stilled(&mut self, ended: Result<(), Error>) {
-        self.stilling = false;
+        self.stop = Stopping::Not;
         match ended {
             Ok(()) => {
+                self.bury_the_lost();
                 self.monitor = None;
                 self.events = None;
                 self.ips.clear();
@@ -463,6 +485,15 @@ impl Task {
                 self.set(Event::StopFailed);
                 self.refuse_all(&error);
             }
+        }
+    }
+
+    /// Whoever's end was not heard of is dead all the same: the pod has no processes any more.
+    fn bury_the_lost(&mut self) {
+        let exit = Exit { code: 128 + SIGKILL, oom_killed: false, finished_at_ns: self.node.now_ns() };
+        let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
+        for id in ids {
+            self.change(&id, ContainerEvent::Exited(exit));
         }
     }
 
@@ -663,7 +694,8 @@ impl Task {
 
     /// Whether nothing can be asked of the monitor just now, but soon can or need not be.
     fn is_between(&self) -> bool {
-        self.stilling || (self.monitor.is_none() && matches!(self.life, Life::Ready | Life::Stopping))
+        self.stop == Stopping::Stilling
+            || (self.monitor.is_none() && matches!(self.life, Life::Ready | Life::Stopping))
     }
 
     fn keep_waiting(&mut self, id: &Arc<str>, ask: ContainerAsk, reply: Reply) {
@@ -742,13 +774,11 @@ impl Task {
             Err(Error::Monitor(error)) if matches!(*error, monitor::Error::Gone) => {}
             // It does not know the container, so nothing of it runs. All it knows says how that came.
             Err(Error::Monitor(error)) if error.is_not_found() => self.reach(Duration::ZERO),
+            // The whole pod is to go; the monitor has other means for that.
+            Err(_) if self.life == Life::Stopping => self.begin_stilling(),
             Err(error) => {
                 self.change(id, ContainerEvent::StopFailed);
-                self.answer_all(id, |ask| matches!(ask, ContainerAsk::Stop { .. }), &Err(error.clone()));
-                if self.life == Life::Stopping {
-                    self.set(Event::StopFailed);
-                    self.refuse_all(&error);
-                }
+                self.answer_all(id, |ask| matches!(ask, ContainerAsk::Stop { .. }), &Err(error));
             }
         }
     }
@@ -866,6 +896,15 @@ impl Task {
 }
 
 const SIGKILL: i32 = 9;
+
+impl Stopping {
+    fn until(self) -> Option<tokio::time::Instant> {
+        match self {
+            Stopping::Killing { until } => Some(until),
+            Stopping::Not | Stopping::Stilling => None,
+        }
+    }
+}
 
 impl Slot {
     fn config(&self) -> &v1::ContainerConfig {
