@@ -190,20 +190,13 @@ fn pid_on_host(kit: &Kit<'_>) -> Result<i32, Failure> {
 
 /// Waits for `start`, then becomes the program.
 fn run(kit: &Kit<'_>, found: &Found) -> i32 {
-    // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers' streams.
-    if kernel::close_all_but(3 + kit.preserve_fds, kit.start.as_fd()).is_err() {
+    // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers'
+    // streams, whose other ends wait for their end. Our line ends as well, which tells the parent that this is done.
+    if let Err(failure) = kernel::close_all_but(3 + kit.preserve_fds, kit.start.as_fd()).at(Step::Stdio, 3) {
+        kit.line.failed(failure);
         return FAILED;
     }
-    // Sockets and pipes of our parent among it, whose other ends wait for their end. Our line ends as well, which
-    // tells the parent that all this is done.
-    let start = match kernel::close_range_above(kit.start.as_fd(), 3 + kit.preserve_fds).at(Step::Stdio, 3) {
-        Ok(start) => start,
-        Err(failure) => {
-            kit.line.failed(failure);
-            return FAILED;
-        }
-    };
-    if wait_for_start(&start).is_err() {
+    if wait_for_start(kit.start).is_err() {
         return FAILED;
     }
     if let Err(error) = kit.hooks.start_container(found.pid) {

@@ -313,6 +313,10 @@ pub(crate) fn explain(
             let limit = process.rlimits.get(failure.index as usize);
             Error::step(failure.step.words(), limit.map_or(String::new(), |(r, _)| format!("{r:?}")), source)
         }
+        Step::Label => {
+            let label = process.label.as_ref().map_or("".into(), |(_, text)| String::from_utf8_lossy(text));
+            Error::step(failure.step.words(), label, source)
+        }
         Step::User => Error::step(failure.step.words(), format!("{}:{}", process.uid, process.gid), source),
         step => Error::step(step.words(), object(), source),
     }

@@ -40,8 +40,8 @@ pub use namespace::{setns, unshare};
 pub use pidfd::pidfd_send_signal;
 pub use pidfd_info::pidfd_exit_status;
 pub use process::{
-    close_range_above, close_range_cloexec, dup_onto, personality, reset_signals, set_keep_caps,
-    set_no_new_privs, set_undumpable,
+    close_range_cloexec, dup_onto, personality, reset_signals, set_keep_caps, set_no_new_privs,
+    set_undumpable,
 };
 pub use sched::{SchedAttr, ioprio_set, sched_setaffinity, sched_setattr, set_mempolicy};
 pub use seccomp::{SockFilter, seccomp_set_mode_filter};

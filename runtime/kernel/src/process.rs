@@ -1,6 +1,6 @@
 //! What a process sets for itself before it becomes another program.
 
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use rustix::io::Result;
 
@@ -15,24 +15,6 @@ pub fn close_range_cloexec(first: u32) -> Result<()> {
     let flag = libc::CLOSE_RANGE_CLOEXEC;
     // SAFETY: only flags of descriptors change.
     answer(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flag) }).map(drop)
-}
-
-/// Keeps `kept` as `number` and what is below, and closes everything above: for a child that goes on living for a
-/// while between clone and exec, and would hold open whatever its parent had open. Nothing of what is closed may have
-/// an owner in the child that is dropped later; the child ends by exec or `exit`.
-///
-/// # Errors
-/// Whatever dup3(2) and close_range(2) say.
-pub fn close_range_above(kept: BorrowedFd<'_>, number: u32) -> Result<OwnedFd> {
-    let to = number as libc::c_int;
-    if kept.as_raw_fd() != to {
-        // SAFETY: `number` is the caller's to give: its former owner, if any, is about to be closed with the rest.
-        answer(unsafe { libc::dup3(kept.as_raw_fd(), to, libc::O_CLOEXEC) }.into())?;
-    }
-    // SAFETY: the numbers have no owner who would use or drop them; that is what the caller promises.
-    answer(unsafe { libc::syscall(libc::SYS_close_range, number + 1, u32::MAX, 0) })?;
-    // SAFETY: it is open, and its other owner is of a stack that is never unwound.
-    Ok(unsafe { OwnedFd::from_raw_fd(to) })
 }
 
 /// dup3(2) onto a number below 3, or one that the caller knows to be nobody's.
