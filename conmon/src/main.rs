@@ -23,7 +23,7 @@ mod stage;
 mod stdio;
 mod turn;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -80,6 +80,7 @@ fn arguments() -> Option<Arguments> {
 
 fn monitor(arguments: &Arguments) -> Result<(), Error> {
     let daemon = arguments.daemon_fd.map(inherited).transpose()?;
+    close_what_nobody_meant_us_to_have(daemon.as_ref())?;
     if !arguments.sealed {
         let keep = daemon.as_ref().filter(|_| arguments.daemon_fd != Some(0));
         match seal::seal(std::env::args_os().skip(1), keep)? {}
@@ -105,10 +106,17 @@ fn monitor(arguments: &Arguments) -> Result<(), Error> {
 fn inherited(number: i32) -> Result<OwnedFd, Error> {
     let taken = match number {
         // The one descriptor that a daemon can hand on by posix_spawn. Standard input is closed later.
-        0 => std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned(),
+        0 => std::io::stdin().as_fd().try_clone_to_owned(),
         number => kernel::take_inherited_fd(number),
     };
     taken.named("taking the daemon's socket", number.to_string())
+}
+
+/// A pipe of the daemon's that a monitor held would never end.
+fn close_what_nobody_meant_us_to_have(daemon: Option<&OwnedFd>) -> Result<(), Error> {
+    let stdin = std::io::stdin();
+    let keep = daemon.map_or(stdin.as_fd(), |daemon| daemon.as_fd());
+    kernel::close_all_but(3, keep).named("closing", "inherited descriptors")
 }
 
 /// A monitor belongs to no directory and no terminal, and orphans of its containers are its own.

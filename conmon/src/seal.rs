@@ -1,4 +1,4 @@
-//! Runs this program from a read-only mount that nobody else sees, and without what it inherited by accident.
+//! Runs this program from a read-only mount that nobody else sees.
 //!
 //! A container's process is, for a moment, this program; through its /proc/<pid>/exe somebody in the container could
 //! come to write to the file on the host (CVE-2019-5736). Through this mount nothing can be written, and no
@@ -26,7 +26,6 @@ pub(crate) fn seal(
     keep: Option<&OwnedFd>,
 ) -> Result<Infallible, Error> {
     let program = read_only_program().named("sealing", "/proc/self/exe")?;
-    kernel::close_range_cloexec(3).named("closing", "inherited descriptors")?;
     if let Some(fd) = keep {
         kernel::dup_onto(fd.as_fd(), fd.as_raw_fd()).named("keeping", "the daemon's socket")?;
     }

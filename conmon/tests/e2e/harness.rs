@@ -301,7 +301,7 @@ pub(crate) fn program() -> std::ffi::OsString {
 fn spawn(dir: &Path) -> (Child, Daemon) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let child = Command::new("/bin/sh")
-        .args(["-c", "exec \"$0\" --pod-dir \"$1\" --daemon-fd 3 3<&0 </dev/null"])
+        .args(["-c", "exec \"$0\" --pod-dir \"$1\" --daemon-fd 3 3<&0 7</dev/zero </dev/null"])
         .arg(program())
         .arg(dir)
         .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -175,6 +175,10 @@ fn a_monitor_hears_only_what_is_asked_of_it() {
     pod.delete("nobody");
     assert_eq!(pod.daemon.ask(Ask::KillExec { exec_id: "nobody".into() }), Ok(Answer::Done));
     assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        let held = std::fs::read_link(fd.path()).unwrap();
+        assert_ne!(held, Path::new("/dev/zero"), "whoever started it had that open");
+    }
     let mode =
         std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(pod.dir.join("monitor.sock")).unwrap());
     assert_eq!(mode & 0o777, 0o600);

@@ -1,4 +1,4 @@
-//! close_range(2), for a child that will never touch again what it closes.
+//! close_range(2), for those who own nothing of what it closes.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
@@ -6,8 +6,9 @@ use rustix::io::Result;
 
 use crate::call::answer;
 
-/// Closes everything from `first` on, except one. Only for a child of [`crate::clone3`] that has nothing left to do
-/// but wait on that one and exec: the owners of the others are in memory that it shares with nobody and never returns to.
+/// Closes everything from `first` on, except one. Only for a program that has just begun and opened nothing yet, and for
+/// a child of [`crate::clone3`] that has nothing left to do but wait on that one and exec: the owners of the others are
+/// in memory that it shares with nobody and never returns to.
 ///
 /// # Errors
 /// Whatever close_range(2) says.
