@@ -122,8 +122,20 @@ impl Progress {
 }
 
 fn trace(id: &str, step: Step, since: Instant, now: Instant) {
+    trace_named(id, step.name(), since, now);
+}
+
+fn trace_named(id: &str, step: &'static str, since: Instant, now: Instant) {
     let ms = (now - since).as_secs_f64() * 1e3;
-    tracing::trace!(target: "berth::trace", id, step = step.name(), ms);
+    tracing::trace!(target: "berth::trace", id, step, ms);
+}
+
+/// Traces work that takes away. It has no place where it might be stopped: it is safe from any.
+pub async fn traced<T>(id: &str, step: &'static str, work: impl Future<Output = T>) -> T {
+    let since = Instant::now();
+    let done = work.await;
+    trace_named(id, step, since, Instant::now());
+    done
 }
 
 /// Dies before the step that `BERTH_FAILPOINT` names. Only in a build for tests.

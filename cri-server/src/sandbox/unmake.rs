@@ -11,6 +11,7 @@ use crate::container;
 use crate::error::Error;
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
+use crate::step::traced;
 use crate::store::Record;
 
 /// Ends the pod's processes and gives back its network, namespaces and memory. Its files stay.
@@ -19,8 +20,8 @@ use crate::store::Record;
 /// Tells what is still there.
 pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
     // The plugins want to see the namespace, so the pins go last.
-    let network = detach(node, sandbox_id).await;
-    let pod = unmake_pod(node, sandbox_id, monitor).await;
+    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id)).await;
+    let pod = traced(sandbox_id, "sandbox.unmake", unmake_pod(node, sandbox_id, monitor)).await;
     Error::of_leftovers([network, pod].into_iter().filter_map(Result::err).collect())
 }
 
@@ -30,7 +31,7 @@ pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> R
 /// # Errors
 /// Tells what is still there.
 pub async fn unmake(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
-    let network = detach(node, sandbox_id).await;
+    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id)).await;
     let rest = unmake_rest(node, sandbox_id, monitor).await;
     Error::of_leftovers([rest, network].into_iter().filter_map(Result::err).collect())
 }
