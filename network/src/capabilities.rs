@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::bandwidth::Bandwidth;
 use crate::conf::Plugin;
-use crate::pod::{Bandwidth, Dns, Pod, PortMapping};
+use crate::pod::{Dns, Pod, PortMapping};
 
 /// Without a burst a rate is refused by the bandwidth plugin, so this is given: as good as none.
 const UNLIMITED_BURST: u64 = i32::MAX as u64;

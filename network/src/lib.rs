@@ -6,6 +6,7 @@
 //! monitor's, everything else the plugins'.
 
 pub mod attachment;
+mod bandwidth;
 mod capabilities;
 pub mod conf;
 pub mod error;
@@ -17,6 +18,7 @@ mod record;
 mod watch;
 
 pub use attachment::Attachment;
+pub use bandwidth::Bandwidth;
 pub use error::{Error, NotReady, Refusal};
 pub use network::{Network, Settings};
-pub use pod::{Bandwidth, Dns, Pod, PortMapping, Protocol};
+pub use pod::{Dns, Pod, PortMapping, Protocol};

@@ -10,7 +10,7 @@ use crate::conf::{Chain, Plugin, Version, check_name};
 use crate::plugin::{Run, Runner, Target, Verb};
 use crate::record::{Kept, Record, Records};
 use crate::watch::{Source, Watch};
-use crate::{Attachment, Error, NotReady, Pod, capabilities, netns};
+use crate::{Attachment, Bandwidth, Error, NotReady, Pod, capabilities, netns};
 
 /// Where things are, and how patient to be.
 #[derive(Debug, Clone)]
@@ -99,6 +99,8 @@ impl Network {
     /// When there is no usable network, or a plugin refuses, fails or does not finish.
     pub async fn attach(&self, pod: &Pod) -> Result<Attachment, Error> {
         check_name(&pod.sandbox_id).map_err(|rule| invalid_id(&pod.sandbox_id, rule))?;
+        let asked = Bandwidth::asked_by(&pod.annotations)?;
+        let pod = &Pod { bandwidth: pod.bandwidth.or(asked), ..pod.clone() };
         if let Some(attachment) = self.attached_to(pod) {
             return Ok(attachment);
         }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bandwidth::Bandwidth;
+
 /// The pod to attach: who it is, where its namespace is, what it asks of the network.
 #[derive(Debug, Clone, Default)]
 pub struct Pod {
@@ -18,6 +20,7 @@ pub struct Pod {
     pub netns: PathBuf,
     pub port_mappings: Vec<PortMapping>,
     pub dns: Option<Dns>,
+    /// None: what the annotations ask for.
     pub bandwidth: Option<Bandwidth>,
     /// Address ranges for the IPAM plugin, as the `ipRanges` capability wants them.
     pub ip_ranges: Vec<Vec<serde_json::Value>>,
@@ -59,14 +62,4 @@ pub struct Dns {
     pub search: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
-}
-
-/// Limits in bits and bits per second; zero means no limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Bandwidth {
-    pub ingress_rate: u64,
-    pub ingress_burst: u64,
-    pub egress_rate: u64,
-    pub egress_burst: u64,
 }

@@ -210,6 +210,26 @@ fn a_host_port_leads_to_the_pod_and_is_closed_with_it() {
 }
 
 #[test]
+fn a_pods_bandwidth_is_limited_as_its_annotations_ask() {
+    on_a_host_of_its_own(|host| async move {
+        let text = host.bridge("10.83.0.0/24").path("net.d/10-test.conflist");
+        let mut chain: serde_json::Value = serde_json::from_slice(&std::fs::read(&text).unwrap()).unwrap();
+        let limiter = serde_json::json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
+        chain["plugins"].as_array_mut().unwrap().push(limiter);
+        std::fs::write(text, chain.to_string()).unwrap();
+        let network = host.open();
+        let mut asked = pod("a1", &host.netns("pod"));
+        asked.annotations.insert("kubernetes.io/ingress-bandwidth".into(), "10M".into());
+        network.attach(&asked).await.unwrap();
+        let queues = sh("tc qdisc show");
+        assert!(queues.contains("tbf") && queues.contains("10Mbit"), "{queues}");
+        network.detach("a1").await.unwrap();
+        assert!(!sh("tc qdisc show").contains("tbf"));
+        assert_eq!(host.held(), Vec::<String>::new());
+    });
+}
+
+#[test]
 fn a_failed_chain_gives_back_the_address_it_was_given() {
     on_a_host_of_its_own(|host| async move {
         let network = host.bridge("10.80.0.0/24").open();
