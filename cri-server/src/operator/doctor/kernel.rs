@@ -34,15 +34,23 @@ fn version() -> Finding {
     }
 }
 
+/// A module that is not loaded yet will be when the first container is made.
 fn overlay() -> Finding {
-    let there =
-        fact("/proc/filesystems").lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay");
-    Finding::needed(
-        "overlay",
-        there,
-        "overlay file system",
-        "modprobe overlay, and list it in /etc/modules-load.d/berth.conf",
-    )
+    let known = fact("/proc/filesystems");
+    if known.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay") {
+        return Finding::fine("overlay", "in the kernel");
+    }
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let modules = fact(format!("/lib/modules/{release}/modules.dep"));
+    let loadable = modules.lines().any(|line| names_module(line, "overlay"));
+    Finding::needed("overlay", loadable, "module for overlay", "build the kernel with CONFIG_OVERLAY_FS")
+}
+
+/// A line of modules.dep(5): `kernel/fs/overlayfs/overlay.ko.xz: …`.
+fn names_module(line: &str, name: &str) -> bool {
+    let path = line.split(':').next().unwrap_or_default();
+    let file = path.rsplit('/').next().unwrap_or_default();
+    file.strip_prefix(name).is_some_and(|rest| rest.starts_with(".ko"))
 }
 
 fn mount_api() -> Finding {
@@ -146,4 +154,16 @@ fn limits() -> Finding {
         );
     }
     Finding::poor("open files", files.to_string(), format!("LimitNOFILE={WISHED_FILES} or more in the unit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_known_by_its_files_name() {
+        assert!(names_module("kernel/fs/overlayfs/overlay.ko.xz: kernel/x.ko", "overlay"));
+        assert!(names_module("kernel/fs/overlayfs/overlay.ko:", "overlay"));
+        assert!(!names_module("kernel/fs/other.ko: kernel/fs/overlayfs/overlay.ko", "overlay"));
+    }
 }
