@@ -1,0 +1,99 @@
+//! The task and the stop of its sandbox: first the containers end, then everything else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use conmon_protocol::Exit;
+use proto::v1::ContainerEventType;
+
+use super::slot::{Slot, Stage};
+use super::{Outcome, SIGKILL, Task};
+use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Event as ContainerEvent};
+use crate::error::Error;
+use crate::sandbox::life::Event;
+use crate::sandbox::unmake;
+
+/// How long the end of a killed container is awaited before the monitor is told to end the whole pod. A process
+/// dies in milliseconds unless the kernel holds it.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// How far a stop of the sandbox is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopping {
+    Not,
+    /// The containers were killed; their ends are awaited no longer than this.
+    Killing {
+        until: tokio::time::Instant,
+    },
+    /// What is left is the monitor's and the network's to end.
+    Stilling,
+}
+
+impl Stopping {
+    pub(super) fn until(self) -> Option<tokio::time::Instant> {
+        match self {
+            Stopping::Killing { until } => Some(until),
+            Stopping::Not | Stopping::Stilling => None,
+        }
+    }
+}
+
+impl Task {
+    /// Kills what runs. Once nothing does, the rest is taken away.
+    pub(super) fn quieten(&mut self) {
+        if self.stop == Stopping::Not {
+            self.stop = Stopping::Killing { until: tokio::time::Instant::now() + KILL_WAIT };
+        }
+        let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
+        for id in &ids {
+            let Some(Stage::Made { life, .. }) = self.containers.get(id).map(|slot| &slot.stage) else {
+                continue;
+            };
+            let ask = ContainerAsk::Stop { kill_at_ms: 0, now_ms: 0 };
+            if let ContainerAnswer::Do(deed) = life.answer(ask)
+                && self.monitor.is_some()
+            {
+                self.begin(id, deed);
+            }
+        }
+        if self.containers.values().all(Slot::is_quiet) {
+            self.begin_stilling();
+        }
+    }
+
+    pub(super) fn begin_stilling(&mut self) {
+        if self.stop == Stopping::Stilling {
+            return;
+        }
+        self.stop = Stopping::Stilling;
+        let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
+        self.work.spawn(async move { Outcome::Stilled(unmake::still(&node, &id, monitor).await) });
+    }
+
+    pub(super) fn hear_stilled(&mut self, ended: Result<(), Error>) {
+        self.stop = Stopping::Not;
+        match ended {
+            Ok(()) => {
+                self.bury_the_lost();
+                self.monitor = None;
+                self.events = None;
+                self.ips.clear();
+                self.set(Event::Stopped);
+                self.tell(ContainerEventType::ContainerStoppedEvent);
+            }
+            Err(error) => {
+                self.set(Event::StopFailed);
+                self.refuse_all(&error);
+            }
+        }
+    }
+
+    /// Whoever's end was not heard of is dead all the same: the pod has no processes any more.
+    pub(super) fn bury_the_lost(&mut self) {
+        let exit = Exit { code: 128 + SIGKILL, oom_killed: false, finished_at_ns: self.node.now_ns() };
+        let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
+        for id in ids {
+            self.change(&id, ContainerEvent::Exited(exit));
+        }
+    }
+}
