@@ -76,7 +76,7 @@ impl Monitor {
         }
         let key = self.next_key();
         let container = Container::make(key, plan, &self.poll)?;
-        let pid = container.record.process.pid;
+        let pid = container.life.pid().unwrap_or_default();
         container.warnings.iter().for_each(|warning| self.journal.note(warning));
         self.containers.insert(key, container);
         Ok(Answer::Created { pid })

@@ -54,6 +54,14 @@ impl Container {
     }
 
     fn make_all(key: Key, plan: &ContainerPlan, poll: &Poll) -> Result<Container, Error> {
+        let intent = ContainerRecord {
+            plan: plan.clone(),
+            process: None,
+            started_at_ns: None,
+            cgroup: None,
+            owns_pid_namespace: false,
+        };
+        intent.write()?;
         let log = Log::open(plan.log_path.as_deref())?;
         let (mut streams, ends) = if plan.terminal {
             (Streams::default(), None)
@@ -65,11 +73,10 @@ impl Container {
         let process = made.process;
         streams.console = process.console;
         let record = ContainerRecord {
-            plan: plan.clone(),
-            process: Birth::of(process.pid),
-            started_at_ns: None,
+            process: Some(Birth::of(process.pid)),
             cgroup: made.cgroup,
             owns_pid_namespace: made.owns_pid_namespace,
+            ..intent
         };
         record.write()?;
         let mut container = Container::new(key, record, Life::Created { pid: process.pid }, streams, log);
@@ -94,8 +101,27 @@ impl Container {
     }
 
     /// A container that an earlier monitor made. Its log is opened again; what it wrote meanwhile is in the FIFOs.
-    /// It is taken up whatever is wrong with it, and what is wrong is told.
-    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> (Container, Vec<Error>) {
+    /// It is taken up whatever is wrong with it, and what is wrong is told. `None`: it was not made when its monitor
+    /// was killed, nobody was told of it, and it is gone now.
+    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> (Option<Container>, Vec<Error>) {
+        if record.process.is_some() {
+            let (container, troubles) = Self::take_up(key, record, poll);
+            return (Some(container), troubles);
+        }
+        match unmake(&record.plan) {
+            Ok(()) => (None, Vec::new()),
+            // It can be asked for again.
+            Err(left) => {
+                let exit =
+                    Exit { code: reap::UNKNOWN_CODE, oom_killed: false, finished_at_ns: clock::now_ns() };
+                let log = Log::without_file(None);
+                let container = Container::new(key, record, Life::Exited(exit), Streams::default(), log);
+                (Some(container), vec![left])
+            }
+        }
+    }
+
+    fn take_up(key: Key, record: ContainerRecord, poll: &Poll) -> (Container, Vec<Error>) {
         let mut troubles = Vec::new();
         let exit = record::read_exit(&record.plan.container_dir).unwrap_or_else(|error| {
             troubles.push(error);
@@ -113,7 +139,7 @@ impl Container {
         let streams = if record.plan.terminal { Streams::default() } else { stdio::reopen(&record.plan) };
         let life = life_of(&record);
         let mut container = Container::new(key, record, life, streams, log);
-        container.inherited = container.record.process.open();
+        container.inherited = container.record.process.and_then(Birth::open);
         troubles.extend(container.watch_streams(poll).err());
         if let Some(pidfd) = &container.inherited {
             let watched = poll.watch(pidfd, Token::Inherited(key), EventFlags::IN);
@@ -176,7 +202,7 @@ impl Container {
     pub(crate) fn kill(&mut self, until_ns: u64) -> Result<(), Error> {
         self.life = self.life.hear(Heard::DeleteAsked);
         self.dies_until_ns = until_ns;
-        let Some(pidfd) = self.record.process.open() else {
+        let Some(pidfd) = self.record.process.and_then(Birth::open) else {
             return Ok(());
         };
         let whole = handler::kill(&self.record.plan, SIGKILL, Scope::All);
@@ -294,7 +320,7 @@ fn resize(console: &OwnedFd, columns: u16, rows: u16) -> Result<(), Errno> {
 }
 
 fn life_of(record: &ContainerRecord) -> Life {
-    let pid = record.process.pid;
+    let pid = record.process.map_or(0, |process| process.pid);
     let started = record.started_at_ns.filter(|_| handler::started(&record.plan) == Started::Yes);
     match started {
         Some(started_at_ns) => Life::Running { pid, started_at_ns },

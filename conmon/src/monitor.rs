@@ -93,7 +93,8 @@ impl Monitor {
     /// Takes up what an earlier monitor left.
     pub(crate) fn resume(&mut self) {
         match PodRecord::read(&self.pod_dir) {
-            Ok(pod) => self.pod = pod,
+            Ok(Some(pod)) => self.pod = Some(pod),
+            Ok(None) => self.note(crate::pod::unmake_unfinished(&self.pod_dir)),
             Err(error) => self.journal.note(&error.chain()),
         }
         let (records, errors) = record::containers(&self.pod_dir);
@@ -101,8 +102,11 @@ impl Monitor {
         let unfinished = self.stage.unfinished();
         for record in records {
             let key = self.next_key();
-            let (mut container, troubles) = Container::resume(key, record, &self.poll);
+            let (container, troubles) = Container::resume(key, record, &self.poll);
             troubles.iter().for_each(|error| self.journal.note(&error.chain()));
+            let Some(mut container) = container else {
+                continue;
+            };
             if let Some(unfinished) = unfinished.as_ref().filter(|it| it.container_id == container.id()) {
                 container.log.finish(&unfinished.batch, &unfinished.text);
                 self.stage.clear();

@@ -75,7 +75,7 @@ fn make_here(plan: &PodPlan, pins: &Path) -> Result<Option<Birth>, Error> {
     match plan.pid {
         PidSharing::Container | PidSharing::Host => Ok(None),
         PidSharing::Pod => {
-            let init = away_from_home(CloneFlags::CLONE_NEWPID, init::spawn)?;
+            let init = away_from_home(CloneFlags::CLONE_NEWPID, || init::spawn(&plan.pod_dir))?;
             pin::pin(&PathBuf::from(format!("/proc/{}/ns/pid", init.pid)), &pins.join("pid"))?;
             Ok(Some(init))
         }
@@ -168,6 +168,15 @@ pub(crate) fn unmake(pod_dir: &Path, init: Option<Birth>) -> Result<(), Error> {
     left.note(remove_dir(&shm));
     left.note(stdio::remove(&PodRecord::path(pod_dir)));
     left.result()
+}
+
+/// Takes away what a monitor left that was killed while it made the pod. What is written down last is the record, so
+/// where there is none, nobody was told that the pod is made.
+pub(crate) fn unmake_unfinished(pod_dir: &Path) -> Result<(), Error> {
+    if !pod_dir.join("ns").exists() {
+        return Ok(());
+    }
+    unmake(pod_dir, init::find(pod_dir))
 }
 
 /// Unmounts all that is stacked on a path; nothing there is fine.

@@ -21,7 +21,8 @@ const MAX_RECORD: u64 = 4 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
     pub(crate) plan: ContainerPlan,
-    pub(crate) process: Birth,
+    /// `None` while it is being made: written down before anything else is, so that it can be taken away.
+    pub(crate) process: Option<Birth>,
     /// Set before the process is let go.
     pub(crate) started_at_ns: Option<i64>,
     pub(crate) cgroup: Option<String>,

@@ -4,7 +4,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use conmon_protocol::RefusalKind;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen as listen_on, socket_with,
@@ -17,14 +17,15 @@ use crate::stdio;
 
 const BACKLOG: i32 = 16;
 
-/// Held for life. A second monitor of the same pod would steal its streams.
+/// Held for life. A second monitor of the same pod would steal its streams. A lock of the process, not of the open file
+/// (flock(2)), which a child cloned in the moment of our death would hold on.
 pub(crate) fn lock(pod_dir: &Path) -> Result<OwnedFd, Error> {
     let path = pod_dir.join("monitor.lock");
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).named("opening", &path)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
-        Err(Errno::AGAIN) => {
+        Err(Errno::AGAIN | Errno::ACCESS) => {
             let message = format!("another monitor holds {}", path.display());
             Err(Error::refused(RefusalKind::Exists, message))
         }

@@ -5,6 +5,8 @@
 //! through a read-only mount (see [`crate::seal`]). Signals from inside its namespace don't reach it.
 
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use conmon_protocol::RefusalKind;
@@ -24,10 +26,12 @@ use crate::reap::{self, Birth};
 
 pub(crate) const ARGUMENT: &str = "--pod-init";
 
-/// Starts it as the next child, whose PID namespace the caller has already made, and waits until it is safe.
-pub(crate) fn spawn() -> Result<Birth, Error> {
+/// Starts it as the next child, whose PID namespace the caller has already made, and waits until it is safe. Its
+/// pod's directory is in its command line, so that it can be found when nobody could write down who it is.
+pub(crate) fn spawn(pod_dir: &Path) -> Result<Birth, Error> {
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
+        .arg(pod_dir)
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -45,6 +49,18 @@ pub(crate) fn spawn() -> Result<Birth, Error> {
     let _ = child.kill();
     let _ = child.wait();
     Err(Error::refused(RefusalKind::Failed, "the first process of the pod's PID namespace did not get ready"))
+}
+
+/// The one of this pod, if it is there.
+pub(crate) fn find(pod_dir: &Path) -> Option<Birth> {
+    let mut words = Vec::from(ARGUMENT);
+    words.push(0);
+    words.extend_from_slice(pod_dir.as_os_str().as_bytes());
+    words.push(0);
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(&words)))
+        .map(Birth::of)
 }
 
 /// What the process itself does, for ever.

@@ -217,6 +217,7 @@ impl Pod {
         if let Ok(records) = std::fs::read_dir(self.run.path().join("runtime")) {
             assert_eq!(records.count(), 0, "the runtime's records are left");
         }
+        assert!(pod_inits(&self.dir).is_empty(), "the first process of the pod is left");
         assert_eq!(cgroups(&self.cgroup_parent), Vec::<PathBuf>::new(), "cgroups are left");
     }
 }
@@ -239,12 +240,26 @@ impl Drop for Pod {
             }
         }
         remove_parents(&self.cgroup_parent);
+        for init in pod_inits(&self.dir) {
+            let _ = rustix::process::kill_process(init, rustix::process::Signal::KILL);
+        }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let mine = mounts.lines().filter_map(|line| line.split(' ').nth(4));
         for mount in mine.filter(|mount| Path::new(mount).starts_with(self.run.path())) {
             let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
         }
     }
+}
+
+/// The first processes of a pod's shared PID namespace.
+fn pod_inits(pod_dir: &Path) -> Vec<rustix::process::Pid> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_init = |pid: &i32| {
+        let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("--pod-init") && line.contains(pod_dir.to_str().unwrap())
+    };
+    pids.filter(is_init).filter_map(rustix::process::Pid::from_raw).collect()
 }
 
 /// The containers' cgroups below a parent, in all hierarchies.

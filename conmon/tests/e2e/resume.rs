@@ -130,3 +130,33 @@ fn no_line_of_a_busy_container_is_lost_or_doubled_by_many_kills() {
     }
     pod.unmake();
 }
+
+/// Wherever in a making the monitor is killed, the next one has the whole of it or nothing.
+#[test]
+fn a_monitor_killed_at_any_moment_of_a_making_leaves_it_whole_or_takes_it_away() {
+    let (mut whole, mut gone) = (0, 0);
+    for after_us in (0..12_000).step_by(250) {
+        let mut pod = Pod::new();
+        pod.state();
+        let mut plan = pod.plan();
+        plan.pid = conmon_protocol::PidSharing::Pod;
+        pod.daemon.say(Ask::MakePod(plan.clone()), &[]);
+        let container = pod.container("c1", "sleep 1000");
+        pod.daemon.say(Ask::Create(container.clone()), &[]);
+        std::thread::sleep(std::time::Duration::from_micros(after_us));
+        pod.replace_monitor();
+        match &pod.state()[..] {
+            [] => gone += 1,
+            [(id, Phase::Created { .. })] if id == "c1" => whole += 1,
+            other => panic!("{after_us} us: {other:?}"),
+        }
+        assert_eq!(pod.daemon.ask(Ask::MakePod(plan)), Ok(Answer::Done));
+        if pod.state().is_empty() {
+            pod.create(container);
+        }
+        pod.start("c1");
+        pod.unmake();
+    }
+    println!("{whole} whole, {gone} gone");
+    assert!(whole > 0 && gone > 0);
+}
