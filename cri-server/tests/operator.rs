@@ -120,6 +120,17 @@ fn the_doctor_says_what_is_missing_and_counts() {
 }
 
 #[test]
+fn the_doctor_names_the_plugin_that_is_missing() {
+    let place = Place::new();
+    let list = serde_json::json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
+        {"type": "no-such-plugin", "ipam": {"type": "no-such-allocator"}}]});
+    fs::write(place.path("cni/10.conflist"), list.to_string()).unwrap();
+    let text = String::from_utf8(place.berth(&["doctor"]).stdout).unwrap();
+    assert!(text.contains("network pods"), "{text}");
+    assert!(text.contains("FAIL  CNI plugins     no-such-plugin no-such-allocator not in"), "{text}");
+}
+
+#[test]
 fn a_daemon_is_asked_how_it_is_and_given_images() {
     let place = Place::with_daemon();
     let status = place.said(&["status"]);

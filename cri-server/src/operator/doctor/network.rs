@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use network::conf::{Chain, choose};
+use network::conf::{Chain, Plugin, choose};
 
 use super::{Finding, fact};
 use crate::config::NetworkSection;
@@ -19,11 +19,11 @@ pub(super) fn findings(settings: &NetworkSection) -> Vec<Finding> {
             return vec![Finding::broken("CNI", crate::error::chain(&error), advice), forwarding()];
         }
     };
-    vec![
-        Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version)),
-        plugins(&chain, settings),
-        forwarding(),
-    ]
+    let network = Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version));
+    let mut findings = vec![network, plugins(&chain, settings)];
+    findings.extend(packet_filter(&chain));
+    findings.push(forwarding());
+    findings
 }
 
 fn plugins(chain: &Chain, settings: &NetworkSection) -> Finding {
@@ -40,6 +40,20 @@ fn plugins(chain: &Chain, settings: &NetworkSection) -> Finding {
     let dirs: Vec<String> = settings.bin_dirs.iter().map(|dir: &PathBuf| dir.display().to_string()).collect();
     let is = format!("{} not in {}", missing.join(" "), dirs.join(" "));
     Finding::broken("CNI plugins", is, "apt-get install containernetworking-plugins, or set network.bin_dirs")
+}
+
+/// Debian's plugins call iptables for host ports and masquerading, and fail at the first pod without it.
+fn packet_filter(chain: &Chain) -> Option<Finding> {
+    let masquerades =
+        |plugin: &Plugin| plugin.conf.get("ipMasq").and_then(|wish| wish.as_bool()) == Some(true);
+    let filters =
+        |plugin: &Plugin| matches!(plugin.kind.as_str(), "portmap" | "firewall") || masquerades(plugin);
+    let by = chain.plugins.iter().find(|plugin| filters(plugin))?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    let there = dirs.map(|dir| dir.join("iptables")).any(|path| path.exists());
+    let advice = format!("apt-get install iptables; the plugin {} calls it", by.kind);
+    Some(Finding::needed("packet filter", there, "iptables", &advice))
 }
 
 fn forwarding() -> Finding {
