@@ -160,3 +160,20 @@ fn a_monitor_killed_at_any_moment_of_a_making_leaves_it_whole_or_takes_it_away()
     println!("{whole} whole, {gone} gone");
     assert!(whole > 0 && gone > 0);
 }
+
+#[test]
+fn a_monitor_killed_at_any_moment_of_a_taking_away_leaves_what_the_next_can_take_away() {
+    for after_us in (0..8000).step_by(250) {
+        let mut pod = Pod::made();
+        pod.run("c1", "sleep 1000");
+        let plan = pod.container("c2", "true");
+        pod.create(plan);
+        pod.daemon.say(Ask::Delete { container_id: "c1".into() }, &[]);
+        pod.daemon.say(Ask::UnmakePod, &[]);
+        std::thread::sleep(std::time::Duration::from_micros(after_us));
+        pod.replace_monitor();
+        pod.delete("c1");
+        pod.delete("c2");
+        pod.unmake();
+    }
+}
