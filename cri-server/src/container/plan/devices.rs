@@ -38,7 +38,7 @@ pub(super) fn devices(
     let mut nodes: Vec<LinuxDevice> = Vec::new();
     for device in asked.iter().chain(host) {
         let promised = PROMISED.iter().any(|(path, ..)| device.path == Path::new(path));
-        if !promised && !nodes.iter().any(|node| *node.path() == device.path) {
+        if !promised && !is_bound(device, inputs) && !nodes.iter().any(|node| *node.path() == device.path) {
             nodes.push(node(device));
         }
     }
@@ -48,6 +48,17 @@ pub(super) fn devices(
         rules(asked)
     };
     Ok(Devices { nodes, rules })
+}
+
+/// In a user namespace nobody makes nodes: the runtime binds the host's, which it looks for under the same name.
+/// One that has another name in the container is a bind mount of ours.
+fn is_bound(device: &HostDevice, inputs: &Inputs<'_>) -> bool {
+    inputs.sandbox.pod.user.is_some() && device.host_path != device.path
+}
+
+pub(super) fn bound<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a HostDevice> {
+    let inputs = *inputs;
+    inputs.host.devices.iter().filter(move |device| is_bound(device, &inputs))
 }
 
 fn check(inputs: &Inputs<'_>) -> Result<(), Invalid> {

@@ -64,6 +64,7 @@ pub enum CgroupVersion {
 /// A device node of the host, and where the container wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostDevice {
+    pub host_path: PathBuf,
     pub path: PathBuf,
     pub kind: LinuxDeviceType,
     pub major: i64,
@@ -201,7 +202,7 @@ fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
         if metadata.is_dir() {
             walk(&path, Path::new(target), &device.permissions, DEVICE_DEPTH_MAX, &mut found);
         } else {
-            found.extend(node(&metadata, PathBuf::from(target), &device.permissions));
+            found.extend(node(&metadata, path, PathBuf::from(target), &device.permissions));
         }
         if found.len() == before {
             return Err(Invalid::wrong(
@@ -239,19 +240,20 @@ fn walk(host_dir: &Path, target_dir: &Path, permissions: &str, depth: usize, fou
         if metadata.is_dir() && depth > 0 {
             walk(&path, &target, permissions, depth - 1, found);
         } else {
-            found.extend(node(&metadata, target, permissions));
+            found.extend(node(&metadata, path, target, permissions));
         }
     }
 }
 
 /// `None` for what is not a device.
-fn node(metadata: &Metadata, path: PathBuf, permissions: &str) -> Option<HostDevice> {
+fn node(metadata: &Metadata, host_path: PathBuf, path: PathBuf, permissions: &str) -> Option<HostDevice> {
     let kind = match metadata.file_type() {
         file_type if file_type.is_block_device() => LinuxDeviceType::B,
         file_type if file_type.is_char_device() => LinuxDeviceType::C,
         _ => return None,
     };
     Some(HostDevice {
+        host_path,
         path,
         kind,
         major: i64::from(rustix::fs::major(metadata.rdev())),

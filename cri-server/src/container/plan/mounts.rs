@@ -6,10 +6,10 @@ use conmon_protocol::Sharing;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 use proto::v1::{self, LinuxContainerSecurityContext, MountPropagation};
 
-use super::gather::{MountSource, Propagation, SourceKind};
+use super::gather::{HostDevice, MountSource, Propagation, SourceKind};
 use super::invalid::require;
 use super::namespaces::{id_mapping, on_host};
-use super::{Inputs, Invalid};
+use super::{Inputs, Invalid, devices};
 
 /// Group of the terminals in devpts, "tty" on every distribution.
 const TTY_GID: u32 = 5;
@@ -46,6 +46,7 @@ pub(super) fn mounts(
     }
     let mut mounts = promised(inputs, security);
     mounts.extend(pod_files(inputs, security));
+    mounts.extend(devices::bound(inputs).map(device));
     mounts.retain(|mount| !replaced(mount.destination(), &asked));
     mounts.extend(asked);
     mounts.sort_by_key(|mount| mount.destination().components().count());
@@ -65,10 +66,10 @@ fn replaced(ours: &Path, asked: &[Mount]) -> bool {
         .any(|mount| mount.destination() == ours || (mount.destination() == dev && ours.starts_with(dev)))
 }
 
-fn mount(destination: &str, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
+fn mount(destination: impl AsRef<Path>, kind: &str, source: impl Into<PathBuf>, options: &[&str]) -> Mount {
     let mut mount = Mount::default();
     mount
-        .set_destination(PathBuf::from(destination))
+        .set_destination(destination.as_ref().to_owned())
         .set_typ(Some(kind.to_owned()))
         .set_source(Some(source.into()))
         .set_options(Some(options.iter().map(ToString::to_string).collect()));
@@ -110,6 +111,11 @@ fn pod_files(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> V
         mount("/etc/hostname", "bind", pod.pod_dir.join("hostname"), &["rbind", "rprivate", access]),
         mount("/etc/resolv.conf", "bind", pod.pod_dir.join("resolv.conf"), &["rbind", "rprivate", access]),
     ]
+}
+
+fn device(device: &HostDevice) -> Mount {
+    let options = ["bind", "rprivate", "nosuid", "noexec", "rw"];
+    mount(&device.path, "bind", device.host_path.clone(), &options)
 }
 
 fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {

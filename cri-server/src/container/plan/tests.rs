@@ -247,6 +247,7 @@ fn a_pod_with_users_of_its_own() {
 
 fn device(path: &str, major: i64, minor: i64) -> HostDevice {
     HostDevice {
+        host_path: path.into(),
         path: path.into(),
         kind: LinuxDeviceType::C,
         major,
@@ -637,6 +638,23 @@ fn devices_are_made_and_allowed_as_asked() {
     refused("devices[0].permissions", |case| case.config.devices = vec![asked("x")]);
     refused("devices[0].permissions", |case| case.config.devices = vec![asked("")]);
     refused("CDI", |case| case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }]);
+}
+
+#[test]
+fn a_device_with_another_name_is_bound_in_a_pod_with_users_of_its_own() {
+    let renamed = |case: &mut Case| {
+        case.host.devices = vec![HostDevice { path: "/dev/other".into(), ..device("/dev/fuse", 10, 229) }];
+    };
+    let plan = planned(renamed);
+    assert!(mount_at(&plan, "/dev/other").is_none());
+    assert_eq!(plan.spec.linux().as_ref().unwrap().devices().as_ref().unwrap().len(), 1);
+    let plan = planned(|case| {
+        renamed(case);
+        let map = IdMap { container_id: 0, host_id: 65_536, length: 65_536 };
+        case.pod.user = Some(IdMaps { uids: vec![map], gids: vec![map] });
+    });
+    assert_eq!(mount_at(&plan, "/dev/other").unwrap().source(), &Some("/dev/fuse".into()));
+    assert!(plan.spec.linux().as_ref().unwrap().devices().as_ref().unwrap().is_empty());
 }
 
 #[test]
