@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use conmon_protocol::{Ask, ExecPlan};
 use rustix::pipe::PipeFlags;
@@ -18,6 +19,12 @@ use crate::node::new_id;
 /// What is kept of each stream; the CRI says to drop the rest in silence.
 const OUTPUT_MAX: usize = 16 << 20;
 const READ_BYTES: usize = 16 << 10;
+/// What is kept of all streams of the node at once: sixteen floods may be as large as they are allowed to be,
+/// more share that.
+const ALL_OUTPUT_MAX: usize = 256 << 20;
+
+/// What all collectors hold now.
+static ALL_OUTPUT: AtomicUsize = AtomicUsize::new(0);
 
 /// What a command said, and how it ended.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -75,7 +82,8 @@ pub async fn run(monitor: Monitor, plan: ExecPlan) -> Result<Output, Error> {
         let timeout_s = timeout.0.map_or(0, |ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
         return Err(Error::ExecTimeout { command: timeout.1, timeout_s });
     }
-    Ok(Output { stdout: out.kept, stderr: err.kept, exit_code: end.code })
+    let (stdout, stderr) = (std::mem::take(&mut out.kept), std::mem::take(&mut err.kept));
+    Ok(Output { stdout, stderr, exit_code: end.code })
 }
 
 fn pipe_pair() -> Result<(pipe::Receiver, OwnedFd), Error> {
@@ -89,11 +97,13 @@ struct Collector {
     /// None once the stream has ended.
     stream: Option<pipe::Receiver>,
     kept: Vec<u8>,
+    /// Its part of [`ALL_OUTPUT`].
+    counted: usize,
 }
 
 impl Collector {
     fn new(stream: pipe::Receiver) -> Self {
-        Self { stream: Some(stream), kept: Vec::new() }
+        Self { stream: Some(stream), kept: Vec::new(), counted: 0 }
     }
 
     /// Waits for more and takes it. Never ready once the stream has ended.
@@ -110,6 +120,15 @@ impl Collector {
         while self.take_some() {}
     }
 
+    fn keep(&mut self, bytes: &[u8]) {
+        let wanted = bytes.len().min(OUTPUT_MAX - self.kept.len());
+        let before = ALL_OUTPUT.fetch_add(wanted, Ordering::Relaxed);
+        let room = wanted.min(ALL_OUTPUT_MAX.saturating_sub(before));
+        ALL_OUTPUT.fetch_sub(wanted - room, Ordering::Relaxed);
+        self.counted += room;
+        self.kept.extend_from_slice(&bytes[..room]);
+    }
+
     fn take_some(&mut self) -> bool {
         let Some(stream) = &self.stream else { return false };
         let mut bytes = [0; READ_BYTES];
@@ -119,8 +138,7 @@ impl Collector {
                 false
             }
             Ok(count) => {
-                let room = OUTPUT_MAX - self.kept.len();
-                self.kept.extend_from_slice(&bytes[..count.min(room)]);
+                self.keep(&bytes[..count]);
                 true
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
@@ -129,6 +147,12 @@ impl Collector {
                 false
             }
         }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        ALL_OUTPUT.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
