@@ -765,4 +765,31 @@ proptest::proptest! {
             }
         }
     }
+
+    /// Wherever a mount is asked for, it lies below the root, is written plainly, and is not the runtime's /proc.
+    #[test]
+    fn mounts_lie_where_they_may(path in "(/|\\.|\\.\\.|proc|sys|a|meminfo){0,9}|/\\PC{0,9}") {
+        let mut case = Case::new();
+        case.mount(volume(&path, "/h"), Propagation::Private);
+        if let Ok(plan) = case.plan() {
+            let mounts = plan.spec.mounts().clone().unwrap();
+            let bound = mounts.iter().find(|mount| mount.source() == &Some("/h".into())).unwrap();
+            let text = bound.destination().to_str().unwrap();
+            proptest::prop_assert!(text.starts_with('/') && text.len() > 1);
+            proptest::prop_assert!(!text[1..].split('/').any(|part| ["", ".", ".."].contains(&part)), "{}", text);
+            let in_proc = text == "/proc" || (text.starts_with("/proc/") && text != "/proc/meminfo");
+            proptest::prop_assert!(!in_proc, "{}", text);
+        }
+    }
+
+    /// Whatever name is given, the log is below the directory that the kubelet watches.
+    #[test]
+    fn logs_lie_where_they_may(name in "(/|\\.|\\.\\.|a){0,9}") {
+        let mut case = Case::new();
+        case.config.log_path = name;
+        if let Ok(ContainerPlan { log_path: Some(path), .. }) = case.plan() {
+            let below = path.strip_prefix("/var/log/pods/shop_web").unwrap();
+            proptest::prop_assert!(!below.components().any(|part| part.as_os_str() == ".."));
+        }
+    }
 }
