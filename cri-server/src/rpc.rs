@@ -8,8 +8,10 @@ use tonic::{Code, Response, Status};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
+mod health;
 pub mod image;
 pub mod runtime;
+mod streamed;
 mod words;
 
 /// What every call answers with.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream};
+use proto::v1;
 use proto::v1::runtime_service_server::RuntimeService;
-use proto::v1::{self};
-use tokio::sync::{broadcast, oneshot};
-use tonic::{Request, Response, Status};
+use tokio::sync::oneshot;
+use tonic::{Request, Response};
 
-use super::{Reply, answer, deadline, words};
+use super::streamed::{self, Streamed, pieces};
+use super::{Reply, answer, deadline, health, words};
 use crate::container::life::Ask as ContainerAsk;
 use crate::error::{Error, Noun};
 use crate::exec::{self, Streams};
@@ -16,21 +16,16 @@ use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
 use crate::stream::{AttachSession, ExecSession, PortForwardSession};
-use crate::world::Change;
 use crate::{container, monitor, sandbox, usage};
 
 /// No grace is longer; more than that is for ever.
 const GRACE_MAX_S: i64 = 365 * 24 * 3600;
-/// Items in one message of a streamed list, as containerd has it; far below the limit of 16 MiB.
-const STREAM_ITEMS: usize = 1000;
 
 /// Hears for a node.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     node: Arc<Node>,
 }
-
-type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 
 /// The calls that are not done yet, each answered with UNIMPLEMENTED. The README's table is to say the same.
 macro_rules! not_done {
@@ -80,8 +75,10 @@ impl RuntimeService for Runtime {
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
-        answer(&self.node.metrics, "Status", async { Ok(self.node_status(request.into_inner().verbose)) })
-            .await
+        answer(&self.node.metrics, "Status", async {
+            Ok(health::node_status(&self.node, request.into_inner().verbose))
+        })
+        .await
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
@@ -394,14 +391,7 @@ impl RuntimeService for Runtime {
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        let changes = self.node.world.changes();
-        let node = self.node.clone();
-        let events = stream::unfold((node, changes), |(node, mut changes)| async move {
-            let change = next_change(&mut changes).await?;
-            let event = container_event(&node, &change);
-            Some((Ok(event), (node, changes)))
-        });
-        Ok(Response::new(Box::pin(events)))
+        Ok(Response::new(streamed::events(self.node.clone())))
     }
 }
 
@@ -477,35 +467,6 @@ impl Runtime {
         words::container_info(container, record.read_json("bundle/config.json").ok())
     }
 
-    fn node_status(&self, verbose: bool) -> v1::StatusResponse {
-        let condition = |kind: &str, status: bool, reason: &str, message: String| v1::RuntimeCondition {
-            r#type: kind.into(),
-            status,
-            reason: reason.into(),
-            message,
-        };
-        let network = match self.node.network.ready() {
-            Ok(()) => condition("NetworkReady", true, "", String::new()),
-            Err(why) => condition("NetworkReady", false, "NetworkPluginNotReady", why.to_string()),
-        };
-        let conditions = vec![condition("RuntimeReady", true, "", String::new()), network];
-        let config = self.node.config();
-        let info = match verbose {
-            true => [("config".to_string(), serde_json::json!(&*config).to_string())].into(),
-            false => Default::default(),
-        };
-        v1::StatusResponse {
-            status: Some(v1::RuntimeStatus { conditions }),
-            info,
-            runtime_handlers: handlers(&config.runtime),
-            features: Some(v1::RuntimeFeatures {
-                supplemental_groups_policy: true,
-                user_namespaces_host_network: false,
-                mount_options: false,
-            }),
-        }
-    }
-
     async fn containers_stats(
         &self,
         filter: Option<v1::ContainerStatsFilter>,
@@ -534,23 +495,6 @@ impl Runtime {
         let node = self.node.clone();
         tokio::task::spawn_blocking(move || work(&node)).await.map_err(|_| Error::Stopping)?
     }
-}
-
-/// The kubelet looks for the entry without a name: the features of pods that name no handler.
-fn handlers(config: &crate::config::RuntimeSection) -> Vec<v1::RuntimeHandler> {
-    let own = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
-    let features = |name: &str| match config.handlers.contains_key(name) {
-        // What another runtime can do it is not asked yet, so nothing is promised.
-        true => v1::RuntimeHandlerFeatures::default(),
-        false => own,
-    };
-    let handler =
-        |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
-    let named = config.handlers.keys().map(|name| handler(name, name));
-    [handler(&config.default_handler, ""), handler(crate::config::IN_TREE, crate::config::IN_TREE)]
-        .into_iter()
-        .chain(named)
-        .collect()
 }
 
 fn check_command(command: &[String]) -> Result<(), Error> {
@@ -584,44 +528,4 @@ fn not_ready(sandbox: &sandbox::Sandbox) -> Error {
 
 fn not_found(noun: Noun, id: &str) -> Error {
     Error::NotFound { noun, id: id.into() }
-}
-
-/// A list in messages of bounded size; at least the end of the stream is always told.
-fn pieces<T: Send + 'static, M: Send + 'static>(
-    items: Vec<T>,
-    message: impl Fn(Vec<T>) -> M + Send + 'static,
-) -> Response<Streamed<M>> {
-    let items = items.into_iter();
-    let messages = stream::unfold((items, message), |(mut items, message)| async move {
-        let piece: Vec<T> = items.by_ref().take(STREAM_ITEMS).collect();
-        if piece.is_empty() { None } else { Some((Ok(message(piece)), (items, message))) }
-    });
-    Response::new(Box::pin(messages))
-}
-
-/// The next change; one that was missed for slowness is made up for by the kubelet's relisting.
-async fn next_change(changes: &mut broadcast::Receiver<Change>) -> Option<Change> {
-    loop {
-        match changes.recv().await {
-            Ok(change) => return Some(change),
-            Err(broadcast::error::RecvError::Lagged(missed)) => {
-                tracing::warn!(missed, "a watcher of container events is too slow");
-            }
-            Err(broadcast::error::RecvError::Closed) => return None,
-        }
-    }
-}
-
-/// With the states of the whole pod, as the evented kubelet wants it instead of asking.
-fn container_event(node: &Node, change: &Change) -> v1::ContainerEventResponse {
-    let world = node.world.now();
-    let sandbox_id = change.sandbox.facts.id.clone();
-    let sandbox = world.sandboxes.get(&sandbox_id).unwrap_or(&change.sandbox);
-    v1::ContainerEventResponse {
-        container_id: change.id.to_string(),
-        container_event_type: change.kind.into(),
-        created_at: change.at_ns,
-        pod_sandbox_status: Some(words::pod_sandbox_status(sandbox)),
-        containers_statuses: world.containers_of(&sandbox_id).map(|c| words::container_status(c)).collect(),
-    }
 }

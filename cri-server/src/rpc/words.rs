@@ -238,3 +238,6 @@ pub(super) fn container_info(
     });
     HashMap::from([("info".to_string(), info.to_string())])
 }
+
+#[cfg(test)]
+mod tests;

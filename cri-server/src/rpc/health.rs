@@ -1,0 +1,52 @@
+//! What the node says of itself: whether it is ready, and what it can do.
+
+use proto::v1;
+
+use crate::config;
+use crate::node::Node;
+
+pub(super) fn node_status(node: &Node, verbose: bool) -> v1::StatusResponse {
+    let condition = |kind: &str, status: bool, reason: &str, message: String| v1::RuntimeCondition {
+        r#type: kind.into(),
+        status,
+        reason: reason.into(),
+        message,
+    };
+    let network = match node.network.ready() {
+        Ok(()) => condition("NetworkReady", true, "", String::new()),
+        Err(why) => condition("NetworkReady", false, "NetworkPluginNotReady", why.to_string()),
+    };
+    let conditions = vec![condition("RuntimeReady", true, "", String::new()), network];
+    let config = node.config();
+    let info = match verbose {
+        true => [("config".to_string(), serde_json::json!(&*config).to_string())].into(),
+        false => Default::default(),
+    };
+    v1::StatusResponse {
+        status: Some(v1::RuntimeStatus { conditions }),
+        info,
+        runtime_handlers: handlers(&config.runtime),
+        features: Some(v1::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+            mount_options: false,
+        }),
+    }
+}
+
+/// The kubelet looks for the entry without a name: the features of pods that name no handler.
+fn handlers(config: &config::RuntimeSection) -> Vec<v1::RuntimeHandler> {
+    let own = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
+    let features = |name: &str| match config.handlers.contains_key(name) {
+        // What another runtime can do it is not asked yet, so nothing is promised.
+        true => v1::RuntimeHandlerFeatures::default(),
+        false => own,
+    };
+    let handler =
+        |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
+    let named = config.handlers.keys().map(|name| handler(name, name));
+    [handler(&config.default_handler, ""), handler(config::IN_TREE, config::IN_TREE)]
+        .into_iter()
+        .chain(named)
+        .collect()
+}
