@@ -45,6 +45,15 @@ impl Monitor {
         self.answer(asker, answer, Vec::new());
     }
 
+    pub(crate) fn refuse_unknown(&mut self, daemon: Key, seq: u64, why: &str) {
+        let message = format!("this monitor speaks version {VERSION}: {why}");
+        self.answer(
+            Asker { daemon, seq },
+            Err(Error::refused(RefusalKind::Unsupported, message)),
+            Vec::new(),
+        );
+    }
+
     fn hello(&mut self, version: u32) -> Answered {
         if version == VERSION {
             return Ok(Answer::Hello(self.state()));

@@ -11,6 +11,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use serde::Deserialize;
 
 /// What may wait for a daemon that doesn't read. One that is further behind is given up: it will ask for the
 /// state when it connects again.
@@ -29,6 +30,20 @@ pub(crate) struct Daemon {
     early_fds: VecDeque<OwnedFd>,
     unsent: VecDeque<Unsent>,
     unsent_bytes: usize,
+}
+
+/// What a daemon asked.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// With the descriptors that came with it.
+    Request(Box<Request>, Vec<OwnedFd>),
+    /// A newer daemon may ask what this monitor has never heard of; it is told so, and goes on.
+    Unknown { seq: u64, why: String },
+}
+
+#[derive(Debug, Deserialize)]
+struct Numbered {
+    seq: u64,
 }
 
 #[derive(Debug)]
@@ -74,14 +89,23 @@ impl Daemon {
         Ok(())
     }
 
-    /// The next whole request and the descriptors that came with it.
-    pub(crate) fn next_request(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Gone> {
+    /// What was asked next, if it is there whole.
+    pub(crate) fn next_request(&mut self) -> Result<Option<Asked>, Gone> {
         let Some(frame) = self.decoder.next_frame().map_err(|_| Gone)? else {
             return Ok(None);
         };
         let fds = self.fds_of(&frame)?;
-        let request = frame.parse().map_err(|_| Gone)?;
-        Ok(Some((request, fds)))
+        match frame.parse() {
+            Ok(request) => Ok(Some(Asked::Request(Box::new(request), fds))),
+            Err(error) => {
+                let Numbered { seq } = frame.parse().map_err(|_| Gone)?;
+                let mut why = error.to_string();
+                if let Some(cause) = std::error::Error::source(&error) {
+                    why = format!("{why}: {cause}");
+                }
+                Ok(Some(Asked::Unknown { seq, why }))
+            }
+        }
     }
 
     fn fds_of(&mut self, frame: &Frame) -> Result<Vec<OwnedFd>, Gone> {
@@ -171,7 +195,8 @@ mod tests {
         let mut buffer = [0; 7];
         while seen.len() < 3 {
             monitor.receive(&mut buffer).unwrap();
-            while let Some((request, fds)) = monitor.next_request().unwrap() {
+            while let Some(asked) = monitor.next_request().unwrap() {
+                let Asked::Request(request, fds) = asked else { panic!("{asked:?}") };
                 seen.push((request.seq, fds.len()));
             }
         }
@@ -184,6 +209,17 @@ mod tests {
         let gone = (0..1_000_000).find_map(|seq| monitor.send(&answer(seq), Vec::new()).err());
         assert_eq!(gone, Some(Gone));
         assert!(monitor.unsent_bytes <= MAX_UNSENT + 64);
+    }
+
+    #[test]
+    fn what_a_newer_daemon_asks_is_answered_too() {
+        let (mut monitor, daemon) = pair();
+        let newer = serde_json::json!({"seq": 7, "ask": {"Checkpoint": {"container_id": "c"}}});
+        rustix::io::write(&daemon.socket, &encode(&newer, 0).unwrap()).unwrap();
+        monitor.receive(&mut [0; 256]).unwrap();
+        let asked = monitor.next_request().unwrap();
+        let Some(Asked::Unknown { seq: 7, why }) = asked else { panic!("{asked:?}") };
+        assert!(why.contains("Checkpoint"), "{why}");
     }
 
     #[test]

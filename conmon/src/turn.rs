@@ -9,7 +9,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::clock;
 use crate::container::Key;
-use crate::daemon::Gone;
+use crate::daemon::{Asked, Gone};
 use crate::error::{Error, Named as _};
 use crate::life::Life;
 use crate::monitor::Monitor;
@@ -131,7 +131,8 @@ impl Turn {
         // An answer may have found the daemon gone; then there is nothing more to hear from it.
         while let Some(daemon) = self.monitor.daemons.get_mut(&key) {
             match daemon.next_request()? {
-                Some((request, fds)) => self.monitor.hear(key, request, fds),
+                Some(Asked::Request(request, fds)) => self.monitor.hear(key, *request, fds),
+                Some(Asked::Unknown { seq, why }) => self.monitor.refuse_unknown(key, seq, &why),
                 None => break,
             }
         }
