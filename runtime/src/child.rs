@@ -22,8 +22,9 @@ use kernel::{
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
-use rustix::process::{chdir, fchdir, pivot_root, setsid, umask};
+use rustix::process::{Signal, chdir, fchdir, pivot_root, setsid, umask};
 
+use crate::Keyring;
 use crate::hooks;
 use crate::plan::{Pivot, Plan, ProcessPlan};
 use crate::report::{At as _, Failure, Line, Step};
@@ -53,6 +54,7 @@ pub(crate) struct Kit<'a> {
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) preserve_fds: u32,
     pub(crate) hooks: &'a hooks::ChildHooks,
+    pub(crate) keyring: Keyring,
 }
 
 /// The container's own directory in one v1 hierarchy.
@@ -77,6 +79,7 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) personality: Option<u32>,
     pub(crate) preserve_fds: u32,
+    pub(crate) keyring: Keyring,
 }
 
 /// Exit status of a child that reported why it ends.
@@ -153,11 +156,15 @@ struct Found {
 /// Everything that needs no `start`.
 fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     let plan = kit.plan;
+    die_with_the_maker(Some(Signal::KILL))?;
     if plan.namespaces.has(flag::NEWUSER) {
         become_root(kit)?;
+        // Another user's process has forgotten it (prctl(2)).
+        die_with_the_maker(Some(Signal::KILL))?;
     }
     kernel::reset_signals();
     setsid().at(Step::Session, 0)?;
+    renew_keyring(kit.keyring)?;
     new_cgroup_view(plan)?;
     name_host(plan)?;
     let pid = pid_on_host(kit)?;
@@ -174,8 +181,26 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     let env = home::environment(kit.root, &plan.process);
     identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter)?;
     let program = identity::look_up(&plan.process)?;
+    die_with_the_maker(None)?;
     kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
     Ok(Found { program, pid, env })
+}
+
+/// Until we are ready: a maker that is killed half-way would leave us waiting for its word, with all that it had open.
+fn die_with_the_maker(signal: Option<Signal>) -> Done {
+    rustix::process::set_parent_process_death_signal(signal).at(Step::Session, 1)
+}
+
+/// The monitor's or daemon's session keyring is none of the container's business.
+fn renew_keyring(keyring: Keyring) -> Done {
+    if keyring == Keyring::Inherit {
+        return Ok(());
+    }
+    match kernel::keyctl_join_session_keyring() {
+        // A kernel without keyrings, or a sandbox around us that hides them: nothing to be kept apart.
+        Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
+        Err(errno) => Err(Failure { step: Step::Keyring, errno, index: 0 }),
+    }
 }
 
 /// As the host's procfs names us, while we can still see it.
@@ -395,6 +420,7 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     join_cgroups(kit.tasks)?;
     kernel::reset_signals();
     setsid().at(Step::Session, 0)?;
+    renew_keyring(kit.keyring)?;
     let label = exec_label(process)?;
     kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
     if kit.namespaces & flag::NEWUSER != 0 {

@@ -112,7 +112,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     }
     // No id may hold a colon, so this can be nobody's directory.
     let seccomp_cache = Some(root.join(":seccomp"));
-    Ok(Global { runtime: Runtime { root, seccomp_cache }, log })
+    Ok(Global { runtime: Runtime { seccomp_cache, ..Runtime::new(root) }, log })
 }
 
 fn default_root() -> PathBuf {

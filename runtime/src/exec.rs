@@ -40,6 +40,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error>
         filter: filter.as_ref(),
         personality: record.personality,
         preserve_fds: exec.preserve_fds,
+        keyring: runtime.keyring,
     };
     let pid_namespace = (record.namespaces & flag::NEWPID != 0).then_some(&init);
     let child = make::clone_into(pid_namespace, 0, cgroup.unified_dir(), || child::exec(&kit))?;

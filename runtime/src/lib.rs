@@ -37,6 +37,16 @@ pub struct Runtime {
     pub root: PathBuf,
     /// Where compiled seccomp filters are kept between containers; none: compiled each time.
     pub seccomp_cache: Option<PathBuf>,
+    pub keyring: Keyring,
+}
+
+/// The session keyring of what runs in containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keyring {
+    /// A new one for each process that is made, so that ours is not theirs to read.
+    New,
+    /// Ours.
+    Inherit,
 }
 
 /// Where the container's file system comes from.
@@ -102,7 +112,7 @@ pub enum Force {
 impl Runtime {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
-        Runtime { root: root.into(), seccomp_cache: None }
+        Runtime { root: root.into(), seccomp_cache: None, keyring: Keyring::New }
     }
 
     /// Makes a container whose init waits for `start`. Undone on any failure.

@@ -177,6 +177,7 @@ impl Making<'_> {
             filter: opened.filter.as_ref(),
             preserve_fds: self.request.preserve_fds,
             hooks: &hooks,
+            keyring: self.runtime.keyring,
         };
         let cgroup = opened.cgroup.unified_dir();
         if plan.namespaces.needs_two_steps() {

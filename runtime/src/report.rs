@@ -41,6 +41,7 @@ steps! {
     BecomeRoot = "becoming root of the user namespace",
     TimeOffsets = "setting the time offsets",
     Session = "starting a session",
+    Keyring = "joining a new session keyring",
     Hostname = "setting the host name",
     Domainname = "setting the domain name",
     Privacy = "making the mounts private",

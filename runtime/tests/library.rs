@@ -41,8 +41,8 @@ impl Node {
     fn new() -> Node {
         // Not on a tmpfs, whose ids could not be mapped before Linux 6.3.
         let dir = tempfile::Builder::new().prefix("berth-lib-").tempdir_in("/var/tmp").unwrap();
-        let runtime =
-            Runtime { root: dir.path().join("state"), seccomp_cache: Some(dir.path().join("seccomp")) };
+        let mut runtime = Runtime::new(dir.path().join("state"));
+        runtime.seccomp_cache = Some(dir.path().join("seccomp"));
         let base = dir.path().join("base");
         for name in ["bin", "dev", "proc", "sys", "etc", "tmp"] {
             fs::create_dir_all(base.join(name)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use runtime::{CreateRequest, Force, Process, Rootfs, Stdio};
+use runtime::{CreateRequest, Force, Keyring, Process, Rootfs, Runtime, Stdio};
 
 use super::args::{Args, unknown};
 use super::{Error, Global, bundle, console, wait};
@@ -12,6 +12,7 @@ struct Options {
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     preserve_fds: u32,
+    keyring: Keyring,
     mode: Mode,
     id: String,
 }
@@ -25,6 +26,7 @@ enum Mode {
 
 impl Options {
     fn read(mut args: Args, mut mode: Mode) -> Result<Options, Error> {
+        let mut keyring = Keyring::New;
         let (mut bundle, mut pid_file, mut console_socket, mut preserve_fds) =
             (PathBuf::from("."), None, None, 0);
         while let Some(option) = args.option() {
@@ -34,13 +36,13 @@ impl Options {
                 "--console-socket" => console_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => preserve_fds = args.number(&option)?,
                 "-d" | "--detach" if args.flag() => mode = Mode::Detached,
-                "--no-new-keyring" => drop(args.flag()),
+                "--no-new-keyring" if args.flag() => keyring = Keyring::Inherit,
                 _ => return Err(unknown(&option)),
             }
         }
         let id = args.id()?;
         args.end()?;
-        Ok(Options { bundle, pid_file, console_socket, preserve_fds, mode, id })
+        Ok(Options { bundle, pid_file, console_socket, preserve_fds, keyring, mode, id })
     }
 }
 
@@ -73,7 +75,8 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
     let (bundle, spec) = bundle::load(&options.bundle)?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     console::check(terminal, options.mode == Mode::Detached, options.console_socket.as_deref())?;
-    let process = global.runtime.create(CreateRequest {
+    let runtime = Runtime { keyring: options.keyring, ..global.runtime.clone() };
+    let process = runtime.create(CreateRequest {
         id: &options.id,
         bundle: &bundle,
         spec,
