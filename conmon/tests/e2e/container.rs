@@ -118,6 +118,26 @@ fn a_command_that_does_not_exist_is_told_as_such() {
     pod.unmake();
 }
 
+/// The image's entry point is whatever process makes the container (CVE-2019-5736): it finds a program that it can
+/// neither use nor change.
+#[test]
+fn a_container_that_executes_its_maker_gets_nothing_from_it() {
+    let mut pod = Pod::made();
+    let program = crate::harness::program();
+    let before = std::fs::read(&program).unwrap();
+    let config = pod.config("c1", &["/proc/self/exe", "--pod-dir", "/"]);
+    let plan = pod.container_of("c1", config);
+    match pod.daemon.ask(Ask::Create(plan)) {
+        Ok(_) => {
+            pod.start("c1");
+            assert_ne!(pod.daemon.exit_of("c1").code, 0);
+        }
+        Err(refusal) => assert_eq!(refusal.kind, RefusalKind::NoSuchCommand, "{refusal}"),
+    }
+    assert!(std::fs::read(&program).unwrap() == before);
+    pod.unmake();
+}
+
 #[test]
 fn a_rotated_log_goes_on_in_a_new_file() {
     let mut pod = Pod::made();
