@@ -14,6 +14,7 @@ mod config_command;
 mod doctor;
 mod image;
 mod measure;
+mod say;
 pub mod service;
 mod status;
 mod table;
@@ -82,6 +83,8 @@ struct ImportArguments {
 pub enum Error {
     #[error("no berthd answers on {}; is it running? (systemctl status berth)", socket.display())]
     NoDaemon { socket: PathBuf, source: tonic::transport::Error },
+    #[error("{} is root's: run as root", socket.display())]
+    NotRoot { socket: PathBuf },
     #[error("{}", .0.message())]
     Refused(Box<tonic::Status>),
     #[error("this berthd is not of the version of this command; restart it")]
@@ -92,6 +95,8 @@ pub enum Error {
     Io { what: String, source: std::io::Error },
     #[error("something is missing")]
     Unwell,
+    #[error("standard output is closed")]
+    NobodyListens,
 }
 
 impl From<tonic::Status> for Error {
@@ -107,7 +112,7 @@ impl From<tonic::Status> for Error {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) | Err(Error::NobodyListens) => ExitCode::SUCCESS,
         // The lines above say it already.
         Err(Error::Unwell) => ExitCode::FAILURE,
         Err(error) => {

@@ -109,6 +109,17 @@ fn without_a_daemon_it_says_where_it_looked() {
 }
 
 #[test]
+fn a_reader_that_leaves_early_is_no_failure() {
+    let place = Place::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    let output =
+        command.args(["config", "default"]).stdout(writer).current_dir(place.dir.path()).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
 fn the_doctor_says_what_is_missing_and_counts() {
     let place = Place::new();
     let output = place.berth(&["doctor"]);

@@ -2,22 +2,22 @@
 
 use std::path::Path;
 
+use super::say::say;
 use super::{ConfigCommand, Error};
 use crate::config::{self, Config};
 
 pub(super) fn run(command: &ConfigCommand, file: &Path) -> Result<(), Error> {
     match command {
-        ConfigCommand::Default => print!("{}", Config::default_text()),
+        ConfigCommand::Default => say(&Config::default_text()),
         ConfigCommand::Check => {
             read(file)?;
-            println!("{} is in order", file.display());
+            say(&format!("{} is in order\n", file.display()))
         }
         ConfigCommand::Show => {
-            let text = toml::to_string_pretty(&read(file)?).expect("settings are made of what TOML can hold");
-            print!("{text}");
+            let text = toml::to_string_pretty(&read(file)?);
+            say(&text.expect("settings are made of what TOML can hold"))
         }
     }
-    Ok(())
 }
 
 /// The default file may be absent, one that was named may not.

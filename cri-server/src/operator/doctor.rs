@@ -5,6 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::say::say;
 use super::{Error, config_command};
 use crate::config::Config;
 
@@ -95,10 +96,9 @@ pub(super) fn doctor(config_file: &Path, socket: Option<&Path>) -> Result<(), Er
     findings.extend(cgroups::findings());
     findings.extend(network::findings(&config.network));
     findings.extend(files::findings(&config, socket));
-    for finding in &findings {
-        println!("{finding}");
-    }
-    sum(&findings)
+    let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
+    say(&format!("{lines}\n{}\n", sum(&findings)))?;
+    if findings.iter().any(Finding::is_broken) { Err(Error::Unwell) } else { Ok(()) }
 }
 
 fn settings(file: &Path) -> Finding {
@@ -110,11 +110,10 @@ fn settings(file: &Path) -> Finding {
     Finding::fine("settings", is)
 }
 
-fn sum(findings: &[Finding]) -> Result<(), Error> {
+fn sum(findings: &[Finding]) -> String {
     let broken = findings.iter().filter(|finding| finding.is_broken()).count();
     let poor = findings.iter().filter(|finding| matches!(finding.verdict, Verdict::Poor { .. })).count();
-    println!("\ndoctor: {} ok, {poor} warnings, {broken} failures", findings.len() - poor - broken);
-    if broken > 0 { Err(Error::Unwell) } else { Ok(()) }
+    format!("doctor: {} ok, {poor} warnings, {broken} failures", findings.len() - poor - broken)
 }
 
 /// A small text of the kernel; what cannot be read is empty.
@@ -137,9 +136,9 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_unwell_only_when_something_is_broken() {
-        assert!(sum(&[Finding::fine("a", ""), Finding::poor("b", "", "")]).is_ok());
-        assert!(sum(&[Finding::broken("c", "", "")]).is_err());
+    fn findings_are_counted() {
+        let findings = [Finding::fine("a", ""), Finding::poor("b", "", ""), Finding::broken("c", "", "")];
+        assert_eq!(sum(&findings), "doctor: 1 ok, 1 warnings, 1 failures");
     }
 
     #[test]

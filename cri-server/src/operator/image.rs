@@ -13,6 +13,7 @@ use tonic::Streaming;
 use tonic::transport::Channel;
 
 use super::measure::size;
+use super::say::say;
 use super::table::table;
 use super::{Error, ImageCommand, ImportArguments, client};
 
@@ -55,7 +56,7 @@ async fn follow(title: &str, mut answers: Streaming<ImageProgress>) -> Result<()
         bars.show(&progress.layers);
         for image in &progress.images {
             bars.end();
-            println!("{}", line(image));
+            say(&line(image))?;
         }
     }
     bars.end();
@@ -65,7 +66,7 @@ async fn follow(title: &str, mut answers: Streaming<ImageProgress>) -> Result<()
 fn line(image: &StoredImage) -> String {
     let names = image.repo_tags.iter().chain(&image.repo_digests);
     let name = names.map(String::as_str).next().unwrap_or("<no name>");
-    format!("{name}  {}  {}", image.id, size(image.size_bytes))
+    format!("{name}  {}  {}\n", image.id, size(image.size_bytes))
 }
 
 #[derive(Debug)]
@@ -123,8 +124,7 @@ async fn list(channel: Channel) -> Result<(), Error> {
     let images = client.list_images(v1::ListImagesRequest::default()).await?.into_inner().images;
     let mut rows: Vec<Vec<String>> = images.iter().flat_map(rows).collect();
     rows.sort();
-    print!("{}", table(&["NAME", "ID", "SIZE"], &rows));
-    Ok(())
+    say(&table(&["NAME", "ID", "SIZE"], &rows))
 }
 
 /// A line for each tag; for an image without one, its digests.

@@ -12,6 +12,7 @@ use proto::v1::runtime_service_client::RuntimeServiceClient;
 use v1::{ContainerState, PodSandboxState};
 
 use super::measure::{size, span};
+use super::say::say;
 use super::table::table;
 use super::{Error, client};
 
@@ -25,12 +26,14 @@ pub(super) async fn status(socket: &Path) -> Result<(), Error> {
         runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner().containers;
     let usage = ImageServiceClient::new(channel).image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
     let now_ns = now_ns();
-    print!("{}", about(&daemon, socket, now_ns));
-    print!("{}", conditions(&status.status.unwrap_or_default()));
-    println!("{}", disk(&usage));
-    println!("\n{}", count(&sandboxes, &containers));
-    print!("{}", pods(sandboxes, &containers, now_ns));
-    Ok(())
+    let text = [
+        about(&daemon, socket, now_ns),
+        conditions(&status.status.unwrap_or_default()),
+        disk(&usage),
+        count(&sandboxes, &containers),
+        pods(sandboxes, &containers, now_ns),
+    ];
+    say(&text.concat())
 }
 
 fn now_ns() -> i64 {
@@ -75,14 +78,14 @@ fn disk(usage: &v1::ImageFsInfoResponse) -> String {
         size(systems.iter().filter_map(|system| system.used_bytes.as_ref()).map(|used| used.value).sum())
     };
     let (images, layers) = (total(&usage.image_filesystems), total(&usage.container_filesystems));
-    format!("disk      images {images}, writable layers {layers}")
+    format!("disk      images {images}, writable layers {layers}\n\n")
 }
 
 fn count(sandboxes: &[v1::PodSandbox], containers: &[v1::Container]) -> String {
     let ready = sandboxes.iter().filter(|sandbox| sandbox.state() == PodSandboxState::SandboxReady).count();
     let running =
         containers.iter().filter(|container| container.state() == ContainerState::ContainerRunning).count();
-    format!("{} pods ({ready} ready), {} containers ({running} running)", sandboxes.len(), containers.len())
+    format!("{} pods ({ready} ready), {} containers ({running} running)\n", sandboxes.len(), containers.len())
 }
 
 fn pods(mut sandboxes: Vec<v1::PodSandbox>, containers: &[v1::Container], now_ns: i64) -> String {
