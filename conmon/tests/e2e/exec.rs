@@ -7,10 +7,10 @@ use conmon_protocol::{Answer, Ask, RefusalKind};
 
 use crate::harness::{Pod, eventually, exec_plan, pipe, process, read_all};
 
-fn pod_with_container() -> Pod {
-    let mut pod = Pod::made();
+fn pod_with_container() -> Option<Pod> {
+    let mut pod = Pod::made()?;
     pod.run("c1", "sleep 1000");
-    pod
+    Some(pod)
 }
 
 /// Runs a script to its end; returns code, stdout and stderr.
@@ -27,7 +27,7 @@ fn exec(pod: &mut Pod, id: &str, script: &str) -> (i32, String, String) {
 
 #[test]
 fn an_exec_writes_into_the_daemons_own_pipes_and_tells_its_code() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     let told = exec(&mut pod, "e1", "echo out; echo err >&2; exit 7");
     assert_eq!(told, (7, "out\n".to_owned(), "err\n".to_owned()));
     assert_eq!(exec(&mut pod, "e1", "kill -9 $$").0, 137, "an id may be used again");
@@ -40,7 +40,7 @@ fn an_exec_writes_into_the_daemons_own_pipes_and_tells_its_code() {
 
 #[test]
 fn an_exec_reads_its_stdin_to_the_end() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     let ((input_end, input), (out, out_end)) = (pipe(), pipe());
     let mut plan = exec_plan("e1", "c1", "cat");
     (plan.stdin, plan.stderr) = (true, false);
@@ -55,7 +55,7 @@ fn an_exec_reads_its_stdin_to_the_end() {
 
 #[test]
 fn an_exec_out_of_time_is_killed_with_what_it_started() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     let (out, out_end) = pipe();
     let mut plan = exec_plan("e1", "c1", "sleep 1000 & sleep 1000; echo never");
     (plan.stderr, plan.timeout_ms) = (false, Some(200));
@@ -70,7 +70,7 @@ fn an_exec_out_of_time_is_killed_with_what_it_started() {
 
 #[test]
 fn an_exec_is_killed_when_asked() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     let mut plan = exec_plan("e1", "c1", "sleep 1000");
     (plan.stdout, plan.stderr) = (false, false);
     pod.daemon.ask(Ask::Exec(plan.clone())).unwrap();
@@ -82,7 +82,7 @@ fn an_exec_is_killed_when_asked() {
 
 #[test]
 fn an_exec_with_a_terminal_hands_its_master_over() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     let mut plan = exec_plan("e1", "c1", "");
     plan.process = process(&["sh", "-c", "tty; stty size; exit 4"]);
     plan.process["terminal"] = true.into();
@@ -105,7 +105,7 @@ fn an_exec_with_a_terminal_hands_its_master_over() {
 
 #[test]
 fn what_can_not_be_executed_is_refused_with_its_reason() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let plan = pod.container("c1", "sleep 1000");
     pod.create(plan);
     let mut plan = exec_plan("e1", "c1", "true");
@@ -139,7 +139,7 @@ fn what_can_not_be_executed_is_refused_with_its_reason() {
 
 #[test]
 fn two_hundred_execs_leave_no_descriptor_and_cost_little() {
-    let mut pod = pod_with_container();
+    let Some(mut pod) = pod_with_container() else { return };
     exec(&mut pod, "e", "true");
     let before = descriptors(&pod);
     let began = Instant::now();

@@ -14,7 +14,7 @@ fn pod() -> Option<Pod> {
         println!("there is no runc here");
         return None;
     };
-    let mut pod = Pod::made();
+    let mut pod = Pod::made()?;
     pod.foreign = Some(PathBuf::from(runc));
     Some(pod)
 }

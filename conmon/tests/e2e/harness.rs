@@ -37,7 +37,12 @@ pub(crate) struct Pod {
 }
 
 impl Pod {
-    pub(crate) fn new() -> Pod {
+    /// `None` for those who are not root, and can't make anything of what is tested here.
+    pub(crate) fn new() -> Option<Pod> {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: this needs root");
+            return None;
+        }
         let run = tempfile::Builder::new().prefix("berth-conmon-").tempdir_in("/run").unwrap();
         // As long as on a node: longer than a socket's path may be.
         let dir = run.path().join("sandboxes").join("5".repeat(64));
@@ -47,15 +52,15 @@ impl Pod {
         let (monitor, daemon) = spawn(&dir);
         // `BERTH_HANDLER=/usr/sbin/runc` tries all tests with another runtime.
         let foreign = std::env::var_os("BERTH_HANDLER").map(PathBuf::from);
-        Pod { dir, run, monitor, daemon, cgroup_parent, foreign }
+        Some(Pod { dir, run, monitor, daemon, cgroup_parent, foreign })
     }
 
     /// A pod whose namespaces are made.
-    pub(crate) fn made() -> Pod {
-        let mut pod = Pod::new();
+    pub(crate) fn made() -> Option<Pod> {
+        let mut pod = Pod::new()?;
         let plan = pod.plan();
         assert_eq!(pod.daemon.ask(Ask::MakePod(plan)), Ok(Answer::Done));
-        pod
+        Some(pod)
     }
 
     pub(crate) fn plan(&self) -> PodPlan {

