@@ -124,7 +124,7 @@ mod tests {
     fn a_slow_client_is_let_go() {
         let (attached, _client) = pair(ALL);
         let sent = (0..100_000).take_while(|_| attached.send(Stream::Stdout, &[b'x'; 1000])).count();
-        assert!(sent > 100 && sent < 10_000, "{sent} packets");
+        assert!(sent > 10 && sent < 10_000, "{sent} packets");
     }
 
     #[test]
