@@ -11,7 +11,7 @@ use crate::reference::{DEFAULT_DOMAIN, Reference, is_short};
 
 pub(crate) mod challenge;
 pub(crate) mod files;
-pub(crate) mod helper;
+pub(crate) mod credential_helper;
 
 /// What a caller may show a registry: the kubelet's AuthConfig, in our words. An empty field says nothing.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]

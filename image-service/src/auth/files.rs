@@ -22,7 +22,7 @@ pub(crate) enum Error {
     #[error("{path}: {key}")]
     Auth { path: PathBuf, key: String, source: InvalidAuth },
     #[error(transparent)]
-    Helper(#[from] helper::Error),
+    Helper(#[from] credential_helper::Error),
 }
 
 #[derive(Deserialize, Default)]
@@ -61,7 +61,7 @@ pub(crate) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Op
     for file in files {
         let credentials = match look(file, host, path)? {
             Found::Here { credentials, .. } => Some(credentials),
-            Found::Helper { name, server } => helper::get(&name, &server).await?,
+            Found::Helper { name, server } => credential_helper::get(&name, &server).await?,
             Found::Nothing => None,
         };
         if credentials.is_some() {

@@ -1,6 +1,6 @@
 //! The layers of a container as one file system, mounted nowhere.
 
-mod helper;
+mod older_kernels;
 
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -43,7 +43,7 @@ fn try_otherwise(layers: &Layers<'_>) -> rustix::io::Result<OwnedFd> {
     {
         return Ok(mount);
     }
-    helper::mount(layers)
+    older_kernels::mount(layers)
 }
 
 fn mount_detached(layers: &Layers<'_>) -> rustix::io::Result<OwnedFd> {
