@@ -110,6 +110,15 @@ impl Error {
         Error::Io { doing: doing.into(), source: Arc::new(source) }
     }
 
+    /// Whether the same may be asked of the next monitor.
+    pub fn is_monitor_gone(&self) -> bool {
+        match self {
+            Error::Monitor(error) => matches!(**error, monitor::Error::Gone),
+            Error::Making { source, .. } | Error::Leftovers { first: source, .. } => source.is_monitor_gone(),
+            _ => false,
+        }
+    }
+
     /// Nothing, the one, or all of what a taking away could not do.
     pub fn of_leftovers(mut errors: Vec<Error>) -> Result<(), Error> {
         match errors.len() {

@@ -376,8 +376,9 @@ async fn read(stream: Arc<UnixStream>, pending: Arc<Pending>, closing: watch::Se
         }
     }
     let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Both);
-    pending.end();
+    // First, so that whoever hears of the death from an answer finds it so.
     let _ = closing.send(true);
+    pending.end();
 }
 
 /// Through the directory's descriptor, since a pod's path may be longer than the 107 bytes of unix(7). A Unix

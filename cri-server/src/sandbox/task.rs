@@ -82,7 +82,7 @@ enum Outcome {
     /// What a failed making left has been taken away, as far as could be.
     ContainerUndone {
         id: Arc<str>,
-        error: Error,
+        undone: Result<(), Error>,
     },
     Started {
         id: Arc<str>,
@@ -257,7 +257,7 @@ impl Task {
             Outcome::Stilled(ended) => self.hear_stilled(ended),
             Outcome::Unmade(ended) => self.hear_unmade(ended),
             Outcome::ContainerMade { id, made } => self.hear_made(&id, made),
-            Outcome::ContainerUndone { id, error } => self.hear_undone(&id, error),
+            Outcome::ContainerUndone { id, undone } => self.hear_undone(&id, undone),
             Outcome::Started { id, started } => self.hear_started(&id, started),
             Outcome::Signalled { id, sent } => self.hear_signalled(&id, sent),
             Outcome::ContainerUnmade { id, unmade } => self.hear_container_unmade(&id, unmade),
@@ -269,6 +269,7 @@ impl Task {
         self.settle();
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in ids {
+            self.undo(&id);
             self.settle_container(&id);
         }
         if self.life == Life::Stopping && self.stop != Stopping::Stilling {

@@ -12,7 +12,7 @@ use super::{Outcome, Reply, SIGKILL, Task, without};
 use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Deed, Event as ContainerEvent};
 use crate::container::{self, Container};
 use crate::error::{Error, Noun, chain};
-use crate::monitor;
+use crate::monitor::Monitor;
 use crate::sandbox::Life;
 
 impl Task {
@@ -36,19 +36,25 @@ impl Task {
     }
 
     pub(super) fn answer_container(&self, id: &Arc<str>, ask: ContainerAsk) -> ContainerAnswer {
-        match self.containers.get(id).map(|slot| &slot.stage) {
+        match self.stage(id) {
             Some(Stage::Made { life, .. }) => match life.answer(ask) {
                 ContainerAnswer::Do(_) if self.is_between() => ContainerAnswer::Join,
                 answer => answer,
             },
-            Some(Stage::Making { .. }) | None => ContainerAnswer::Join,
+            Some(Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. }) | None => {
+                ContainerAnswer::Join
+            }
         }
     }
 
     /// Whether nothing can be asked of the monitor just now, but soon can or need not be.
     pub(super) fn is_between(&self) -> bool {
-        self.stop == Stopping::Stilling
-            || (self.monitor.is_none() && matches!(self.life, Life::Ready | Life::Stopping))
+        let away = self.monitor.as_ref().is_none_or(Monitor::is_closed);
+        self.stop == Stopping::Stilling || (away && matches!(self.life, Life::Ready | Life::Stopping))
+    }
+
+    pub(super) fn stage(&self, id: &Arc<str>) -> Option<&Stage> {
+        self.containers.get(id).map(|slot| &slot.stage)
     }
 
     pub(super) fn keep_waiting(&mut self, id: &Arc<str>, ask: ContainerAsk, reply: Reply) {
@@ -94,7 +100,7 @@ impl Task {
             }
             Err(error) => {
                 // Whether it runs is not known when the monitor went away before it could say.
-                if !matches!(&error, Error::Monitor(error) if matches!(**error, monitor::Error::Gone)) {
+                if !error.is_monitor_gone() {
                     self.change(id, ContainerEvent::StartFailed);
                     self.answer_all(id, |ask| ask == ContainerAsk::Start, &Err(error));
                 }
@@ -103,9 +109,9 @@ impl Task {
     }
 
     pub(super) fn stop_signal(&self, id: &Arc<str>) -> i32 {
-        match self.containers.get(id).map(|slot| &slot.stage) {
+        match self.stage(id) {
             Some(Stage::Made { facts, .. }) => facts.made.plan.stop_signal,
-            Some(Stage::Making { .. }) | None => SIGKILL,
+            Some(Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. }) | None => SIGKILL,
         }
     }
 
@@ -124,7 +130,7 @@ impl Task {
         match sent {
             Ok(()) => {}
             // The next monitor is asked again.
-            Err(Error::Monitor(error)) if matches!(*error, monitor::Error::Gone) => {}
+            Err(gone) if gone.is_monitor_gone() => {}
             // It does not know the container, so nothing of it runs. All it knows says how that came.
             Err(Error::Monitor(error)) if error.is_not_found() => self.reach(Duration::ZERO),
             // The whole pod is to go; the monitor has other means for that.
@@ -157,8 +163,7 @@ impl Task {
                 }
             }
             // The next monitor is asked again.
-            Err(Error::Monitor(error))
-                if matches!(*error, monitor::Error::Gone) && self.life == Life::Ready => {}
+            Err(gone) if gone.is_monitor_gone() && self.life == Life::Ready => {}
             Err(error) => {
                 self.change(id, ContainerEvent::RemovalFailed);
                 self.answer_all(id, |ask| ask == ContainerAsk::Remove, &Err(error));
@@ -211,7 +216,7 @@ impl Task {
                     *ended = Some(exit);
                 }
             }
-            None => {}
+            Some(Stage::Failed { .. } | Stage::Undoing { .. }) | None => {}
         }
     }
 
@@ -242,7 +247,7 @@ impl Task {
     }
 
     pub(super) fn publish_container(&self, id: &Arc<str>) {
-        if let Some(Stage::Made { facts, life }) = self.containers.get(id).map(|slot| &slot.stage) {
+        if let Some(Stage::Made { facts, life }) = self.stage(id) {
             self.node.world.publish_container(Arc::new(Container { facts: facts.clone(), life: *life }));
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use proto::v1::{self, ContainerEventType};
 
-use super::slot::{Slot, Stage};
+use super::slot::{Attempt, Slot, Stage};
 use super::{Outcome, Task};
 use crate::container::life::Event as ContainerEvent;
 use crate::container::{self, make::Order};
@@ -34,7 +34,8 @@ impl Task {
         let progress = Progress::new(id.clone(), Step::ContainerPlan);
         let (underway, done) = Underway::new(Noun::Container, id.clone(), progress.clone());
         let order = Order { id: id.clone(), config: (*config).clone(), sandbox: self.facts.clone(), monitor };
-        let stage = Stage::Making { config, underway: underway.clone(), done, ended: None };
+        let attempt = Attempt { config, underway: underway.clone(), done };
+        let stage = Stage::Making { attempt, ended: None };
         self.containers.insert(id.clone(), Slot { stage, waiting: Vec::new() });
         let node = self.node.clone();
         self.work.spawn(async move {
@@ -50,40 +51,58 @@ impl Task {
         id: &Arc<str>,
         made: Result<(Arc<container::Facts>, container::Life), Error>,
     ) {
-        match made {
-            Ok((facts, life)) => {
-                let stage = Stage::Made { facts, life };
-                let Some(slot) = self.containers.get_mut(id) else { return };
-                let before = std::mem::replace(&mut slot.stage, stage);
-                self.publish_container(id);
-                self.tell_of(ContainerEventType::ContainerCreatedEvent, id.clone());
-                if let Stage::Making { ended: Some(exit), .. } = before {
-                    self.change(id, ContainerEvent::Exited(exit));
-                }
-                before.tell(Ok(()));
-            }
-            Err(error) => {
-                let (node, sandbox_id, id) = (self.node.clone(), self.facts.id.clone(), id.clone());
-                let monitor = self.monitor.clone();
-                self.work.spawn(async move {
-                    let undone = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
-                    if let Err(leftover) = undone {
-                        // The sandbox's own removal takes it away at the latest.
-                        tracing::error!(
-                            container = &*id,
-                            error = chain(&leftover),
-                            "what a failed making left stays"
-                        );
-                    }
-                    Outcome::ContainerUndone { id, error }
-                });
-            }
+        let Some(slot) = self.containers.remove(id) else { return };
+        let Stage::Making { attempt, ended } = slot.stage else { return };
+        let (stage, told) = match made {
+            Ok((facts, life)) => (Stage::Made { facts, life }, Some(attempt.done)),
+            Err(error) => (Stage::Failed { attempt, error }, None),
+        };
+        self.containers.insert(id.clone(), Slot { stage, ..slot });
+        let Some(done) = told else { return };
+        self.publish_container(id);
+        self.tell_of(ContainerEventType::ContainerCreatedEvent, id.clone());
+        if let Some(exit) = ended {
+            self.change(id, ContainerEvent::Exited(exit));
         }
+        done.tell(Ok(()));
     }
 
-    pub(super) fn hear_undone(&mut self, id: &Arc<str>, error: Error) {
-        if let Some(slot) = self.containers.remove(id) {
-            slot.stage.tell(Err(error));
+    /// Takes away what a failed making left, once there is a monitor to ask.
+    pub(super) fn undo(&mut self, id: &Arc<str>) {
+        if self.is_between() || !matches!(self.stage(id), Some(Stage::Failed { .. })) {
+            return;
+        }
+        let Some(Slot { stage: Stage::Failed { attempt, error }, waiting }) = self.containers.remove(id)
+        else {
+            return;
+        };
+        self.containers.insert(id.clone(), Slot { stage: Stage::Undoing { attempt, error }, waiting });
+        let (node, sandbox_id, id) = (self.node.clone(), self.facts.id.clone(), id.clone());
+        let monitor = self.monitor.clone();
+        self.work.spawn(async move {
+            let undone = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
+            Outcome::ContainerUndone { id, undone }
+        });
+    }
+
+    pub(super) fn hear_undone(&mut self, id: &Arc<str>, undone: Result<(), Error>) {
+        let Some(slot) = self.containers.remove(id) else { return };
+        let Stage::Undoing { attempt, error } = slot.stage else { return };
+        match undone {
+            Err(gone) if gone.is_monitor_gone() => {
+                self.containers.insert(id.clone(), Slot { stage: Stage::Failed { attempt, error }, ..slot });
+            }
+            undone => {
+                if let Err(leftover) = undone {
+                    // The sandbox's own removal takes it away at the latest.
+                    tracing::error!(
+                        container = &**id,
+                        error = chain(&leftover),
+                        "what a failed making left stays"
+                    );
+                }
+                attempt.done.tell(Err(error));
+            }
         }
     }
 }

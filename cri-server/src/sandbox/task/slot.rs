@@ -19,14 +19,38 @@ pub(super) struct Slot {
 }
 
 pub(super) enum Stage {
-    Making { config: Box<v1::ContainerConfig>, underway: Underway, done: Done, ended: Option<Exit> },
-    Made { facts: Arc<container::Facts>, life: container::Life },
+    Making {
+        attempt: Attempt,
+        ended: Option<Exit>,
+    },
+    /// To be taken away as soon as there is a monitor to ask.
+    Failed {
+        attempt: Attempt,
+        error: Error,
+    },
+    Undoing {
+        attempt: Attempt,
+        error: Error,
+    },
+    Made {
+        facts: Arc<container::Facts>,
+        life: container::Life,
+    },
+}
+
+/// What was asked for and is being made, and who waits for it.
+pub(super) struct Attempt {
+    pub(super) config: Box<v1::ContainerConfig>,
+    pub(super) underway: Underway,
+    pub(super) done: Done,
 }
 
 impl Slot {
     pub(super) fn config(&self) -> &v1::ContainerConfig {
         match &self.stage {
-            Stage::Making { config, .. } => config,
+            Stage::Making { attempt, .. }
+            | Stage::Failed { attempt, .. }
+            | Stage::Undoing { attempt, .. } => &attempt.config,
             Stage::Made { facts, .. } => &facts.config,
         }
     }
@@ -37,11 +61,19 @@ impl Slot {
         let name = format!("{name} (attempt {attempt})");
         let exists = Error::Exists { noun: Noun::Container, name, id: id.to_string() };
         match &self.stage {
-            Stage::Making { config, underway, .. } if **config == *asked => Ok(underway.clone()),
+            Stage::Making { attempt, .. }
+            | Stage::Failed { attempt, .. }
+            | Stage::Undoing { attempt, .. }
+                if *attempt.config == *asked =>
+            {
+                Ok(attempt.underway.clone())
+            }
             Stage::Made { facts, life } if facts.config == *asked && life.pid().is_some() => {
                 Ok(node::made(Noun::Container, id))
             }
-            Stage::Making { .. } | Stage::Made { .. } => Err(exists),
+            Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. } | Stage::Made { .. } => {
+                Err(exists)
+            }
         }
     }
 
@@ -49,23 +81,14 @@ impl Slot {
     pub(super) fn is_quiet(&self) -> bool {
         match &self.stage {
             Stage::Made { life: container::Life::Exited { .. } | container::Life::Broken { .. }, .. } => true,
-            Stage::Made { .. } | Stage::Making { .. } => false,
+            Stage::Made { .. } | Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. } => false,
         }
     }
 
     pub(super) fn kill_at_ms(&self) -> Option<u64> {
         match &self.stage {
             Stage::Made { life, .. } => life.kill_at_ms(),
-            Stage::Making { .. } => None,
-        }
-    }
-}
-
-impl Stage {
-    /// Tells those who wait for a making how it went.
-    pub(super) fn tell(self, outcome: Result<(), Error>) {
-        if let Stage::Making { done, .. } = self {
-            done.tell(outcome);
+            Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. } => None,
         }
     }
 }
