@@ -10,8 +10,8 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use crate::reference::{DEFAULT_DOMAIN, Reference, is_short};
 
 pub(crate) mod challenge;
-pub(crate) mod files;
 pub(crate) mod credential_helper;
+pub(crate) mod files;
 
 /// What a caller may show a registry: the kubelet's AuthConfig, in our words. An empty field says nothing.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{Credentials, InvalidAuth, helper, host_of};
+use super::{Credentials, InvalidAuth, credential_helper, host_of};
 
 /// A node with secrets for ten thousand registries would still fit.
 const MAX_FILE_BYTES: u64 = 4 << 20;
