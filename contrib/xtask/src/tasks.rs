@@ -37,7 +37,7 @@ pub(crate) fn unit() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])?;
     licences()?;
-    cargo_test("unit", &["test", "--workspace"])
+    cargo_test("unit", &["test", "--workspace", "--no-fail-fast"])
 }
 
 /// `cargo deny`, installed when it is missing.
@@ -60,7 +60,8 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
         return namespace::run_in_private(&[&["node"], args].concat());
     }
     namespace::bring_loopback_up()?;
-    let mut command = vec!["test", "--package", "berth-test", "--tests", "--", "--include-ignored"];
+    let mut command =
+        vec!["test", "--package", "berth-test", "--tests", "--no-fail-fast", "--", "--include-ignored"];
     command.extend(["--test-threads", "2"]);
     command.extend(args);
     cargo_test("node", &command)
