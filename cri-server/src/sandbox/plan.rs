@@ -197,6 +197,9 @@ fn maps(field: &'static str, asked: &[v1::IdMapping]) -> Result<Vec<IdMap>, Inva
     if overlap(&maps, |m| m.container_id) || overlap(&maps, |m| m.host_id) {
         return Err(wrong(field, "two mappings overlap"));
     }
+    if !maps.iter().any(|m| m.container_id == 0) {
+        return Err(wrong(field, "no mapping has the container's ID 0, which makes the container"));
+    }
     Ok(maps)
 }
 

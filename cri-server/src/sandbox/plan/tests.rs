@@ -106,6 +106,8 @@ fn what_cannot_be_is_refused_with_its_field() {
     check(users(NamespaceMode::Pod, vec![map(1, 0)]), "not a range");
     check(users(NamespaceMode::Pod, vec![map(1, u32::MAX)]), "not a range");
     check(users(NamespaceMode::Pod, vec![map(1, 5), map(100, 5)]), "overlap");
+    let rootless = v1::IdMapping { host_id: 1000, container_id: 1, length: 5 };
+    check(users(NamespaceMode::Pod, vec![rootless]), "ID 0");
     check(users(NamespaceMode::Node, vec![map(1, 5)]), "no mappings");
     check(sysctl("kernel.panic"), "kernel.panic is not a sysctl of a namespace");
     check(sysctl("net/../kernel"), "not a sysctl");
