@@ -180,3 +180,90 @@ fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
     }
     Ok(format!("/{}", parts.join("/")))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::spec::NamespaceKind;
+
+    const EXAMPLE: &str = include_str!("spec/example.json");
+
+    fn spec(change: impl FnOnce(&mut Spec)) -> Spec {
+        let mut spec: Spec = serde_json::from_str(EXAMPLE).unwrap();
+        let linux = spec.linux.as_mut().unwrap();
+        linux.namespaces =
+            [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Uts, NamespaceKind::User]
+                .map(|kind| crate::spec::Namespace { kind, path: None })
+                .to_vec();
+        (linux.intel_rdt, linux.mount_label) = (None, None);
+        linux.net_devices.clear();
+        linux.time_offsets.clear();
+        change(&mut spec);
+        spec
+    }
+
+    fn check(spec: &Spec) -> Result<Plan, Error> {
+        plan("id", Path::new("/bundle"), spec, &Rootfs::Bundle)
+    }
+
+    #[test]
+    fn the_example_has_a_plan() {
+        let plan = check(&spec(|_| {})).unwrap();
+        assert_eq!(plan.root.path.as_deref(), Some(Path::new("/bundle/rootfs")));
+        assert_eq!(plan.root.pivot, Pivot::AfterHooks);
+        assert_eq!(plan.cgroup_path, "/a/b");
+        assert_eq!(plan.namespaces.maps.unwrap().uids, "0 1000 10\n");
+    }
+
+    #[test]
+    fn contradictions_name_their_place() {
+        let refused = |change: fn(&mut Spec), place: &str| {
+            let error = check(&spec(change)).unwrap_err().to_string();
+            assert!(error.starts_with(place), "{error}");
+        };
+        refused(|s| s.process = None, "process:");
+        refused(|s| s.root = None, "root:");
+        refused(|s| s.linux.as_mut().unwrap().namespaces.clear(), "linux.namespaces");
+        refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a/../../b".into()), "linux.cgroupsPath");
+        refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a.slice:x:y".into()), "linux.cgroupsPath");
+        refused(
+            |s| s.linux.as_mut().unwrap().rootfs_propagation = Some("up".into()),
+            "linux.rootfsPropagation",
+        );
+        refused(|s| s.linux.as_mut().unwrap().uid_mappings.clear(), "linux.uidMappings");
+        refused(|s| s.linux.as_mut().unwrap().masked_paths.push("/a\0b".into()), "linux.maskedPaths[1]");
+        refused(|s| s.linux.as_mut().unwrap().devices[0].kind = "x".into(), "linux.devices[0].type");
+        refused(|s| s.linux.as_mut().unwrap().devices[0].major = -1, "linux.devices[0].major");
+    }
+
+    #[test]
+    fn a_host_name_needs_a_namespace_of_its_own() {
+        let spec = spec(|s| s.linux.as_mut().unwrap().namespaces.retain(|n| n.kind != NamespaceKind::Uts));
+        assert!(check(&spec).unwrap_err().to_string().starts_with("hostname"));
+    }
+
+    proptest! {
+        /// A configuration is somebody else's file: whatever is in it, there is a plan or an error.
+        #[test]
+        fn no_configuration_makes_it_panic(edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
+            let mut bytes = serde_json::to_vec(&spec(|_| {})).unwrap();
+            for (at, byte) in edits {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(spec) = serde_json::from_slice::<Spec>(&bytes) {
+                let _ = check(&spec);
+            }
+        }
+
+        #[test]
+        fn a_path_never_leads_out(path in "[a./]{0,12}") {
+            let inside = inside("x", Path::new(&path)).unwrap();
+            let text = inside.to_str().unwrap();
+            prop_assert!(!text.starts_with('/'));
+            prop_assert!(text.split('/').all(|part| part != ".."));
+        }
+    }
+}
