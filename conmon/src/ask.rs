@@ -158,7 +158,8 @@ impl Monitor {
             let message = format!("{MAX_EXECS} processes are being executed in this pod already");
             return Err(Error::refused(RefusalKind::Failed, message));
         }
-        let (exec, console) = exec::start(container, plan, fds)?;
+        let started = exec::start(container, plan, fds);
+        let (exec, console) = started.map_err(|error| container.or_has_ended(error))?;
         let pid = exec.pid;
         self.execs.push(exec);
         Ok((pid, console))

@@ -180,6 +180,18 @@ impl Container {
         }
     }
 
+    /// What fails in a container that ended a moment ago fails because it ended, which we are yet to hear.
+    pub(crate) fn or_has_ended(&self, error: Error) -> Error {
+        if error.refusal().kind != RefusalKind::Failed {
+            return error;
+        }
+        let pidfd = self.record.process.and_then(Birth::open);
+        if pidfd.is_some_and(|pidfd| !reap::ends_now(pidfd.as_fd())) {
+            return error;
+        }
+        Error::refused(RefusalKind::State, format!("container {} has exited", self.id()))
+    }
+
     /// Lets the process go on. Written down first: a monitor that dies in between must not think it waits.
     pub(crate) fn start(&mut self) -> Result<i64, Error> {
         let at_ns = clock::now_ns();

@@ -17,6 +17,9 @@ pub(crate) const UNKNOWN_CODE: i32 = 255;
 /// Nothing else is left to be done meanwhile.
 const LAST_DEATH: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
+/// The kernel's part of an ending takes less; only a failure waits for it.
+const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 /// A process, told from a later one with the same number by when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Birth {
@@ -74,6 +77,12 @@ pub(crate) fn inherited_code(pidfd: BorrowedFd<'_>, pid: i32) -> Option<i32> {
 /// this one.
 pub(crate) fn exists(pidfd: BorrowedFd<'_>) -> bool {
     pidfd_send_signal(pidfd, Signal::CONT).is_ok()
+}
+
+/// Whether a process is a zombie or gone, or will be in a moment: one that is ending gives up its namespaces first.
+pub(crate) fn ends_now(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&MOMENT)).is_ok_and(|ready| ready > 0)
 }
 
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {

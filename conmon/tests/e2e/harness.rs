@@ -88,7 +88,9 @@ impl Pod {
         let container_dir = self.container_dir(id);
         let bundle_dir = container_dir.join("bundle");
         std::fs::create_dir_all(&bundle_dir).unwrap();
-        make_rootfs(&bundle_dir.join("rootfs"));
+        if !bundle_dir.join("rootfs").exists() {
+            make_rootfs(&bundle_dir.join("rootfs"));
+        }
         std::fs::write(bundle_dir.join("config.json"), config.to_string()).unwrap();
         ContainerPlan {
             container_id: id.into(),

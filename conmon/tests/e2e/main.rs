@@ -10,4 +10,5 @@ mod foreign;
 mod harness;
 mod memory;
 mod pod;
+mod random;
 mod resume;
