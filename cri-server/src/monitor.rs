@@ -23,7 +23,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 mod link;
 mod program;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Events that a slow listener may fall behind; beyond that it asks with Hello for what it missed.
 const EVENTS: usize = 256;

@@ -6,34 +6,38 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Stream;
 
 /// The other end: hears requests and says what it is told to.
-struct Fake {
+pub(crate) struct Fake {
     stream: Stream,
     decoder: Decoder,
 }
 
 impl Fake {
-    fn pair() -> (Monitor, Fake) {
+    pub(crate) fn pair() -> (Monitor, Fake) {
         let (ours, theirs) = Stream::pair().unwrap();
         (Monitor::on(ours).unwrap(), Fake { stream: theirs, decoder: Decoder::new() })
     }
 
-    fn hear(&mut self) -> Request {
+    pub(crate) fn hear(&mut self) -> Request {
+        self.hear_or_end().expect("the daemon hung up")
+    }
+
+    /// Nothing once the daemon has hung up.
+    pub(crate) fn hear_or_end(&mut self) -> Option<Request> {
         loop {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
-                return frame.parse().unwrap();
+                return Some(frame.parse().unwrap());
             }
             let mut bytes = [0; 4096];
-            let count = self.stream.read(&mut bytes).unwrap();
-            assert!(count > 0, "the daemon hung up");
+            let count = self.stream.read(&mut bytes).ok().filter(|count| *count > 0)?;
             self.decoder.push(&bytes[..count]);
         }
     }
 
-    fn say(&mut self, message: &Message) {
+    pub(crate) fn say(&mut self, message: &Message) {
         self.stream.write_all(&conmon_protocol::encode(message, 0).unwrap()).unwrap();
     }
 
-    fn answer(&mut self, seq: u64, answer: Answer) {
+    pub(crate) fn answer(&mut self, seq: u64, answer: Answer) {
         self.say(&Message::Answer { seq, answer: Ok(answer) });
     }
 }

@@ -32,6 +32,8 @@ mod containers;
 mod creation;
 mod slot;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 /// Asks that wait for one sandbox's task.
