@@ -5,28 +5,28 @@
 
 mod cgroups;
 mod devices;
+mod exec;
 mod home;
 mod identity;
 mod masks;
 mod mounts;
 mod place;
+mod root;
 mod terminal;
+
+pub(crate) use exec::{ExecKit, exec};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use kernel::{
-    CStringArray, Depth, MountAttr, clone_flags as flag, mount_attr, mount_setattr, mount_setattr_at,
-    propagation,
-};
+use kernel::{CStringArray, MountAttr, clone_flags as flag};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
-use rustix::process::{Signal, chdir, fchdir, pivot_root, setsid, umask};
+use rustix::process::{Signal, setsid};
 
 use crate::Keyring;
 use crate::hooks;
-use crate::plan::{Pivot, Plan, ProcessPlan};
+use crate::plan::Plan;
 use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
 
@@ -64,22 +64,6 @@ pub(crate) struct Hierarchy {
     /// Other names of it, such as `cpu` for `cpu,cpuacct`.
     pub(crate) aliases: Vec<CString>,
     pub(crate) tree: OwnedFd,
-}
-
-/// What a process that joins a container holds.
-#[derive(Debug)]
-pub(crate) struct ExecKit<'a> {
-    pub(crate) process: &'a ProcessPlan,
-    pub(crate) line: &'a Line,
-    pub(crate) init: BorrowedFd<'a>,
-    /// Of the init; without the PID namespace, which we were born into.
-    pub(crate) namespaces: u64,
-    pub(crate) tasks: &'a [OwnedFd],
-    pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
-    pub(crate) filter: Option<&'a Filter>,
-    pub(crate) personality: Option<u32>,
-    pub(crate) preserve_fds: u32,
-    pub(crate) keyring: Keyring,
 }
 
 /// Exit status of a child that reported why it ends.
@@ -169,7 +153,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     name_host(plan)?;
     let pid = pid_on_host(kit)?;
     let label = with_private_procfs(plan)?;
-    let terminal = make_root(kit, pid)?;
+    let terminal = root::make(kit, pid)?;
     special(plan)?;
     if let Some(terminal) = &terminal {
         identity::connect_terminal(&terminal.slave)?;
@@ -302,78 +286,6 @@ fn name_host(plan: &Plan) -> Done {
     Ok(())
 }
 
-/// The root with everything in it, and ourselves in it.
-fn make_root(kit: &Kit<'_>, pid: i32) -> Result<Option<terminal::Terminal>, Failure> {
-    let plan = kit.plan;
-    // Modes of what is made here are what was asked for.
-    umask(Mode::empty());
-    attach_root(kit)?;
-    if plan.root.pivot == Pivot::First {
-        pivot(kit)?;
-    }
-    mounts::mount_all(kit)?;
-    devices::fill(kit)?;
-    let terminal = open_terminal(kit)?;
-    if plan.root.pivot == Pivot::AfterHooks {
-        kit.line.before_pivot().at(Step::Report, 0)?;
-        kit.line.wait().at(Step::Hook, 0)?;
-        // Which hook it was has no number; its own standard error has said more.
-        kit.hooks.create_container(pid).map_err(|_| Failure {
-            step: Step::Hook,
-            errno: Errno::CHILD,
-            index: 0,
-        })?;
-    }
-    if plan.root.pivot != Pivot::First {
-        pivot(kit)?;
-    }
-    masks::make_readonly(kit)?;
-    masks::mask_all(kit)?;
-    identity::make_cwd(kit.root, &plan.process)?;
-    mounts::seal(kit)?;
-    finish_root(kit)?;
-    Ok(terminal)
-}
-
-/// Private or a slave before anything is attached: nothing that we do may reach the host's mounts.
-fn attach_root(kit: &Kit<'_>) -> Done {
-    let wanted = kit.plan.root.propagation;
-    let of_host = if wanted == propagation::PRIVATE { propagation::PRIVATE } else { propagation::SLAVE };
-    let attr = MountAttr { propagation: of_host, ..MountAttr::default() };
-    mount_setattr_at(c"/", Depth::Recursive, &attr).at(Step::Privacy, 0)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(kit.root, c"", rustix::fs::CWD, kit.attach_at.as_c_str(), flags).at(Step::AttachRoot, 0)
-}
-
-/// pivot_root(2), NOTES: the old root ends up below the new one, and is let go of from there.
-fn pivot(kit: &Kit<'_>) -> Done {
-    fchdir(kit.root).at(Step::PivotRoot, 0)?;
-    pivot_root(c".", c".").at(Step::PivotRoot, 1)?;
-    unmount(c".", UnmountFlags::DETACH).at(Step::PivotRoot, 2)?;
-    chdir(c"/").at(Step::PivotRoot, 3)
-}
-
-fn open_terminal(kit: &Kit<'_>) -> Result<Option<terminal::Terminal>, Failure> {
-    if !kit.plan.process.terminal {
-        return Ok(None);
-    }
-    let terminal = terminal::open(kit.root, &kit.plan.process).at(Step::Console, 0)?;
-    terminal::bind_console(kit.root, &terminal.slave).at(Step::Console, 1)?;
-    Ok(Some(terminal))
-}
-
-fn finish_root(kit: &Kit<'_>) -> Done {
-    let root = &kit.plan.root;
-    if root.propagation != propagation::PRIVATE {
-        let attr = MountAttr { propagation: root.propagation, ..MountAttr::default() };
-        mount_setattr(kit.root, Depth::One, &attr).at(Step::RootPropagation, 0)?;
-    }
-    if root.readonly {
-        mount_setattr(kit.root, Depth::One, &mounts::set(mount_attr::RDONLY)).at(Step::RootReadonly, 0)?;
-    }
-    Ok(())
-}
-
 /// Sysctls, and where the label will be written, through a procfs that is attached nowhere: nothing can be mounted
 /// over its files (CVE-2025-52881). Before the root is pivoted into: a user namespace may mount a procfs only as
 /// long as it sees another one whole.
@@ -399,63 +311,4 @@ fn special(plan: &Plan) -> Done {
         kernel::set_mempolicy(policy.mode, &policy.nodes).at(Step::MemoryPolicy, 0)?;
     }
     Ok(())
-}
-
-/// A process that joins a running container.
-pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
-    let failure = match join(kit) {
-        Ok(env) => identity::exec_any(kit.process, env.as_ref().unwrap_or(&kit.process.env)),
-        Err(failure) => failure,
-    };
-    kit.line.failed(failure);
-    FAILED
-}
-
-fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
-    let process = kit.process;
-    kernel::set_undumpable().at(Step::Undumpable, 0)?;
-    if let Some(cpus) = &process.affinity[0] {
-        kernel::sched_setaffinity(cpus).at(Step::Affinity, 0)?;
-    }
-    join_cgroups(kit.tasks)?;
-    kernel::reset_signals();
-    setsid().at(Step::Session, 0)?;
-    renew_keyring(kit.keyring)?;
-    let label = exec_label(process)?;
-    kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
-    if kit.namespaces & flag::NEWUSER != 0 {
-        let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
-        rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)?;
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(c"/", flags, Mode::empty()).at(Step::Cwd, 0)?;
-    let terminal =
-        process.terminal.then(|| terminal::open(root.as_fd(), process)).transpose().at(Step::Console, 0)?;
-    if let Some(terminal) = &terminal {
-        kit.line.ready(Some(terminal.master.as_fd())).at(Step::Report, 0)?;
-        identity::connect_terminal(&terminal.slave)?;
-    } else if let Some(stdio) = kit.stdio {
-        identity::connect(stdio)?;
-    } else {
-        identity::own_stdio(process);
-    }
-    if let Some(persona) = kit.personality {
-        kernel::personality(persona).at(Step::Personality, 0)?;
-    }
-    let env = home::environment(root.as_fd(), process);
-    identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
-    kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
-    identity::load_last(process, kit.filter)?;
-    Ok(env)
-}
-
-/// On the host's procfs, where nothing of the container can be in the way.
-fn exec_label(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
-    if process.label.is_none() {
-        return Ok(None);
-    }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let procfs = rustix::fs::open(c"/proc", flags, Mode::empty()).at(Step::Label, 0)?;
-    identity::open_label(procfs.as_fd(), process)
 }

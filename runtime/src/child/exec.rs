@@ -1,0 +1,88 @@
+//! A process that joins a running container.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use kernel::{CStringArray, clone_flags as flag};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::setsid;
+
+use super::{FAILED, home, identity, join_cgroups, renew_keyring, terminal};
+use crate::Keyring;
+use crate::plan::ProcessPlan;
+use crate::report::{At as _, Failure, Line, Step};
+use crate::seccomp::Filter;
+
+/// What a process that joins a container holds.
+#[derive(Debug)]
+pub(crate) struct ExecKit<'a> {
+    pub(crate) process: &'a ProcessPlan,
+    pub(crate) line: &'a Line,
+    pub(crate) init: BorrowedFd<'a>,
+    /// Of the init; without the PID namespace, which we were born into.
+    pub(crate) namespaces: u64,
+    pub(crate) tasks: &'a [OwnedFd],
+    pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
+    pub(crate) filter: Option<&'a Filter>,
+    pub(crate) personality: Option<u32>,
+    pub(crate) preserve_fds: u32,
+    pub(crate) keyring: Keyring,
+}
+
+/// Runs it; comes back only when it could not be.
+pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
+    let failure = match join(kit) {
+        Ok(env) => identity::exec_any(kit.process, env.as_ref().unwrap_or(&kit.process.env)),
+        Err(failure) => failure,
+    };
+    kit.line.failed(failure);
+    FAILED
+}
+
+fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
+    let process = kit.process;
+    kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    if let Some(cpus) = &process.affinity[0] {
+        kernel::sched_setaffinity(cpus).at(Step::Affinity, 0)?;
+    }
+    join_cgroups(kit.tasks)?;
+    kernel::reset_signals();
+    setsid().at(Step::Session, 0)?;
+    renew_keyring(kit.keyring)?;
+    let label = exec_label(process)?;
+    kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
+    if kit.namespaces & flag::NEWUSER != 0 {
+        let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
+        rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)?;
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, Mode::empty()).at(Step::Cwd, 0)?;
+    let terminal =
+        process.terminal.then(|| terminal::open(root.as_fd(), process)).transpose().at(Step::Console, 0)?;
+    if let Some(terminal) = &terminal {
+        kit.line.ready(Some(terminal.master.as_fd())).at(Step::Report, 0)?;
+        identity::connect_terminal(&terminal.slave)?;
+    } else if let Some(stdio) = kit.stdio {
+        identity::connect(stdio)?;
+    } else {
+        identity::own_stdio(process);
+    }
+    if let Some(persona) = kit.personality {
+        kernel::personality(persona).at(Step::Personality, 0)?;
+    }
+    let env = home::environment(root.as_fd(), process);
+    identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
+    kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
+    identity::load_last(process, kit.filter)?;
+    Ok(env)
+}
+
+/// On the host's procfs, where nothing of the container can be in the way.
+fn exec_label(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
+    if process.label.is_none() {
+        return Ok(None);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let procfs = rustix::fs::open(c"/proc", flags, Mode::empty()).at(Step::Label, 0)?;
+    identity::open_label(procfs.as_fd(), process)
+}
