@@ -180,13 +180,9 @@ impl Container {
         }
     }
 
-    /// What fails in a container that ended a moment ago fails because it ended, which we are yet to hear.
+    /// What fails in a container that is ending fails because of that, and we are yet to hear it.
     pub(crate) fn or_has_ended(&self, error: Error) -> Error {
-        if error.refusal().kind != RefusalKind::Failed {
-            return error;
-        }
-        let pidfd = self.record.process.and_then(Birth::open);
-        if pidfd.is_some_and(|pidfd| !reap::ends_now(pidfd.as_fd())) {
+        if self.record.process.is_some_and(Birth::is_running) {
             return error;
         }
         Error::refused(RefusalKind::State, format!("container {} has exited", self.id()))

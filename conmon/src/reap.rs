@@ -17,8 +17,8 @@ pub(crate) const UNKNOWN_CODE: i32 = 255;
 /// Nothing else is left to be done meanwhile.
 const LAST_DEATH: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 
-/// The kernel's part of an ending takes less; only a failure waits for it.
-const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// include/linux/sched.h: on its way out.
+const PF_EXITING: u32 = 4;
 
 /// A process, told from a later one with the same number by when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,13 @@ impl Birth {
     /// Of a process that can't go away meanwhile: a child that is not reaped yet.
     pub(crate) fn of(pid: i32) -> Birth {
         Birth { pid, ticks: stat(pid).map_or(0, |stat| stat.ticks) }
+    }
+
+    /// Whether it still runs. One that is ending gives up its namespaces first, and the first process of a PID namespace
+    /// waits in its ending until all others are reaped; so there is a time in which it neither runs nor has ended.
+    pub(crate) fn is_running(self) -> bool {
+        let is_alive = |stat: &Stat| stat.state != b'Z' && stat.flags & PF_EXITING == 0;
+        stat(self.pid).is_some_and(|stat| stat.ticks == self.ticks && is_alive(&stat))
     }
 
     /// A descriptor for the process, when it is still that one.
@@ -79,12 +86,6 @@ pub(crate) fn exists(pidfd: BorrowedFd<'_>) -> bool {
     pidfd_send_signal(pidfd, Signal::CONT).is_ok()
 }
 
-/// Whether a process is a zombie or gone, or will be in a moment: one that is ending gives up its namespaces first.
-pub(crate) fn ends_now(pidfd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    poll(&mut fds, Some(&MOMENT)).is_ok_and(|ready| ready > 0)
-}
-
 pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     match pidfd_send_signal(pidfd, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -112,6 +113,7 @@ fn code(status: i32) -> i32 {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: u8,
+    flags: u32,
     ticks: u64,
     exit_status: i32,
 }
@@ -126,9 +128,10 @@ fn parse(stat: &[u8]) -> Option<Stat> {
     let text = std::str::from_utf8(stat.get(after_command..)?).ok()?;
     let mut fields = text.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;
-    let ticks = fields.nth(18)?.parse().ok()?;
+    let flags = fields.nth(5)?.parse().ok()?;
+    let ticks = fields.nth(12)?.parse().ok()?;
     let exit_status = fields.last()?.parse().ok()?;
-    Some(Stat { state, ticks, exit_status })
+    Some(Stat { state, flags, ticks, exit_status })
 }
 
 #[cfg(test)]
@@ -141,7 +144,7 @@ mod tests {
         let rest = "Z 1 1 1 0 -1 4 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0 1 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 9";
         let check = |command: &str| {
             let stat = parse(format!("7 ({command}) {rest}\n").as_bytes());
-            assert_eq!(stat, Some(Stat { state: b'Z', ticks: 4711, exit_status: 9 }), "{command}");
+            assert_eq!(stat, Some(Stat { state: b'Z', flags: 4, ticks: 4711, exit_status: 9 }), "{command}");
         };
         check("sh");
         check("a ) b (");
