@@ -194,3 +194,19 @@ fn recursive_attributes_reach_the_mounts_below() {
     assert_eq!(bundle.run().ok(), "not\ndeep");
     drop(shared);
 }
+
+#[test]
+fn the_root_has_the_propagation_that_was_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("grep ' / / \\| /rootfs / \\|/rootfs / ' /proc/self/mountinfo");
+    let mut propagation = |word: &str| {
+        bundle.spec["linux"]["rootfsPropagation"] = json!(word);
+        bundle.run().ok().to_owned()
+    };
+    assert!(propagation("rshared").contains(" shared:"));
+    let private = propagation("rprivate");
+    assert!(!private.contains(" shared:") && !private.contains(" master:"), "{private}");
+    assert!(!propagation("rslave").contains(" shared:"));
+}
