@@ -70,6 +70,8 @@ fn main() -> anyhow::Result<()> {
     let log = start_log(&config)?;
     // The kernel's limit for a few hundred pods' sockets and pipes; the default of 1024 is not.
     let _ = raise_file_limit();
+    // Containers' users read resolv.conf and hostname. What nobody else may see lies in directories of 0700.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     make_private_dir(&config.run)?;
     // Held to the very end of the process, when the image index is closed as well.
     let lock = lock(&config.run)?;
