@@ -223,7 +223,7 @@ async fn a_process_on_a_terminal_is_hung_up_when_its_client_goes() {
         remote.client.until(|client| client.got.get(&stdout).is_some_and(|got| !got.bytes.is_empty())).await
     );
     drop(remote);
-    for _ in 0..100 {
+    for _ in 0..1500 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         if marker.exists() {
             return;
