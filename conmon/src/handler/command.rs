@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
@@ -23,6 +24,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::{Entered, Started};
 use crate::error::{Error, Leftovers, Named as _};
 use crate::pod;
+use crate::reap::{self, Birth};
 use crate::stdio::{self, Ends};
 
 mod console;
@@ -43,6 +45,8 @@ pub(super) struct Command<'a> {
 /// What is put in the container's directory.
 const LOG: &str = "runtime.log";
 const PID: &str = "runtime.pid";
+/// What runc writes it to before it renames it.
+const PID_NEW: &str = ".runtime.pid";
 const PROCESS: &str = "runtime.process";
 
 impl Command<'_> {
@@ -95,16 +99,33 @@ impl Command<'_> {
 
     pub(super) fn delete(self) -> Result<(), Error> {
         let mut left = Leftovers::default();
+        left.note(self.stop_orphans());
         left.note(self.forget());
         if let Rootfs::Overlay { .. } = &self.plan.rootfs {
             let root = self.root_dir();
             left.note(pod::unmount_all(&root));
             left.note(pod::remove_dir(&root));
         }
-        for name in [LOG, PID, PROCESS] {
+        for name in [LOG, PID, PID_NEW, PROCESS] {
             left.note(stdio::remove(&self.file(name)));
         }
         left.result()
+    }
+
+    /// A monitor that is killed leaves its runtime behind, which goes on making for nobody. Each is told by the log that
+    /// is in its command line.
+    fn stop_orphans(self) -> Result<(), Error> {
+        let log = self.file(LOG);
+        let Ok(processes) = fs::read_dir("/proc") else {
+            return Ok(());
+        };
+        let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        for pid in pids.filter(|pid| has_word(*pid, log.as_os_str().as_bytes())) {
+            if let Some(pidfd) = Birth::of(pid).open() {
+                reap::kill_and_wait(pidfd.as_fd()).named("stopping the runtime", self.program)?;
+            }
+        }
+        Ok(())
     }
 
     /// Runtimes differ in whether forgetting what they don't know is an error; here it is what was asked for.
@@ -208,6 +229,11 @@ impl Command<'_> {
         let tail = &log[log.len().saturating_sub(MAX_WORDS)..];
         words_in(tail).unwrap_or_else(|| "it failed without a word".into())
     }
+}
+
+fn has_word(pid: i32, word: &[u8]) -> bool {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|found| found == word)
 }
 
 /// The last line's message: both runc and crun write one object a line.
