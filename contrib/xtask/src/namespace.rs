@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_test::node::PRIVATE_NETWORK;
+use berth_test::programs::target_dir;
 use berth_test::tools::as_root;
 
 /// Whether this process is the re-run one.
@@ -25,9 +26,22 @@ pub(crate) fn run_in_private(args: &[&str]) -> Result<()> {
     }
     command.arg(format!("{PRIVATE_NETWORK}=1")).arg(program).args(args);
     let status = command.status().context("running unshare --net (util-linux)")?;
+    give_back_target_dir()?;
     if !status.success() {
         bail!("{}", ended(status));
     }
+    Ok(())
+}
+
+/// What root wrote into the target folder is given back to the user who builds there.
+fn give_back_target_dir() -> Result<()> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    if user.is_root() || !target_dir().exists() {
+        return Ok(());
+    }
+    let owner = format!("{}:{}", user.as_raw(), group.as_raw());
+    let status = as_root("chown").arg("-R").arg(owner).arg(target_dir()).status().context("running chown")?;
+    ensure!(status.success(), "giving {} back to its user failed", target_dir().display());
     Ok(())
 }
 

@@ -47,7 +47,18 @@ fn licences() -> Result<()> {
         println!("installing cargo-deny (once)");
         cargo(&["install", "--locked", "--quiet", "cargo-deny"], &[])?;
     }
-    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"], &[])
+    cargo(&["deny", "--log-level", "error", "check", "bans", "licenses", "sources"], &[])?;
+    advisories()
+}
+
+/// Where the database of advisories cannot be reached, that is said and nothing is judged.
+fn advisories() -> Result<()> {
+    let fetched = Command::new("cargo").args(["deny", "fetch", "db"]).current_dir(workspace()).output()?;
+    if !fetched.status.success() {
+        println!("skipped: advisories, whose database cannot be fetched from here");
+        return Ok(());
+    }
+    cargo(&["deny", "--log-level", "error", "check", "advisories"], &[])
 }
 
 /// End-to-end tests on private nodes.

@@ -57,6 +57,7 @@ impl RuntimeService for Runtime {
     not_done! {
         update_container_resources(UpdateContainerResourcesRequest) -> v1::UpdateContainerResourcesResponse;
         update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> v1::UpdatePodSandboxResourcesResponse;
+        update_runtime_config(UpdateRuntimeConfigRequest) -> v1::UpdateRuntimeConfigResponse;
         checkpoint_container(CheckpointContainerRequest) -> v1::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> v1::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> v1::RestorePodResponse;
@@ -85,14 +86,6 @@ impl RuntimeService for Runtime {
         let cgroup_driver = v1::CgroupDriver::Cgroupfs.into();
         let linux = Some(v1::LinuxRuntimeConfiguration { cgroup_driver });
         Ok(Response::new(v1::RuntimeConfigResponse { linux }))
-    }
-
-    /// The pod CIDR is the network plugin's to know; CRI-O does nothing here either.
-    async fn update_runtime_config(
-        &self,
-        _request: Request<v1::UpdateRuntimeConfigRequest>,
-    ) -> Reply<v1::UpdateRuntimeConfigResponse> {
-        Ok(Response::new(v1::UpdateRuntimeConfigResponse {}))
     }
 
     async fn run_pod_sandbox(
