@@ -2,6 +2,7 @@
 //! knows it, a client, and the image pulled.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use proto::v1;
@@ -13,6 +14,9 @@ use crate::stand_ins;
 
 /// Where tests find busybox, under the registry's own address.
 pub const BUSYBOX: &str = "busybox:test";
+
+/// How long a container may take to write what a test expects.
+const LOG_LIMIT: Duration = Duration::from_secs(20);
 
 /// A node with an image, ready for pods.
 #[derive(Debug)]
@@ -70,6 +74,18 @@ impl Fixture {
     /// The log of the pod's container `main`.
     pub fn log(&self, pod: &str) -> String {
         std::fs::read_to_string(self.log_dir(pod).join("main.log")).unwrap_or_default()
+    }
+
+    /// The same, once it has this many lines: a container writes when it gets to it.
+    pub async fn log_of(&self, pod: &str, lines: usize) -> String {
+        let start = Instant::now();
+        loop {
+            let log = self.log(pod);
+            if log.lines().count() >= lines || start.elapsed() > LOG_LIMIT {
+                return log;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Stops and removes a pod.

@@ -80,14 +80,7 @@ async fn an_unprivileged_process_may_open_its_stdout_again() -> Result<()> {
     let config = kubelets_container(&fixture.image, &["sh", "-c", script]);
     let (pod, container) = fixture.run_with("reopen", config).await?;
     fixture.client.exec(&container, &["true"], 10).await?;
-    let mut log = fixture.log("reopen");
-    for _ in 0..100 {
-        if log.lines().count() >= 2 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        log = fixture.log("reopen");
-    }
+    let log = fixture.log_of("reopen", 2).await;
     assert!(log.contains(" stdout F again"), "log:\n{log}");
     assert!(log.contains(" stderr F wrong"), "log:\n{log}");
     fixture.remove(&pod).await

@@ -28,7 +28,7 @@ async fn a_pod_runs_logs_execs_and_leaves_nothing() -> Result<()> {
     assert_eq!((answer.stdout.as_slice(), answer.stderr.as_slice()), (&b"hello\n"[..], &b"oops\n"[..]));
     assert_eq!(answer.exit_code, 7);
 
-    let log = fixture.log("life");
+    let log = fixture.log_of("life", 2).await;
     assert!(log.lines().any(|line| line.ends_with(" stdout F out")), "log:\n{log}");
     assert!(log.lines().any(|line| line.ends_with(" stderr F err")), "log:\n{log}");
 
