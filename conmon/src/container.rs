@@ -202,8 +202,12 @@ impl Container {
         Ok(at_ns)
     }
 
+    /// One that is ending needs no signal any more.
     pub(crate) fn signal(&self, signal: i32, scope: Scope) -> Result<(), Error> {
-        handler::kill(&self.record.plan, signal, scope)
+        match handler::kill(&self.record.plan, signal, scope) {
+            Err(_) if !self.record.process.is_some_and(Birth::is_running) => Ok(()),
+            result => result,
+        }
     }
 
     /// Kills it so that it can be taken away once it has ended.
