@@ -13,7 +13,7 @@ usage: cargo xtask TASK
 
   demo       a tour on a private node: pull, run, exec, restart, clean up
   test       everything that CI runs
-  unit       formatting, lints, licences, unit and crate tests (no root needed for most)
+  unit       formatting, lints, licences, unit and crate tests (run as root)
   node       end-to-end tests on private nodes (root)
   critest    the CRI conformance suite [--websocket] [--parallel N] [--focus REGEX] [--peer]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]

@@ -34,7 +34,7 @@ pub(crate) fn run_in_private(args: &[&str]) -> Result<()> {
 }
 
 /// What root wrote into the target folder is given back to the user who builds there.
-fn give_back_target_dir() -> Result<()> {
+pub(crate) fn give_back_target_dir() -> Result<()> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
     if user.is_root() || !target_dir().exists() {
         return Ok(());
