@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
@@ -16,6 +17,10 @@ const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
 /// redb takes 1 GiB by default; this index is read once and then only written.
 const CACHE_BYTES: usize = 512 << 10;
+
+/// How long whoever has the index open may take to end, and how often to look.
+const LAST_ONE_ENDS: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -143,8 +148,21 @@ fn is_damage(error: &redb::Error) -> bool {
     }
 }
 
+/// The lock of a killed daemon may live on for a moment in a child that it was starting, until that one's exec.
+fn open_when_free(path: &std::path::Path) -> Result<Database, redb::DatabaseError> {
+    let until = Instant::now() + LAST_ONE_ENDS;
+    loop {
+        match Database::builder().set_cache_size(CACHE_BYTES).create(path) {
+            Err(redb::DatabaseError::DatabaseAlreadyOpen) if Instant::now() < until => {
+                std::thread::sleep(PAUSE)
+            }
+            opened => return opened,
+        }
+    }
+}
+
 fn open(path: &std::path::Path) -> Result<Database, redb::Error> {
-    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+    let database = open_when_free(path)?;
     // Tables come to be by being opened for writing.
     let missing = {
         let transaction = database.begin_read()?;
