@@ -10,6 +10,7 @@ use crate::clock;
 use crate::container::{Container, Key};
 use crate::error::{Error, Named as _};
 use crate::exec::{self, MAX_EXECS};
+use crate::handler;
 use crate::life::{self, Asked, Life};
 use crate::monitor::{Asker, Monitor};
 use crate::pod;
@@ -33,6 +34,7 @@ impl Monitor {
             Ask::Start { container_id } => self.start(&container_id),
             Ask::Signal { container_id, signal, scope } => self.signal(&container_id, signal, scope),
             Ask::Resize { container_id, columns, rows } => self.resize(&container_id, columns, rows),
+            Ask::Update { container_id, resources } => self.update(&container_id, resources),
             Ask::Reopen { container_id } => self.reopen(&container_id),
             Ask::KillExec { exec_id } => self.kill_exec(&exec_id),
             Ask::Attach { container_id, stdin, stdout, stderr } => {
@@ -112,6 +114,14 @@ impl Monitor {
         let container = self.find(id)?;
         container.may(Asked::Resize)?;
         container.resize(columns, rows)?;
+        Ok(Answer::Done)
+    }
+
+    fn update(&mut self, id: &str, resources: serde_json::Value) -> Answered {
+        let container = self.find(id)?;
+        container.may(Asked::Update)?;
+        let updated = handler::update(&container.record.plan, container.record.cgroup.as_deref(), resources);
+        updated.map_err(|error| container.or_has_ended(error))?;
         Ok(Answer::Done)
     }
 

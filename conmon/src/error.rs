@@ -56,7 +56,11 @@ fn list(errors: &[Error]) -> String {
 
 fn runtime_kind(error: &runtime::Error) -> RefusalKind {
     match error {
-        runtime::Error::Invalid { .. } | runtime::Error::Config { .. } => RefusalKind::Invalid,
+        runtime::Error::Invalid { .. }
+        | runtime::Error::Config { .. }
+        | runtime::Error::Cgroup { source: runtime::cgroup::Error::Invalid { .. }, .. } => {
+            RefusalKind::Invalid
+        }
         runtime::Error::Unsupported { .. } => RefusalKind::Unsupported,
         runtime::Error::NotFound { .. } => RefusalKind::NotFound,
         runtime::Error::Exists { .. } => RefusalKind::Exists,

@@ -7,7 +7,8 @@ use std::fs;
 use std::os::fd::OwnedFd;
 
 use conmon_protocol::{ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
-use runtime::spec::{NamespaceKind, Root, Spec};
+use runtime::spec::{NamespaceKind, Resources, Root, Spec};
+use serde::Deserialize as _;
 
 use self::command::Command;
 use self::in_tree::InTree;
@@ -101,6 +102,20 @@ pub(crate) fn exec(
     match of(plan) {
         Of::InTree(runtime) => runtime.exec(&plan.container_id, &spec, ends),
         Of::Command(runtime) => runtime.exec(&spec, ends),
+    }
+}
+
+/// Changes the limits that an OCI `linux.resources` object gives, and no others.
+pub(crate) fn update(
+    plan: &ContainerPlan,
+    cgroup: Option<&str>,
+    resources: serde_json::Value,
+) -> Result<(), Error> {
+    let known: Resources = Resources::deserialize(&resources)
+        .map_err(|error| Error::refused(RefusalKind::Invalid, format!("the resources to set: {error}")))?;
+    match of(plan) {
+        Of::InTree(_) => in_tree::update(&plan.container_id, cgroup, &known),
+        Of::Command(runtime) => runtime.update(&resources),
     }
 }
 

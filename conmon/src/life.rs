@@ -41,6 +41,7 @@ pub(crate) enum Asked {
     Exec,
     Attach,
     Resize,
+    Update,
     Reopen,
     Delete,
 }
@@ -67,6 +68,7 @@ impl Life {
                 | Asked::Signal
                 | Asked::Attach
                 | Asked::Resize
+                | Asked::Update
                 | Asked::Reopen
                 | Asked::Delete => Answer::Do,
                 Asked::Exec => Answer::No("has not been started"),
@@ -77,22 +79,26 @@ impl Life {
                 | Asked::Exec
                 | Asked::Attach
                 | Asked::Resize
+                | Asked::Update
                 | Asked::Reopen
                 | Asked::Delete => Answer::Do,
             },
             Life::Dying { .. } => match asked {
                 Asked::Signal | Asked::Reopen => Answer::Do,
                 Asked::Delete => Answer::Already,
-                Asked::Start | Asked::Exec | Asked::Attach | Asked::Resize => {
+                Asked::Start | Asked::Exec | Asked::Attach | Asked::Resize | Asked::Update => {
                     Answer::No("is being taken away")
                 }
             },
             Life::Exited(_) => match asked {
                 Asked::Signal => Answer::Already,
                 Asked::Delete => Answer::Do,
-                Asked::Start | Asked::Exec | Asked::Attach | Asked::Resize | Asked::Reopen => {
-                    Answer::No("has exited")
-                }
+                Asked::Start
+                | Asked::Exec
+                | Asked::Attach
+                | Asked::Resize
+                | Asked::Update
+                | Asked::Reopen => Answer::No("has exited"),
             },
         }
     }
@@ -167,6 +173,10 @@ mod tests {
         check(EXITED, Asked::Delete, Answer::Do);
         check(EXITED, Asked::Reopen, OVER);
         check(EXITED, Asked::Start, OVER);
+        check(CREATED, Asked::Update, Answer::Do);
+        check(RUNNING, Asked::Update, Answer::Do);
+        check(DYING, Asked::Update, GOING);
+        check(EXITED, Asked::Update, OVER);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum Ask {
     KillExec { exec_id: String },
     /// Set the size of the container's own terminal.
     Resize { container_id: String, columns: u16, rows: u16 },
+    /// Change limits of a container that is created or running. An OCI `linux.resources` object: what is given is
+    /// changed, and nothing else. `Done` once the kernel has them; on error some may have been changed before.
+    Update { container_id: String, resources: serde_json::Value },
     /// Open the log file anew by its path. `Done` once the new file exists; on error no file appears.
     Reopen { container_id: String },
     /// Join the container's streams over one SOCK_SEQPACKET descriptor that rides with this.

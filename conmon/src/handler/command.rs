@@ -20,6 +20,7 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, move_mount,
 };
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
 
 use super::{Entered, Started};
 use crate::error::{Error, Leftovers, Named as _};
@@ -48,6 +49,7 @@ const PID: &str = "runtime.pid";
 /// What runc writes it to before it renames it.
 const PID_NEW: &str = ".runtime.pid";
 const PROCESS: &str = "runtime.process";
+const RESOURCES: &str = "runtime.resources";
 
 impl Command<'_> {
     pub(super) fn create(self, ends: Option<Ends>) -> Result<Entered, Error> {
@@ -84,17 +86,23 @@ impl Command<'_> {
 
     pub(super) fn exec(self, process: &Process, ends: Option<Ends>) -> Result<Entered, Error> {
         let path = self.file(PROCESS);
-        let bytes = serde_json::to_vec(process).map_err(|source| Error::Json {
-            step: "writing",
-            object: path.display().to_string(),
-            source,
-        })?;
-        fs::write(&path, bytes).named("writing", &path)?;
+        self.write(&path, process)?;
         let mut command = self.command("exec");
         command.arg("--detach").arg("--process").arg(&path);
         let entered = self.run_for_process(command, ends, Some(&self.plan.container_id));
         stdio::remove(&path)?;
         entered
+    }
+
+    pub(super) fn update(self, resources: &serde_json::Value) -> Result<(), Error> {
+        let path = self.file(RESOURCES);
+        let updated = self.write(&path, resources).and_then(|()| {
+            let mut command = self.command("update");
+            command.arg("--resources").arg(&path).arg(&self.plan.container_id);
+            self.run(command)
+        });
+        stdio::remove(&path)?;
+        updated
     }
 
     pub(super) fn delete(self) -> Result<(), Error> {
@@ -106,10 +114,19 @@ impl Command<'_> {
             left.note(pod::unmount_all(&root));
             left.note(pod::remove_dir(&root));
         }
-        for name in [LOG, PID, PID_NEW, PROCESS] {
+        for name in [LOG, PID, PID_NEW, PROCESS, RESOURCES] {
             left.note(stdio::remove(&self.file(name)));
         }
         left.result()
+    }
+
+    fn write<T: Serialize>(self, path: &Path, value: &T) -> Result<(), Error> {
+        let bytes = serde_json::to_vec(value).map_err(|source| Error::Json {
+            step: "writing",
+            object: path.display().to_string(),
+            source,
+        })?;
+        fs::write(path, bytes).named("writing", path)
     }
 
     /// A monitor that is killed leaves its runtime behind, which goes on making for nobody. Each is told by the log that

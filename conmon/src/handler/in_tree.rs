@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use conmon_protocol::{ContainerPlan, Rootfs, Scope};
-use runtime::spec::{Process, Spec};
+use conmon_protocol::{ContainerPlan, RefusalKind, Rootfs, Scope};
+use runtime::cgroup::Cgroup;
+use runtime::spec::{Process, Resources, Spec};
 use runtime::{CreateRequest, Force, Runtime, Stdio};
 
 use super::{Entered, Started};
@@ -67,6 +68,15 @@ impl InTree<'_> {
         runtime.seccomp_cache = self.seccomp_cache.map(Path::to_path_buf);
         runtime
     }
+}
+
+/// The kernel has the limits; no record of the runtime does.
+pub(super) fn update(id: &str, cgroup: Option<&str>, resources: &Resources) -> Result<(), Error> {
+    let path = cgroup.ok_or_else(|| {
+        Error::refused(RefusalKind::Unsupported, format!("container {id} has no cgroup of its own"))
+    })?;
+    let failed = |source| runtime::Error::Cgroup { id: id.to_owned(), source };
+    Ok(Cgroup::at(path).and_then(|cgroup| cgroup.update(resources)).map_err(failed)?)
 }
 
 impl From<runtime::Process> for Entered {

@@ -1,27 +1,14 @@
 //! Another OCI runtime behind the same monitor. `BERTH_HANDLER=/usr/sbin/runc` runs all other tests with it too.
 
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
 
 use conmon_protocol::{Answer, Ask, Phase, RefusalKind};
 
-use crate::harness::{Pod, exec_plan, pipe, process, read_all};
-
-/// A pod whose containers runc makes, where there is a runc.
-fn pod() -> Option<Pod> {
-    let runc = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"].map(Path::new);
-    let Some(runc) = runc.into_iter().find(|path| path.exists()) else {
-        println!("there is no runc here");
-        return None;
-    };
-    let mut pod = Pod::made()?;
-    pod.foreign = Some(PathBuf::from(runc));
-    Some(pod)
-}
+use crate::harness::{exec_plan, pipe, process, read_all, runc};
 
 #[test]
 fn runc_makes_starts_enters_and_takes_away() {
-    let Some(mut pod) = pod() else { return };
+    let Some(mut pod) = runc() else { return };
     let pid = pod.run("c1", "echo hello; while [ ! -e /tmp/go ]; do sleep 0.02; done; exit 3");
     pod.wait_log("c1", "hello");
     assert!(matches!(&pod.state()[..], [(_, Phase::Running { pid: same, .. })] if *same == pid));
@@ -48,14 +35,14 @@ fn runc_makes_starts_enters_and_takes_away() {
 
 #[test]
 fn runc_gets_its_layers_mounted() {
-    let Some(mut pod) = pod() else { return };
+    let Some(mut pod) = runc() else { return };
     crate::container::stack(&mut pod);
     pod.unmake();
 }
 
 #[test]
 fn runc_hands_terminals_over() {
-    let Some(mut pod) = pod() else { return };
+    let Some(mut pod) = runc() else { return };
     let mut config = pod.config("c1", &["sh", "-c", "tty; sleep 1000"]);
     config["process"]["terminal"] = true.into();
     let mut plan = pod.container_of("c1", config);
@@ -75,7 +62,7 @@ fn runc_hands_terminals_over() {
 
 #[test]
 fn what_runc_says_is_passed_on() {
-    let Some(mut pod) = pod() else { return };
+    let Some(mut pod) = runc() else { return };
     let config = pod.config("c1", &["/no/such/command"]);
     let plan = pod.container_of("c1", config);
     let answer = match pod.daemon.ask(Ask::Create(plan)) {

@@ -258,6 +258,18 @@ impl Drop for Pod {
     }
 }
 
+/// A pod whose containers runc makes, where there is a runc.
+pub(crate) fn runc() -> Option<Pod> {
+    let runc = ["/usr/sbin/runc", "/usr/bin/runc", "/usr/local/sbin/runc"].map(Path::new);
+    let Some(runc) = runc.into_iter().find(|path| path.exists()) else {
+        println!("skipped: there is no runc here");
+        return None;
+    };
+    let mut pod = Pod::made()?;
+    pod.foreign = Some(PathBuf::from(runc));
+    Some(pod)
+}
+
 /// The first processes of a pod's shared PID namespace.
 fn pod_inits(pod_dir: &Path) -> Vec<rustix::process::Pid> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -270,7 +282,7 @@ fn pod_inits(pod_dir: &Path) -> Vec<rustix::process::Pid> {
 }
 
 /// The containers' cgroups below a parent, in all hierarchies.
-fn cgroups(parent: &str) -> Vec<PathBuf> {
+pub(crate) fn cgroups(parent: &str) -> Vec<PathBuf> {
     let parents = hierarchies().into_iter().map(|dir| dir.join(parent.trim_start_matches('/')));
     let children = parents.filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     children.filter(|entry| entry.path().is_dir()).map(|entry| entry.path()).collect()

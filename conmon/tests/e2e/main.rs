@@ -12,3 +12,4 @@ mod memory;
 mod pod;
 mod random;
 mod resume;
+mod update;
