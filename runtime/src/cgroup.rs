@@ -43,14 +43,15 @@ pub enum Error {
     NoCgroups,
     #[error("reading {}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("linux.resources.{field} {reason}")]
+    #[error("linux.resources.{field} {reason}{}", cite(field))]
     Invalid { field: &'static str, reason: &'static str },
     #[error(
-        "linux.resources.{field} needs the cgroup controller {controller}, which this node does not have"
+        "linux.resources.{field} needs the cgroup controller {controller}, which this node does not have{}",
+        cite(field)
     )]
     MissingController { field: &'static str, controller: String },
     /// The kernel refused a value.
-    #[error("linux.resources.{field}: writing {value} to {}", file.display())]
+    #[error("linux.resources.{field}: writing {value} to {}{}", file.display(), cite(field))]
     Limit { field: &'static str, value: String, file: PathBuf, source: Errno },
     #[error("cgroup {} is in use by processes {pids:?}", dir.display())]
     Busy { dir: PathBuf, pids: Vec<i32> },
@@ -58,6 +59,10 @@ pub enum Error {
     NotFrozen { dir: PathBuf },
     #[error("{doing} {}", object.display())]
     Kernel { doing: &'static str, object: PathBuf, source: Errno },
+}
+
+fn cite(field: &str) -> String {
+    crate::error::section::cite(&format!("linux.resources.{field}"))
 }
 
 /// One cgroup path in all hierarchies.
@@ -420,7 +425,7 @@ fn policy(rules: &[DeviceRule]) -> Result<Option<Policy>, Error> {
 }
 
 fn set_devices_v1(dir: &Path, policy: &Policy) -> Result<(), Error> {
-    let (all, except, lines) = policy.v1_writes();
+    let (all, except, lines) = policy.v1_writes()?;
     let fail =
         |file: &'static str| move |source| Error::Kernel { doing: "writing", object: dir.join(file), source };
     files::write(dir, all, "a").map_err(fail(all))?;

@@ -29,7 +29,7 @@ pub(crate) enum Error {
     #[error("{what} {object}: {source}")]
     Io { what: &'static str, object: String, source: std::io::Error },
     #[error("{}: {source}", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
+    Json { path: PathBuf, source: runtime::spec::Malformed },
 }
 
 impl Error {

@@ -1,18 +1,21 @@
 //! What can go wrong, in kinds that a caller may act on.
 
+pub(crate) mod section;
+
 use std::io;
 use std::path::PathBuf;
 
 use crate::{cgroup, seccomp};
+use section::cite;
 
 /// Why the runtime could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The bundle contradicts itself or the specification.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {reason}{}", cite(path))]
     Invalid { path: String, reason: String },
-    /// A true wish that this runtime does not fulfil yet.
-    #[error("{path} is not supported: {reason}")]
+    /// A true wish that this node cannot fulfil, or this runtime does not.
+    #[error("{path} is not supported: {reason}{}", cite(path))]
     Unsupported { path: String, reason: String },
     #[error("reading {}", path.display())]
     Config { path: PathBuf, source: serde_json::Error },
@@ -35,7 +38,7 @@ pub enum Error {
     Died,
     #[error("cgroup of {id}")]
     Cgroup { id: String, source: cgroup::Error },
-    #[error("compiling the seccomp profile")]
+    #[error("linux.seccomp{}", cite("linux.seccomp"))]
     Seccomp(#[from] seccomp::Error),
     /// Taking away went on past each of these.
     #[error("container {id} is not wholly gone: {}", left.iter().map(chain).collect::<Vec<_>>().join("; "))]

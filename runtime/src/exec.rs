@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use kernel::clone_flags as flag;
+use rustix::io::Errno;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use crate::cgroup::Cgroup;
 use crate::child::{self, ExecKit};
 use crate::plan::{self, ProcessPlan};
-use crate::report::{Line, Word, lines};
+use crate::report::{Line, Step, Word, lines};
 use crate::state::{Record, StateDir, Status};
 use crate::{Error, Process, Runtime, Stdio, make, spec};
 
@@ -43,7 +45,11 @@ pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error>
         keyring: runtime.keyring,
     };
     let pid_namespace = (record.namespaces & flag::NEWPID != 0).then_some(&init);
-    let child = make::clone_into(pid_namespace, 0, cgroup.unified_dir(), || child::exec(&kit))?;
+    let clone = || make::clone_into(pid_namespace, 0, cgroup.unified_dir(), || child::exec(&kit));
+    let child = match &process.affinity[0] {
+        Some(cpus) => on_cpus(cpus, clone)?,
+        None => clone()?,
+    };
     drop(theirs);
     if let Some(value) = process.oom_score_adj {
         warnings.extend(make::set_oom_score_adj(child.pid, value)?);
@@ -55,6 +61,19 @@ pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error>
             Err(error)
         }
     }
+}
+
+/// config.md, `execCPUAffinity`: `initial` counts before the process is in the container's cgroup, where it may be born.
+fn on_cpus(
+    cpus: &[u64],
+    clone: impl FnOnce() -> Result<kernel::Child, Error>,
+) -> Result<kernel::Child, Error> {
+    let at = |e: Errno| Error::step(Step::Affinity.words(), "(process.execCPUAffinity.initial)", e);
+    let ours = sched_getaffinity(None).map_err(at)?;
+    kernel::sched_setaffinity(cpus).map_err(at)?;
+    let child = clone();
+    sched_setaffinity(None, &ours).map_err(at)?;
+    child
 }
 
 fn running(dir: &StateDir, record: &Record) -> Result<OwnedFd, Error> {

@@ -22,7 +22,7 @@ mod userns;
 
 pub use binary::run_from_readonly_mount;
 pub use error::{Error, chain};
-pub use plan::{CAPABILITY_NAMES, MOUNT_OPTION_NAMES};
+pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};

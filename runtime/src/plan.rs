@@ -3,6 +3,7 @@
 
 mod capabilities;
 mod devices;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod options;
@@ -10,6 +11,7 @@ mod path;
 mod process;
 mod sched;
 mod sysctl;
+mod version;
 
 pub(crate) use capabilities::names as capability_names;
 pub(crate) use devices::Device;
@@ -24,6 +26,7 @@ use path::inside;
 
 pub use capabilities::NAMES as CAPABILITY_NAMES;
 pub use options::NAMES as MOUNT_OPTION_NAMES;
+pub use sched::{MEMORY_FLAGS, MEMORY_MODES};
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -79,6 +82,11 @@ pub(crate) enum Pivot {
 pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Result<Plan, Error> {
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
+    version::check(&spec.oci_version)?;
+    spec.hooks.as_ref().map_or(Ok(()), hooks::check)?;
+    if spec.annotations.contains_key("") {
+        return Err(Error::invalid("annotations", "holds an empty key"));
+    }
     refuse_unsupported(linux)?;
     let process =
         spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is required to start a container"))?;
@@ -153,7 +161,13 @@ fn pivot(spec: &Spec, namespaces: &Namespaces) -> Pivot {
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<Vec<CString>, Error> {
-    paths.iter().enumerate().map(|(i, path)| inside(&format!("{field}[{i}]"), Path::new(path))).collect()
+    let one = |(i, path): (usize, &String)| {
+        if !path.starts_with('/') {
+            return Err(Error::invalid(format!("{field}[{i}]"), format!("{path:?} is not absolute")));
+        }
+        inside(&format!("{field}[{i}]"), Path::new(path))
+    };
+    paths.iter().enumerate().map(one).collect()
 }
 
 fn name(field: &str, name: Option<&String>, namespaces: &Namespaces) -> Result<Option<Vec<u8>>, Error> {

@@ -5,6 +5,7 @@
 
 mod hooks;
 mod linux;
+mod locate;
 mod process;
 mod resources;
 mod seccomp;
@@ -24,6 +25,7 @@ pub use seccomp::{Action, Condition, Operator, Seccomp, SyscallRule};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version of the specification that these structs follow.
@@ -75,6 +77,28 @@ pub struct Mount {
     pub uid_mappings: Vec<IdMapping>,
     #[serde(deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub gid_mappings: Vec<IdMapping>,
+}
+
+/// A text that is not what it should be, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{source}{}", place(path), crate::error::section::cite(path))]
+pub struct Malformed {
+    /// Such as `linux.namespaces[0].type`; empty where the text is no JSON from the start.
+    pub path: String,
+    pub source: serde_json::Error,
+}
+
+fn place(path: &str) -> String {
+    if path.is_empty() { String::new() } else { format!("{path}: ") }
+}
+
+/// Reads `config.json`, or a part of it.
+///
+/// # Errors
+/// It is no JSON, or not what the specification says; with the path of the value that is wrong.
+pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Malformed> {
+    serde_json::from_slice(text)
+        .map_err(|source| Malformed { path: locate::path(text, source.line(), source.column()), source })
 }
 
 /// Go writes `null` for an empty list; it means the same as an absent one.

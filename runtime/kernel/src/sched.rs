@@ -4,7 +4,7 @@ use rustix::io::Result;
 
 use crate::call::answer;
 
-/// `struct sched_attr` of linux/sched/types.h, first version.
+/// `struct sched_attr` of linux/sched/types.h, second version (Linux 5.3), without which flags that clamp are refused.
 /// Its size, the first field, is filled in by the call.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct SchedAttr {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
+    pub util_min: u32,
+    pub util_max: u32,
 }
 
 /// The calling thread's scheduling policy.

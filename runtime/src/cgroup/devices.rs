@@ -4,6 +4,10 @@
 //! The policy always begins by denying everything, so that a list of things allowed can never be read as a
 //! list of exceptions (GHSA-g54h), whatever the list begins with. The devices that every container has
 //! (runtime-spec, "Default Devices") are allowed after the list has been read, as runc does.
+//!
+//! Rules count in their order, the last that speaks of an access deciding it (config-linux.md, "Allowed Device
+//! list"). A program can hold any list; v1 knows one default and exceptions to it, and a list that would need
+//! exceptions to exceptions is refused there.
 
 use std::collections::BTreeMap;
 
@@ -45,11 +49,19 @@ const DEFAULTS: [(Kind, Option<u32>, Option<u32>, u8); 10] = [
     (Kind::Char, Some(136), None, ALL),  // pts/N
 ];
 
-/// What is not an exception is denied, or allowed when `open`.
+/// One rule, of one kind of device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Rule {
+    allow: bool,
+    numbers: Numbers,
+    access: u8,
+}
+
+/// What no rule speaks of is denied, or allowed when `open`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Policy {
     open: bool,
-    exceptions: BTreeMap<Numbers, u8>,
+    rules: Vec<Rule>,
 }
 
 impl Policy {
@@ -64,19 +76,21 @@ impl Policy {
         }
         // One that allows all but some has these already, unless it means not to.
         if !policy.open {
-            DEFAULTS.iter().try_for_each(|(kind, major, minor, access)| {
-                policy.change(true, (*kind, *major, *minor), *access)
-            })?;
+            policy.rules.extend(DEFAULTS.map(|(kind, major, minor, access)| Rule {
+                allow: true,
+                numbers: (kind, major, minor),
+                access,
+            }));
         }
         Ok(policy)
     }
 
     fn add(&mut self, rule: &DeviceRule) -> Result<(), Error> {
-        let numbers = (number(rule.major)?, number(rule.minor)?);
+        let (major, minor) = (number(rule.major)?, number(rule.minor)?);
         let access = access(rule.access.as_deref())?;
         let kinds: &[Kind] = match rule.kind.as_deref() {
-            None | Some("" | "a") if numbers == (None, None) && access == ALL => {
-                *self = Policy { open: rule.allow, exceptions: BTreeMap::new() };
+            None | Some("" | "a") if (major, minor, access) == (None, None, ALL) => {
+                *self = Policy { open: rule.allow, rules: Vec::new() };
                 return Ok(());
             }
             // The kernel takes every line that begins with `a` for all devices: anything less is said in two.
@@ -85,37 +99,48 @@ impl Policy {
             Some("c" | "u") => &[Kind::Char],
             Some(_) => return Err(invalid("has a type that is none of a, b, c and u")),
         };
-        kinds.iter().try_for_each(|kind| self.change(rule.allow, (*kind, numbers.0, numbers.1), access))
-    }
-
-    /// A rule against the default is an exception more; one with it takes from the exceptions.
-    fn change(&mut self, allow: bool, numbers: Numbers, access: u8) -> Result<(), Error> {
-        if allow != self.open {
-            *self.exceptions.entry(numbers).or_default() |= access;
-            return Ok(());
-        }
-        for (other, left) in &mut self.exceptions {
-            if covers(numbers, *other) {
-                *left &= !access;
-            } else if overlap(numbers, *other) && *left & access != 0 {
-                // The kernel of v1 would leave the exception whole, and say nothing.
-                return Err(invalid(
-                    "contradicts a part of what an earlier rule says, which no cgroup can hold",
-                ));
-            }
-        }
-        self.exceptions.retain(|_, left| *left != 0);
+        self.rules.extend(kinds.iter().map(|kind| Rule {
+            allow: rule.allow,
+            numbers: (*kind, major, minor),
+            access,
+        }));
         Ok(())
     }
 
     /// v1: the file for everything, then the file for the exceptions and its lines.
-    pub(super) fn v1_writes(&self) -> (&'static str, &'static str, Vec<String>) {
+    ///
+    /// # Errors
+    /// The list contradicts a part of itself, which the kernel of v1 cannot hold.
+    pub(super) fn v1_writes(&self) -> Result<(&'static str, &'static str, Vec<String>), Error> {
         let (all, except) =
             if self.open { ("devices.allow", "devices.deny") } else { ("devices.deny", "devices.allow") };
-        (all, except, self.exceptions.iter().map(line).collect())
+        let mut exceptions = BTreeMap::new();
+        self.rules.iter().try_for_each(|rule| self.except(rule, &mut exceptions))?;
+        Ok((all, except, exceptions.iter().map(line).collect()))
     }
 
-    /// v2: a program for each access, answering 1 to allow it.
+    /// A rule against the default is an exception more; one with it takes from the exceptions.
+    fn except(&self, rule: &Rule, exceptions: &mut BTreeMap<Numbers, u8>) -> Result<(), Error> {
+        if rule.allow != self.open {
+            *exceptions.entry(rule.numbers).or_default() |= rule.access;
+            return Ok(());
+        }
+        for (other, left) in exceptions.iter_mut() {
+            if covers(rule.numbers, *other) {
+                *left &= !rule.access;
+            } else if overlap(rule.numbers, *other) && *left & rule.access != 0 {
+                // The kernel of v1 would leave the exception whole, and say nothing.
+                return Err(invalid(
+                    "contradicts a part of what an earlier rule says, which cgroup v1 cannot hold",
+                ));
+            }
+        }
+        exceptions.retain(|_, left| *left != 0);
+        Ok(())
+    }
+
+    /// v2: a program for each access, answering 1 to allow it. It asks the last rule first; r3 holds what of
+    /// the access no rule has allowed yet.
     pub(super) fn v2_program(&self) -> Vec<BpfInsn> {
         // r2 = type, r3 = access, r4 = major, r5 = minor, of struct bpf_cgroup_dev_ctx.
         let mut program = vec![
@@ -126,36 +151,37 @@ impl Policy {
             insn(LOAD_WORD, 4, 1, 4, 0),
             insn(LOAD_WORD, 5, 1, 8, 0),
         ];
-        for (numbers, access) in &self.exceptions {
-            program.extend(self.exception(*numbers, *access));
+        for rule in self.rules.iter().rev() {
+            program.extend(block(rule));
         }
         program.extend(answer(self.open));
         program
     }
+}
 
-    /// Answers for what the exception speaks of, and goes on past it for anything else.
-    fn exception(&self, (kind, major, minor): Numbers, access: u8) -> Vec<BpfInsn> {
-        let mut tests = vec![(JUMP_NOT_EQUAL, 2, kind as i32)];
-        tests.extend(major.map(|major| (JUMP_NOT_EQUAL, 4, major as i32)));
-        tests.extend(minor.map(|minor| (JUMP_NOT_EQUAL, 5, minor as i32)));
-        // An access allowed must be allowed whole; one denied in part is denied.
-        let part = if self.open { access } else { ALL & !access };
-        let last = answer(!self.open);
-        let mut body = Vec::new();
-        if self.open {
-            body.extend([insn(JUMP_SET, 3, 0, 1, i32::from(part)), insn(JUMP, 0, 0, last.len() as i16, 0)]);
-        } else if part != 0 {
-            body.push(insn(JUMP_SET, 3, 0, last.len() as i16, i32::from(part)));
-        }
-        body.extend(last);
-        let mut block: Vec<BpfInsn> = Vec::new();
-        for (at, (code, register, value)) in tests.iter().enumerate() {
-            let rest = tests.len() - at - 1 + body.len();
-            block.push(insn(*code, *register, 0, rest as i16, *value));
-        }
-        block.extend(body);
-        block
+/// Answers where a rule decides, and goes on past it otherwise.
+fn block(rule: &Rule) -> Vec<BpfInsn> {
+    let (kind, major, minor) = rule.numbers;
+    let mut tests = vec![(JUMP_NOT_EQUAL, 2, kind as i32)];
+    tests.extend(major.map(|major| (JUMP_NOT_EQUAL, 4, major as i32)));
+    tests.extend(minor.map(|minor| (JUMP_NOT_EQUAL, 5, minor as i32)));
+    let last = answer(rule.allow);
+    let mut body = if rule.allow {
+        // Allowed when nothing is left to be asked for.
+        let rest = i32::from(ALL & !rule.access);
+        vec![insn(AND, 3, 0, 0, rest), insn(JUMP_NOT_EQUAL, 3, 0, last.len() as i16, 0)]
+    } else {
+        let access = i32::from(rule.access);
+        vec![insn(JUMP_SET, 3, 0, 1, access), insn(JUMP, 0, 0, last.len() as i16, 0)]
+    };
+    body.extend(last);
+    let mut block: Vec<BpfInsn> = Vec::new();
+    for (at, (code, register, value)) in tests.iter().enumerate() {
+        let rest = tests.len() - at - 1 + body.len();
+        block.push(insn(*code, *register, 0, rest as i16, *value));
     }
+    block.extend(body);
+    block
 }
 
 /// Whether every device of `small` is one of `large`.

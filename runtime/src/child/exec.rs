@@ -41,10 +41,10 @@ pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
 fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     let process = kit.process;
     kernel::set_undumpable().at(Step::Undumpable, 0)?;
-    if let Some(cpus) = &process.affinity[0] {
-        kernel::sched_setaffinity(cpus).at(Step::Affinity, 0)?;
-    }
     join_cgroups(kit.tasks)?;
+    if let Some(cpus) = &process.affinity[1] {
+        kernel::sched_setaffinity(cpus).at(Step::Affinity, 1)?;
+    }
     kernel::reset_signals();
     setsid().at(Step::Session, 0)?;
     renew_keyring(kit.keyring)?;

@@ -84,9 +84,6 @@ fn schedule(process: &ProcessPlan) -> Done {
     if let Some((class, priority)) = process.io_priority {
         kernel::ioprio_set(class, priority).at(Step::IoPriority, 0)?;
     }
-    if let Some(cpus) = &process.affinity[1] {
-        kernel::sched_setaffinity(cpus).at(Step::Affinity, 0)?;
-    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use runtime::spec::Spec;
+use runtime::spec::{self, Spec};
 use serde::de::DeserializeOwned;
 
 use super::Error;
@@ -18,7 +18,7 @@ pub(crate) fn load(bundle: &Path) -> Result<(PathBuf, Spec), Error> {
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let bytes = fs::read(path).map_err(|e| Error::io("reading", path.display().to_string(), e))?;
-    serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+    spec::parse(&bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
 }
 
 /// By rename: whoever waits for the file finds it whole.

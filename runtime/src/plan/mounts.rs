@@ -159,6 +159,8 @@ fn idmap(
     if !given && !namespaces.has(flag::NEWUSER) {
         return Err(Error::invalid(format!("{field}.options"), "idmap needs mappings or a user namespace"));
     }
+    super::namespaces::check_map(&format!("{field}.uidMappings"), &mount.uid_mappings)?;
+    super::namespaces::check_map(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
     let maps = given.then(|| Maps { uids: map(&mount.uid_mappings), gids: map(&mount.gid_mappings) });
     Ok(Some(Idmap { maps, depth: words.idmap.unwrap_or(Depth::One) }))
 }

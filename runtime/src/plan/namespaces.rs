@@ -93,6 +93,8 @@ fn maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<Maps>, Error> {
                 "a new user namespace needs uid and gid mappings",
             ));
         }
+        check_map("linux.uidMappings", &linux.uid_mappings)?;
+        check_map("linux.gidMappings", &linux.gid_mappings)?;
         return Ok(Some(Maps { uids: map(&linux.uid_mappings), gids: map(&linux.gid_mappings) }));
     }
     // A joined user namespace has its maps; they may be repeated for those who read the configuration.
@@ -100,6 +102,33 @@ fn maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<Maps>, Error> {
         return Err(Error::invalid("linux.uidMappings", "needs a user namespace"));
     }
     Ok(None)
+}
+
+/// user_namespaces(7): the kernel takes 340 ranges, none empty, none past the last id, none overlapping another on
+/// either side.
+const MAX_RANGES: usize = 340;
+
+pub(super) fn check_map(field: &str, mappings: &[IdMapping]) -> Result<(), Error> {
+    if mappings.len() > MAX_RANGES {
+        return Err(Error::invalid(field, format!("has more than {MAX_RANGES} ranges")));
+    }
+    for (i, one) in mappings.iter().enumerate() {
+        let refuse = |reason: &str| Err(Error::invalid(format!("{field}[{i}]"), reason));
+        if one.size == 0 {
+            return refuse("maps no ids: size is 0");
+        }
+        if one.container_id.checked_add(one.size).is_none() || one.host_id.checked_add(one.size).is_none() {
+            return refuse("goes past the last id");
+        }
+        let meet = |a: u32, b: &IdMapping, b_at: u32| a < b_at + b.size && b_at < a + one.size;
+        if mappings[..i]
+            .iter()
+            .any(|b| meet(one.container_id, b, b.container_id) || meet(one.host_id, b, b.host_id))
+        {
+            return refuse("overlaps an earlier one");
+        }
+    }
+    Ok(())
 }
 
 /// Mappings as lines of `uid_map`.
@@ -127,6 +156,9 @@ pub(super) fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Opt
                 format!("{clock:?} is no clock of a time namespace"),
             ));
         }
+        if offset.nanosecs >= 1_000_000_000 {
+            return Err(Error::invalid(format!("linux.timeOffsets.{clock}.nanosecs"), "is a second or more"));
+        }
         // Writing to a `String` cannot fail.
         let _ = writeln!(lines, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
@@ -143,5 +175,24 @@ fn flag_of(kind: NamespaceKind) -> u64 {
         NamespaceKind::User => flag::NEWUSER,
         NamespaceKind::Cgroup => flag::NEWCGROUP,
         NamespaceKind::Time => flag::NEWTIME,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_are_checked_before_the_kernel_says_only_einval() {
+        let check = |ranges: &[(u32, u32, u32)]| {
+            let one = |&(container_id, host_id, size): &_| IdMapping { container_id, host_id, size };
+            check_map("m", &ranges.iter().map(one).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        };
+        assert!(check(&[(0, 1000, 1), (1, 2000, 10), (11, 1001, 5)]).is_ok());
+        assert_eq!(check(&[(0, 0, 0)]).unwrap_err(), "m[0]: maps no ids: size is 0");
+        assert_eq!(check(&[(0, 1, 1), (5, u32::MAX, 1)]).unwrap_err(), "m[1]: goes past the last id");
+        assert_eq!(check(&[(0, 100, 10), (9, 200, 1)]).unwrap_err(), "m[1]: overlaps an earlier one");
+        assert_eq!(check(&[(0, 100, 10), (10, 109, 1)]).unwrap_err(), "m[1]: overlaps an earlier one");
+        assert!(check(&vec![(0, 0, 1); 341]).unwrap_err().contains("more than 340"));
     }
 }

@@ -176,12 +176,12 @@ fn resource(name: &str) -> Option<Resource> {
 }
 
 fn affinity(affinity: Option<&spec::ExecCpuAffinity>) -> Result<[Option<Vec<u64>>; 2], Error> {
-    let field = "process.execCPUAffinity";
-    let list = |text: Option<&String>| {
-        text.filter(|text| !text.is_empty()).map(|text| sched::list(field, text)).transpose()
+    let list = |part: &str, text: Option<&String>| {
+        let field = format!("process.execCPUAffinity.{part}");
+        text.filter(|text| !text.is_empty()).map(|text| sched::list(&field, text)).transpose()
     };
     let Some(affinity) = affinity else { return Ok([None, None]) };
-    Ok([list(affinity.initial.as_ref())?, list(affinity.last.as_ref())?])
+    Ok([list("initial", affinity.initial.as_ref())?, list("final", affinity.last.as_ref())?])
 }
 
 fn label(process: &spec::Process) -> Result<Option<(CString, Vec<u8>)>, Error> {

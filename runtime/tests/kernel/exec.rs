@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, is_root};
+use crate::bundle::{Bundle, is_root, wait_until};
 
 #[test]
 fn exec_joins_the_namespaces_and_the_cgroup() {
@@ -93,4 +93,40 @@ fn exec_gets_the_containers_filter() {
     bundle.start();
     bundle.say(&["exec", "ID", "mkdir", "/tmp/x"]).refused(&["Operation not permitted"]);
     assert_eq!(bundle.say(&["exec", "ID", "grep", "Seccomp:", "/proc/self/status"]).ok(), "Seccomp:\t2");
+}
+
+/// Two CPUs are needed to tell one from the other.
+#[test]
+fn an_exec_runs_on_the_cpus_it_was_given_and_the_init_does_not() {
+    if !is_root() {
+        return;
+    }
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    if cpus < 2 {
+        return println!("skipped: this machine has one CPU");
+    }
+    let mut bundle = Bundle::new("grep Cpus_allowed_list /proc/self/status; exec sleep 100");
+    bundle.spec["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "1"});
+    bundle.start();
+    wait_until(|| !bundle.output().is_empty(), "written");
+    assert_ne!(bundle.output().split_whitespace().last(), Some("1"), "the init");
+    let allowed = |bundle: &Bundle| {
+        let said = bundle.say(&["exec", "ID", "grep", "Cpus_allowed_list", "/proc/self/status"]);
+        said.ok().split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(allowed(&bundle), "1");
+    let process = bundle.path().join("process.json");
+    let with = |affinity: serde_json::Value| {
+        let mut process = bundle.spec["process"].clone();
+        process["args"] = json!(["grep", "Cpus_allowed_list", "/proc/self/status"]);
+        process["execCPUAffinity"] = affinity;
+        process
+    };
+    std::fs::write(&process, with(json!({"initial": "0"})).to_string()).unwrap();
+    let said = bundle.say(&["exec", "-p", process.to_str().unwrap(), "ID"]);
+    assert_eq!(said.ok().split_whitespace().last(), Some("0"));
+    std::fs::write(&process, with(json!({"final": "4000"})).to_string()).unwrap();
+    bundle
+        .say(&["exec", "-p", process.to_str().unwrap(), "ID"])
+        .refused(&["CPU affinity", "Invalid argument"]);
 }

@@ -110,7 +110,10 @@ fn files_of_v2_can_be_named() {
 
 #[track_caller]
 fn check_refused(version: &dyn Fn(&str) -> Option<Version>, json: &str, expected: &str) {
-    assert_eq!(plan(&resources(json), version).unwrap_err().to_string(), expected);
+    let error = plan(&resources(json), version).unwrap_err().to_string();
+    let (reason, section) = error.split_once(" (OCI config-linux.md, ").unwrap();
+    assert_eq!(reason, expected);
+    assert!(section.ends_with(')'));
 }
 
 #[test]
