@@ -14,6 +14,7 @@ mod layout;
 mod limits;
 mod processes;
 mod remove;
+mod systemd;
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -22,12 +23,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+pub use systemd::{Driver, Failure, Scope, ScopePlan};
+
 use crate::spec::{DeviceRule, Resources};
 use apply::Made;
 use devices::Policy;
 use layout::{Hierarchy, Layout, Version};
 use limits::Write;
 use processes::{FREEZER_V1, FREEZER_V2, Freezer};
+use systemd::Keeper;
 
 /// The kernel's bound on a name, and a path's with room for the mount point and a file.
 const MAX_NAME_BYTES: usize = 255;
@@ -57,6 +61,15 @@ pub enum Error {
     Busy { dir: PathBuf, pids: Vec<i32> },
     #[error("cgroup {} could not be frozen or thawed in time", dir.display())]
     NotFrozen { dir: PathBuf },
+    #[error(
+        "the systemd cgroup driver needs cgroup v2 alone, which this node has not: boot it with \
+         systemd.unified_cgroup_hierarchy=1, or use the cgroupfs driver"
+    )]
+    NotUnified,
+    #[error("{doing} the scope {unit}")]
+    Systemd { doing: &'static str, unit: String, source: Failure },
+    #[error("the annotation {key} {reason}")]
+    Annotation { key: String, reason: &'static str },
     #[error("{doing} {}", object.display())]
     Kernel { doing: &'static str, object: PathBuf, source: Errno },
 }
@@ -73,6 +86,10 @@ pub struct Cgroup {
     path: String,
     unified: Option<OwnedFd>,
     tasks: Vec<OwnedFd>,
+    /// systemd's unit that it is in.
+    scope: Option<Scope>,
+    /// Holds a scope until the container is in it.
+    keeper: Option<Keeper>,
 }
 
 /// Where a cgroup is in one hierarchy.
@@ -118,7 +135,14 @@ impl Cgroup {
     /// The path is none, or the node has no cgroups.
     pub fn at(path: &str) -> Result<Cgroup, Error> {
         let path = checked(path)?;
-        Ok(Cgroup { layout: Layout::of_node()?, path, unified: None, tasks: Vec::new() })
+        let layout = Layout::of_node()?;
+        Ok(Cgroup { layout, path, unified: None, tasks: Vec::new(), scope: None, keeper: None })
+    }
+
+    /// From the root of each hierarchy, with a slash in front.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/{}", self.path)
     }
 
     /// The cgroup2 directory, for clone3(CLONE_INTO_CGROUP).
@@ -174,6 +198,7 @@ impl Cgroup {
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
         let writes = self.plan(resources)?;
         self.refuse_less_than_used(resources)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(&writes))?;
         self.write(&writes)?;
         policy(&resources.devices)?.map_or(Ok(()), |policy| self.set_devices(&policy))
     }
@@ -245,7 +270,7 @@ impl Cgroup {
             self.layout.hierarchies.iter().map(|hierarchy| self.dir(hierarchy)).collect();
         remove::remove(&dirs)?;
         self.prune();
-        Ok(())
+        self.scope.as_ref().map_or(Ok(()), Scope::stop)
     }
 
     /// Removes it where it is empty, without a word where it is not: for one that may be another's, and for a
@@ -277,7 +302,7 @@ impl Cgroup {
                 apply::inherit_cpuset(&hierarchy.root, &dir)?;
             }
         }
-        self.pass_controllers_down(&writes)?;
+        self.pass_controllers_down_for(&writes)?;
         self.write(&writes)?;
         self.open_to_join()?;
         policy.map_or(Ok(()), |policy| self.set_devices(&policy))
@@ -307,11 +332,12 @@ impl Cgroup {
         Ok(writes)
     }
 
-    /// On v2 alone every controller, so that usage is counted; beside v1 those that have something to write.
-    fn pass_controllers_down(&self, writes: &[Write]) -> Result<(), Error> {
+    /// On v2 alone every controller, so that usage is counted; beside v1, and where systemd decides what slices
+    /// pass on, those that have something to write.
+    fn pass_controllers_down_for(&self, writes: &[Write]) -> Result<(), Error> {
         let Some(unified) = self.layout.unified() else { return Ok(()) };
         let asked = |controller: &str| writes.iter().any(|write| write.controller == controller);
-        let all = !self.layout.is_hybrid();
+        let all = !self.layout.is_hybrid() && self.scope.is_none();
         let wanted: Vec<&str> =
             unified.controllers.iter().map(String::as_str).filter(|c| all || asked(c)).collect();
         if wanted.is_empty() {

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use args::Args;
 use log::Log;
 use runtime::Runtime;
+use runtime::cgroup::Driver;
 
 /// Why a command could not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +52,7 @@ pub(crate) struct Global {
 const HELP: &str = "\
 berth-runtime: an OCI runtime
 
-usage: berth-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND ...
+usage: berth-runtime [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND ...
 
 commands:
   create  [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] ID
@@ -93,6 +94,7 @@ pub(crate) fn main(words: Vec<String>) -> ExitCode {
 fn global(args: &mut Args) -> Result<Global, Error> {
     let mut root = default_root();
     let mut log = Log::default();
+    let mut driver = Driver::Cgroupfs;
     while let Some(option) = args.option() {
         match option.as_str() {
             "--root" => root = args.value(&option)?.into(),
@@ -100,11 +102,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
             "--log-format" => log.set_format(&args.value(&option)?)?,
             "--debug" => {}
             "--rootless" => drop(args.value(&option)?),
-            "--systemd-cgroup" => {
-                return Err(Error::Usage(
-                    "--systemd-cgroup: the systemd cgroup driver is not supported yet".into(),
-                ));
-            }
+            "--systemd-cgroup" if args.flag() => driver = Driver::Systemd,
             "--version" | "-v" => args.command("--version"),
             "--help" | "-h" => args.command("help"),
             _ => return Err(Error::Usage(format!("unknown option {option}"))),
@@ -112,7 +110,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     }
     // No id may hold a colon, so this can be nobody's directory.
     let seccomp_cache = Some(root.join(":seccomp"));
-    Ok(Global { runtime: Runtime { seccomp_cache, ..Runtime::new(root) }, log })
+    Ok(Global { runtime: Runtime { seccomp_cache, cgroup_driver: driver, ..Runtime::new(root) }, log })
 }
 
 fn default_root() -> PathBuf {

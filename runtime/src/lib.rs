@@ -38,6 +38,8 @@ pub struct Runtime {
     /// Where compiled seccomp filters are kept between containers; none: compiled each time.
     pub seccomp_cache: Option<PathBuf>,
     pub keyring: Keyring,
+    /// Who makes the cgroups of new containers.
+    pub cgroup_driver: cgroup::Driver,
 }
 
 /// The session keyring of what runs in containers.
@@ -112,7 +114,8 @@ pub enum Force {
 impl Runtime {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
-        Runtime { root: root.into(), seccomp_cache: None, keyring: Keyring::New }
+        let cgroup_driver = cgroup::Driver::Cgroupfs;
+        Runtime { root: root.into(), seccomp_cache: None, keyring: Keyring::New, cgroup_driver }
     }
 
     /// Makes a container whose init waits for `start`. Undone on any failure.
@@ -208,7 +211,8 @@ impl Runtime {
         let record = StateDir::of(&self.root, id)?.read()?;
         match scope {
             Scope::Init => self.kill_init(id, record.init, signal),
-            Scope::All => cgroup::Cgroup::at(&record.cgroup_path)
+            Scope::All => record
+                .cgroup()
                 .and_then(|cgroup| cgroup.kill_all(signal))
                 .map_err(|source| Error::Cgroup { id: id.to_owned(), source }),
         }

@@ -27,7 +27,7 @@ use crate::{CreateRequest, Error, Process, Rootfs, Runtime, Stdio, sources, unma
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
 pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
-    let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs)?;
+    let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
     let dir = StateDir::of(&runtime.root, request.id)?;
     dir.make()?;
     let made = Making { runtime, request, plan, dir: &dir, warnings: Vec::new() }.make();
@@ -65,6 +65,7 @@ impl Making<'_> {
         self.dir.write(&record)?;
         self.grant_capabilities()?;
         let mut opened = self.open()?;
+        record.cgroup_path = opened.cgroup.path();
         record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
         let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
         // Where two clones are needed, the first child joins this one as well, for its children alone: born into it,
@@ -77,6 +78,7 @@ impl Making<'_> {
         let user_namespace = opened.joined.iter().find(|(kind, _)| *kind == flag::NEWUSER).map(|(_, fd)| fd);
         userns::shift_early(&self.plan, &opened.trees, user_namespace)?;
         let init = self.clone_init(&opened, theirs, pid_namespace.as_ref(), &ours)?;
+        opened.cgroup.release_keeper();
         let made = self.accompany(&mut record, &ours, &opened, &init);
         match made {
             Ok(console) => Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings }),
@@ -95,6 +97,7 @@ impl Making<'_> {
             annotations: spec.annotations.clone(),
             init: None,
             cgroup_path: self.plan.cgroup_path.clone(),
+            scope: self.plan.scope.as_ref().map(|plan| plan.scope.clone()),
             namespaces: self.plan.namespaces.all(),
             seccomp_flags: None,
             personality: self.plan.personality,
@@ -112,8 +115,11 @@ impl Making<'_> {
 
     fn open(&self) -> Result<Opened, Error> {
         let plan = &self.plan;
-        let cgroup = Cgroup::create(&plan.cgroup_path, &plan.resources)
-            .map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
+        let made = match &plan.scope {
+            Some(scope) => Cgroup::create_in_scope(scope, &plan.resources),
+            None => Cgroup::create(&plan.cgroup_path, &plan.resources),
+        };
+        let cgroup = made.map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
         // In this order: the FIFO tells `unmake` that the cgroup is this container's, and may hold its processes.
         let start = self.dir.make_fifo()?;
         let filter = self.filter()?;
@@ -125,7 +131,7 @@ impl Making<'_> {
             root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
             trees: sources::trees(plan)?,
             nodes: if in_userns { sources::nodes(&plan.devices)? } else { Vec::new() },
-            hierarchies: if wants_cgroups { sources::hierarchies(&plan.cgroup_path)? } else { Vec::new() },
+            hierarchies: if wants_cgroups { sources::hierarchies(&cgroup.path())? } else { Vec::new() },
             joined,
             start,
             cgroup,

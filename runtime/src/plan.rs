@@ -31,6 +31,7 @@ pub use sched::{MEMORY_FLAGS, MEMORY_MODES};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use crate::cgroup::{Driver, ScopePlan};
 use crate::spec::{Hooks, Linux, Resources, Spec};
 use crate::{Error, Rootfs};
 
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) memory_policy: Option<MemoryPolicy>,
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup_path: String,
+    /// The scope that systemd is to make for it.
+    pub(crate) scope: Option<ScopePlan>,
     pub(crate) resources: Resources,
 }
 
@@ -79,7 +82,13 @@ pub(crate) enum Pivot {
 }
 
 /// Decides everything about the container `id` of `bundle`.
-pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Result<Plan, Error> {
+pub(crate) fn plan(
+    id: &str,
+    bundle: &Path,
+    spec: &Spec,
+    rootfs: &Rootfs,
+    driver: Driver,
+) -> Result<Plan, Error> {
     let none = Linux::default();
     let linux = spec.linux.as_ref().unwrap_or(&none);
     version::check(&spec.oci_version)?;
@@ -93,6 +102,7 @@ pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Res
     let namespaces = namespaces::plan(linux)?;
     let mounts = mounts::plan(spec, bundle, &namespaces)?;
     let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
+    let scope = scope(driver, id, spec, linux)?;
     Ok(Plan {
         root: root(bundle, spec, &namespaces, rootfs)?,
         devices: if own_dev { devices::plan(linux)? } else { Vec::new() },
@@ -106,7 +116,10 @@ pub(crate) fn plan(id: &str, bundle: &Path, spec: &Spec, rootfs: &Rootfs) -> Res
         personality: linux.personality.as_ref().map(sched::personality).transpose()?,
         memory_policy: linux.memory_policy.as_ref().map(sched::memory_policy).transpose()?,
         process: process::plan(process)?,
-        cgroup_path: cgroup_path(id, linux)?,
+        cgroup_path: scope
+            .as_ref()
+            .map_or_else(|| cgroup_path(id, linux), |scope| Ok(scope.cgroup_path()))?,
+        scope,
         resources: linux.resources.clone().unwrap_or_default(),
         namespaces,
         mounts,
@@ -178,6 +191,15 @@ fn name(field: &str, name: Option<&String>, namespaces: &Namespaces) -> Result<O
     Ok(Some(name.as_bytes().to_vec()))
 }
 
+fn scope(driver: Driver, id: &str, spec: &Spec, linux: &Linux) -> Result<Option<ScopePlan>, Error> {
+    match driver {
+        Driver::Cgroupfs => Ok(None),
+        Driver::Systemd => ScopePlan::of(linux.cgroups_path.as_deref(), id, &spec.annotations)
+            .map(Some)
+            .map_err(|source| Error::Cgroup { id: id.to_owned(), source }),
+    }
+}
+
 /// `cgroupsPath`, or `/ID`. Each part must be a plain name: it becomes a directory on the host.
 fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
     let field = "linux.cgroupsPath";
@@ -186,7 +208,8 @@ fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
         Some(path) => path,
     };
     if path.contains(':') && !path.contains('/') {
-        return Err(Error::unsupported(field, "slice:prefix:name is the systemd driver's form; use a path"));
+        let reason = format!("{path:?} is a path for the systemd cgroup driver, and this is cgroupfs");
+        return Err(Error::invalid(field, reason));
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains('\0') {
@@ -219,7 +242,7 @@ mod tests {
     }
 
     fn check(spec: &Spec) -> Result<Plan, Error> {
-        plan("id", Path::new("/bundle"), spec, &Rootfs::Bundle)
+        plan("id", Path::new("/bundle"), spec, &Rootfs::Bundle, Driver::Cgroupfs)
     }
 
     #[test]

@@ -14,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::cgroup::{self, Cgroup, Scope};
 use crate::seccomp::Filter;
 use crate::spec::{self, Hooks};
 
@@ -62,6 +63,9 @@ pub(crate) struct Record {
     /// None until the init is cloned.
     pub(crate) init: Option<Init>,
     pub(crate) cgroup_path: String,
+    /// systemd's unit that the cgroup is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) scope: Option<Scope>,
     /// Flags of the namespaces that are not the host's.
     pub(crate) namespaces: u64,
     /// Flags of the seccomp filter beside the record.
@@ -221,6 +225,11 @@ fn instruction(bytes: &[u8; 8]) -> kernel::SockFilter {
 }
 
 impl Record {
+    /// Its cgroup, opened for nothing yet.
+    pub(crate) fn cgroup(&self) -> Result<Cgroup, cgroup::Error> {
+        Ok(Cgroup::at(&self.cgroup_path)?.in_scope(self.scope.clone()))
+    }
+
     pub(crate) fn state(&self, status: Status) -> State {
         State {
             oci_version: spec::OCI_VERSION.to_owned(),

@@ -7,7 +7,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::Error;
-use crate::cgroup::Cgroup;
 use crate::hooks;
 use crate::state::{Record, StateDir, Status};
 
@@ -29,7 +28,7 @@ pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
 
 fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
     let in_cgroup = |source| Error::Cgroup { id: record.id.clone(), source };
-    let cgroup = match Cgroup::at(&record.cgroup_path) {
+    let cgroup = match record.cgroup() {
         Ok(cgroup) => cgroup,
         Err(source) => return left.push(in_cgroup(source)),
     };

@@ -104,6 +104,17 @@ pub(super) fn pass_controllers_down(root: &Path, path: &str, wanted: &[&str]) ->
     outcome
 }
 
+/// v2: the directory passes on whatever it has itself.
+pub(super) fn pass_own_controllers_down(dir: &Path) -> Result<(), Error> {
+    let own = files::read_line(dir, "cgroup.controllers").map_err(|source| Error::Kernel {
+        doing: "reading",
+        object: dir.join("cgroup.controllers"),
+        source,
+    })?;
+    let all: Vec<String> = own.split_whitespace().map(|one| format!("+{one}")).collect();
+    pass_on(dir, &all)
+}
+
 /// All at once, or, where the kernel refuses one of them, each that it takes.
 fn pass_on(dir: &Path, controllers: &[String]) -> Result<(), Error> {
     let file = "cgroup.subtree_control";

@@ -9,4 +9,5 @@ mod identity;
 mod life;
 mod mounts;
 mod namespaces;
+mod systemd;
 mod terminal;
