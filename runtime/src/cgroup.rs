@@ -8,12 +8,15 @@
 //! `limits` and `devices` decide what to write; `apply`, `processes` and `remove` perform.
 
 mod apply;
+mod beside;
 mod devices;
 mod files;
 mod layout;
 mod limits;
+mod oom;
 mod processes;
 mod remove;
+pub mod stats;
 mod systemd;
 
 use std::io;
@@ -23,6 +26,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+pub use beside::SubCgroup;
+pub use oom::OomWatch;
 pub use systemd::{Driver, Failure, Scope, ScopePlan};
 
 use crate::spec::{DeviceRule, Resources};
@@ -215,9 +220,14 @@ impl Cgroup {
         }
         let unified = self.layout.unified().map(|hierarchy| self.dir(hierarchy));
         let outcome = processes::kill(unified.as_deref(), &listed);
-        // To wait until it has thawed would be to wait until it is dead.
-        let _ = self.freezer().map(|(freezer, dir)| freezer.release(&dir));
+        self.release();
         outcome
+    }
+
+    /// Thaws it, if it is frozen, for processes that have been killed: to wait until it has thawed would be to wait
+    /// until they are dead.
+    pub fn release(&self) {
+        let _ = self.freezer().map(|(freezer, dir)| freezer.release(&dir));
     }
 
     /// Every process in it and below, as this PID namespace numbers them.
@@ -247,6 +257,15 @@ impl Cgroup {
             Err(Error::Kernel { source: Errno::NOENT | Errno::NODEV, .. }) => Ok(()),
             other => other,
         }
+    }
+
+    /// Whether its processes are stopped, or about to be, by `freeze` or by whoever froze a cgroup above it.
+    ///
+    /// # Errors
+    /// The kernel's answer; one that is gone, and a node that cannot freeze, has nothing frozen.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        let Ok((freezer, dir)) = self.freezer() else { return Ok(false) };
+        freezer.is_frozen(&dir)
     }
 
     /// How many of its processes the kernel has killed for want of memory.

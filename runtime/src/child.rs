@@ -24,11 +24,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::process::{Signal, setsid};
 
-use crate::Keyring;
 use crate::hooks;
 use crate::plan::Plan;
 use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
+use crate::{Keyring, RootChange};
 
 type Done = Result<(), Failure>;
 
@@ -55,6 +55,7 @@ pub(crate) struct Kit<'a> {
     pub(crate) preserve_fds: u32,
     pub(crate) hooks: &'a hooks::ChildHooks,
     pub(crate) keyring: Keyring,
+    pub(crate) root_change: RootChange,
 }
 
 /// The container's own directory in one v1 hierarchy.

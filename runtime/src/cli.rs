@@ -4,12 +4,19 @@ mod args;
 mod bundle;
 mod console;
 mod create;
+mod events;
 mod exec;
 mod features;
+mod freeze;
+mod help;
+mod inherited;
 mod list;
 mod log;
 mod plain;
+mod ps;
+mod rootless;
 mod spec;
+mod update;
 mod wait;
 
 use std::path::PathBuf;
@@ -49,24 +56,6 @@ pub(crate) struct Global {
     pub(crate) log: Log,
 }
 
-const HELP: &str = "\
-berth-runtime: an OCI runtime
-
-usage: berth-runtime [--root DIR] [--log FILE] [--log-format text|json] [--systemd-cgroup] COMMAND ...
-
-commands:
-  create  [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] ID
-  start   ID
-  run     [-d] [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] ID
-  exec    [-t] [-d] [-p PROCESS.json] [--cwd DIR] [-e K=V] [-u UID[:GID]] [--pid-file FILE] ID [COMMAND ARG...]
-  state   ID
-  kill    [-a] ID [SIGNAL]
-  delete  [-f] ID
-  list    [-q] [-f table|json]
-  spec    [-b BUNDLE]
-  features
-";
-
 /// Exit code of everything that is our own failure, as runc has it.
 const FAILED: u8 = 1;
 /// runc's again: a program may well end with 1, and this one did not begin.
@@ -95,13 +84,15 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     let mut root = default_root();
     let mut log = Log::default();
     let mut driver = Driver::Cgroupfs;
+    let mut cgroups = runtime::Cgroups::AsAllowed;
     while let Some(option) = args.option() {
         match option.as_str() {
             "--root" => root = args.value(&option)?.into(),
             "--log" => log.file = Some(args.value(&option)?.into()),
             "--log-format" => log.set_format(&args.value(&option)?)?,
-            "--debug" => {}
-            "--rootless" => drop(args.value(&option)?),
+            "--debug" => log.debug = args.flag(),
+            "--criu" => drop(args.value(&option)?),
+            "--rootless" => cgroups = rootless::read(&args.value(&option)?)?,
             "--systemd-cgroup" if args.flag() => driver = Driver::Systemd,
             "--version" | "-v" => args.command("--version"),
             "--help" | "-h" => args.command("help"),
@@ -110,7 +101,10 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     }
     // No id may hold a colon, so this can be nobody's directory.
     let seccomp_cache = Some(root.join(":seccomp"));
-    Ok(Global { runtime: Runtime { seccomp_cache, cgroup_driver: driver, ..Runtime::new(root) }, log })
+    Ok(Global {
+        runtime: Runtime { seccomp_cache, cgroups, cgroup_driver: driver, ..Runtime::new(root) },
+        log,
+    })
 }
 
 fn default_root() -> PathBuf {
@@ -119,7 +113,10 @@ fn default_root() -> PathBuf {
 }
 
 fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
-    let Some(command) = args.next() else { return Err(Error::Usage(format!("which command?\n\n{HELP}"))) };
+    let Some(command) = args.next() else {
+        return Err(Error::Usage(format!("which command?\n\n{}", help::ALL)));
+    };
+    global.log.debug(&format!("{command} under {}", global.runtime.root.display()));
     if matches!(command.as_str(), "create" | "run" | "exec") {
         runtime::run_from_readonly_mount()?;
     }
@@ -127,19 +124,21 @@ fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
         "create" => create::create(global, args),
         "run" => create::run(global, args),
         "start" => plain::start(global, args),
-        "state" => plain::state(global, args),
+        "state" => list::state(global, args),
         "kill" => plain::kill(global, args),
         "delete" => plain::delete(global, args),
         "exec" => exec::exec(global, args),
         "list" => list::list(global, args),
+        "ps" => ps::ps(global, args),
+        "pause" => freeze::pause(global, args),
+        "resume" => freeze::resume(global, args),
+        "update" => update::update(global, args),
+        "events" => events::events(global, args),
         "spec" => spec::spec(args),
         "features" => features::features(args),
         "--version" => Ok(version()),
-        "help" => {
-            print!("{HELP}");
-            Ok(0)
-        }
-        other => Err(Error::Usage(format!("there is no command {other:?}\n\n{HELP}"))),
+        "help" | "h" => Ok(help::help(args)),
+        other => Err(Error::Usage(format!("there is no command {other:?}\n\n{}", help::ALL))),
     }
 }
 

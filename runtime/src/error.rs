@@ -19,12 +19,12 @@ pub enum Error {
     Unsupported { path: String, reason: String },
     #[error("reading {}", path.display())]
     Config { path: PathBuf, source: serde_json::Error },
-    #[error("no container named {id}")]
+    #[error("container {id} does not exist")]
     NotFound { id: String },
     #[error("a container named {id} exists already")]
     Exists { id: String },
     /// The container's state forbids it.
-    #[error("container {id} is {is}, not {wanted}")]
+    #[error("{}", wrong_state(id, is, wanted))]
     State { id: String, is: &'static str, wanted: &'static str },
     /// The executable is not in the container, or cannot be executed.
     #[error("{}", not_executable(command, source))]
@@ -56,6 +56,14 @@ impl Error {
 
     pub(crate) fn step(step: &'static str, object: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Step { step, object: object.into(), source: source.into() }
+    }
+}
+
+/// Engines look for "container not running" in what runc says, and then take the container for ended.
+fn wrong_state(id: &str, is: &str, wanted: &str) -> String {
+    match wanted {
+        "running" => format!("container not running: {id} is {is}"),
+        _ => format!("container {id} is {is}, not {wanted}"),
     }
 }
 

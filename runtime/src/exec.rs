@@ -6,22 +6,35 @@ use kernel::clone_flags as flag;
 use rustix::io::Errno;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, SubCgroup};
 use crate::child::{self, ExecKit};
 use crate::plan::{self, ProcessPlan};
 use crate::report::{Line, Step, Word, lines};
 use crate::state::{Record, StateDir, Status};
 use crate::{Error, Process, Runtime, Stdio, make, spec};
 
-/// What to run, and how.
-pub(crate) struct Exec<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) process: &'a spec::Process,
-    pub(crate) stdio: &'a Stdio,
-    pub(crate) preserve_fds: u32,
+/// What to run in a container, and how.
+#[derive(Debug)]
+pub struct ExecRequest<'a> {
+    pub id: &'a str,
+    pub process: &'a spec::Process,
+    pub stdio: Stdio,
+    /// Descriptors 3 and up that it keeps.
+    pub preserve_fds: u32,
+    pub paused: Paused,
+    /// Below the container's own; empty: where its init is.
+    pub cgroups: &'a [SubCgroup],
 }
 
-pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error> {
+/// What to do when the container is paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    Refuse,
+    /// The new process freezes with the others as soon as it has joined them, and goes on when they do.
+    Join,
+}
+
+pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process, Error> {
     let mut process = plan::plan_exec(exec.process)?;
     let dir = StateDir::of(&runtime.root, exec.id)?;
     let record = dir.read()?;
@@ -29,8 +42,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error>
     let in_userns = record.namespaces & flag::NEWUSER != 0;
     let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?.into_iter().collect();
     let filter = record.seccomp_flags.map(|flags| dir.read_filter(flags)).transpose()?;
-    let cgroup = Cgroup::open(&record.cgroup_path)
-        .map_err(|source| Error::Cgroup { id: exec.id.to_owned(), source })?;
+    let cgroup = cgroup(exec, &record)?;
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
     let kit = ExecKit {
         process: &process,
@@ -38,7 +50,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &Exec<'_>) -> Result<Process, Error>
         init: init.as_fd(),
         namespaces: record.namespaces & !flag::NEWPID,
         tasks: cgroup.task_files(),
-        stdio: make::stdio(exec.stdio),
+        stdio: make::stdio(&exec.stdio),
         filter: filter.as_ref(),
         personality: record.personality,
         preserve_fds: exec.preserve_fds,
@@ -76,14 +88,27 @@ fn on_cpus(
     child
 }
 
+fn cgroup(exec: &ExecRequest<'_>, record: &Record) -> Result<Cgroup, Error> {
+    let at = |source| Error::Cgroup { id: exec.id.to_owned(), source };
+    let pid = record.init.map_or(0, |init| init.pid);
+    let cgroup = Cgroup::open_beside(&record.cgroup_path, pid, exec.cgroups).map_err(at)?;
+    if exec.paused == Paused::Refuse && cgroup.is_frozen().map_err(at)? {
+        let (is, wanted) = (Status::Paused.as_str(), Status::Running.as_str());
+        return Err(Error::State { id: exec.id.to_owned(), is, wanted });
+    }
+    Ok(cgroup)
+}
+
 fn running(dir: &StateDir, record: &Record) -> Result<OwnedFd, Error> {
     let refuse = |is: Status| Error::State { id: record.id.clone(), is: is.as_str(), wanted: "running" };
-    let init = record.init.ok_or_else(|| refuse(Status::Creating))?;
-    let pidfd = init.open().ok_or_else(|| refuse(Status::Stopped))?;
+    let pidfd = match record.init {
+        None => return Err(refuse(record.status(dir))),
+        Some(init) => init.open().ok_or_else(|| refuse(Status::Stopped))?,
+    };
     // OCI: exec is not part of the specification; peers allow it in a created container as well.
     match record.status(dir) {
         Status::Created | Status::Running => Ok(pidfd),
-        status @ (Status::Creating | Status::Stopped) => Err(refuse(status)),
+        status @ (Status::Creating | Status::Paused | Status::Stopped) => Err(refuse(status)),
     }
 }
 

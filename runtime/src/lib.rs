@@ -11,17 +11,24 @@ pub mod state;
 mod binary;
 mod child;
 mod error;
+mod events;
 mod exec;
+mod freeze;
 mod hooks;
+mod list;
 mod make;
 mod plan;
 mod report;
 mod sources;
 mod unmake;
+mod update;
 mod userns;
 
 pub use binary::run_from_readonly_mount;
 pub use error::{Error, chain};
+pub use events::{Event, Watch};
+pub use exec::{ExecRequest, Paused};
+pub use list::Listed;
 pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
 
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -40,6 +47,27 @@ pub struct Runtime {
     pub keyring: Keyring,
     /// Who makes the cgroups of new containers.
     pub cgroup_driver: cgroup::Driver,
+    pub root_change: RootChange,
+    pub cgroups: Cgroups,
+}
+
+/// How a container gets into its root file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootChange {
+    Pivot,
+    /// For a host whose own root is the initial ramdisk, which cannot be pivoted from. The host's mounts stay, out of
+    /// sight: whoever has CAP_SYS_CHROOT in the container can go back to them.
+    Chroot,
+}
+
+/// What becomes of a container whose cgroup may not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    Required,
+    /// It has none, unless limits were asked for.
+    Optional,
+    /// Optional for ordinary users and in user namespaces.
+    AsAllowed,
 }
 
 /// The session keyring of what runs in containers.
@@ -114,8 +142,14 @@ pub enum Force {
 impl Runtime {
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Runtime {
-        let cgroup_driver = cgroup::Driver::Cgroupfs;
-        Runtime { root: root.into(), seccomp_cache: None, keyring: Keyring::New, cgroup_driver }
+        Runtime {
+            root: root.into(),
+            seccomp_cache: None,
+            keyring: Keyring::New,
+            root_change: RootChange::Pivot,
+            cgroup_driver: cgroup::Driver::Cgroupfs,
+            cgroups: Cgroups::AsAllowed,
+        }
     }
 
     /// Makes a container whose init waits for `start`. Undone on any failure.
@@ -148,21 +182,16 @@ impl Runtime {
     /// # Errors
     /// `NoSuchCommand`, `State`, `NotFound`, `Invalid`, or a step's.
     pub fn exec(&self, id: &str, process: &spec::Process, stdio: Stdio) -> Result<Process, Error> {
-        exec::exec(self, &exec::Exec { id, process, stdio: &stdio, preserve_fds: 0 })
+        let (preserve_fds, paused, cgroups) = (0, Paused::Refuse, &[][..]);
+        exec::exec(self, &ExecRequest { id, process, stdio, preserve_fds, paused, cgroups })
     }
 
-    /// The same, keeping descriptors 3 and up for it.
+    /// The same, with everything that a command line can say about it.
     ///
     /// # Errors
     /// As `exec`.
-    pub fn exec_preserving(
-        &self,
-        id: &str,
-        process: &spec::Process,
-        stdio: Stdio,
-        preserve_fds: u32,
-    ) -> Result<Process, Error> {
-        exec::exec(self, &exec::Exec { id, process, stdio: &stdio, preserve_fds })
+    pub fn exec_as(&self, request: &ExecRequest<'_>) -> Result<Process, Error> {
+        exec::exec(self, request)
     }
 
     /// # Errors
@@ -170,7 +199,7 @@ impl Runtime {
     pub fn state(&self, id: &str) -> Result<State, Error> {
         let dir = StateDir::of(&self.root, id)?;
         let record = dir.read()?;
-        Ok(record.state(record.status(&dir)))
+        Ok(freeze::shown(&dir, &record))
     }
 
     /// The process of the container's configuration, for an exec that names only its arguments.
@@ -181,40 +210,30 @@ impl Runtime {
         Ok(StateDir::of(&self.root, id)?.read()?.process)
     }
 
-    /// All containers that have a record, with the seconds since the epoch when each was made.
-    ///
-    /// # Errors
-    /// When the root can't be read.
-    pub fn list(&self) -> Result<Vec<(State, u64)>, Error> {
-        let at = |e| Error::step("listing", self.root.display().to_string(), e);
-        let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(at)?,
-        };
-        let mut states = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(at)?.file_name();
-            let Some(dir) = name.to_str().and_then(|id| StateDir::of(&self.root, id).ok()) else { continue };
-            // One that goes away while we look is not there.
-            let Ok(Some(record)) = dir.read_if_there() else { continue };
-            states.push((record.state(record.status(&dir)), record.created_s));
-        }
-        states.sort_by(|(a, _), (b, _)| a.id.cmp(&b.id));
-        Ok(states)
-    }
-
     /// Signals the init, or everything in the container's cgroup.
     ///
     /// # Errors
     /// `State` when it has ended, `NotFound`.
     pub fn kill(&self, id: &str, signal: i32, scope: Scope) -> Result<(), Error> {
         let record = StateDir::of(&self.root, id)?.read()?;
+        let cgroup = || freeze::cgroup_of(&record);
+        let to_all = |cgroup: &cgroup::Cgroup| {
+            cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id.to_owned(), source })
+        };
         match scope {
-            Scope::Init => self.kill_init(id, record.init, signal),
-            Scope::All => record
-                .cgroup()
-                .and_then(|cgroup| cgroup.kill_all(signal))
-                .map_err(|source| Error::Cgroup { id: id.to_owned(), source }),
+            Scope::All => to_all(&cgroup()?),
+            Scope::Init if signal == KILL && record.outlives_its_init() => match cgroup()? {
+                some if some.pids().is_ok_and(|pids| !pids.is_empty()) => to_all(&some),
+                _ => self.kill_init(id, record.init, signal),
+            },
+            Scope::Init => {
+                self.kill_init(id, record.init.filter(|_| !record.of_earlier_boot), signal)?;
+                if signal == KILL {
+                    // v1: a frozen process does not die.
+                    let _ = cgroup().map(|cgroup| cgroup.release());
+                }
+                Ok(())
+            }
         }
     }
 
@@ -247,11 +266,15 @@ impl Runtime {
             && let Some(record) = dir.read_if_there()?
         {
             match record.status(&dir) {
-                Status::Running => {
+                Status::Running | Status::Paused => {
                     return Err(Error::State { id: id.to_owned(), is: "running", wanted: "stopped" });
                 }
                 Status::Creating | Status::Created | Status::Stopped => {}
             }
+        }
+        if force == Force::Kill && matches!(dir.read_if_there(), Err(Error::Config { .. })) {
+            // A disk lost power, or somebody wrote there: what it named cannot be known any more.
+            return dir.remove();
         }
         unmake::unmake(&dir).map_err(|left| Error::Unmake { id: id.to_owned(), left })
     }

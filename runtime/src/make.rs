@@ -61,6 +61,7 @@ struct Opened {
 impl Making<'_> {
     fn make(mut self) -> Result<Process, Error> {
         let mut record = self.record();
+        record.boot_id = self.dir.boot_id();
         // On disk before anything that it names, so that whoever comes after a crash can take that away.
         self.dir.write(&record)?;
         self.grant_capabilities()?;
@@ -104,6 +105,8 @@ impl Making<'_> {
             process: spec.process.clone().unwrap_or_default(),
             hooks: spec.hooks.clone().unwrap_or_default(),
             created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
+            boot_id: None,
+            of_earlier_boot: false,
         }
     }
 
@@ -184,6 +187,7 @@ impl Making<'_> {
             preserve_fds: self.request.preserve_fds,
             hooks: &hooks,
             keyring: self.runtime.keyring,
+            root_change: self.runtime.root_change,
         };
         let cgroup = opened.cgroup.unified_dir();
         if plan.namespaces.needs_two_steps() {

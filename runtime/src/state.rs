@@ -38,6 +38,8 @@ pub enum Status {
     Creating,
     Created,
     Running,
+    /// Frozen by `pause`. Not one of the specification's words; runc's, and engines know it.
+    Paused,
     Stopped,
 }
 
@@ -48,6 +50,7 @@ impl Status {
             Status::Creating => "creating",
             Status::Created => "created",
             Status::Running => "running",
+            Status::Paused => "paused",
             Status::Stopped => "stopped",
         }
     }
@@ -76,6 +79,12 @@ pub(crate) struct Record {
     pub(crate) hooks: Hooks,
     /// Seconds since the epoch.
     pub(crate) created_s: u64,
+    /// Of the boot that it was made in, where the record may outlive that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) boot_id: Option<String>,
+    /// Its processes, and whatever else was of that boot, are gone.
+    #[serde(skip)]
+    pub(crate) of_earlier_boot: bool,
 }
 
 /// A process, told from any later one of the same number by the time of its start.
@@ -97,6 +106,8 @@ const RECORD: &str = "state.json";
 const RECORD_NEW: &str = "state.json.new";
 const FIFO: &str = "start.fifo";
 const FILTER: &str = "seccomp.bpf";
+const RESOURCES: &str = "resources.json";
+const RESOURCES_NEW: &str = "resources.json.new";
 
 impl StateDir {
     /// An id becomes a directory's name, so it may hold only what runc allows.
@@ -125,6 +136,10 @@ impl StateDir {
             }
             other => other.map_err(|e| self.step("making", e)),
         }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     pub(crate) fn exists(&self) -> bool {
@@ -162,7 +177,18 @@ impl StateDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| self.step("reading the record of", e))?,
         };
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Config { path, source })
+        let mut record: Record =
+            serde_json::from_slice(&bytes).map_err(|source| Error::Config { path, source })?;
+        record.of_earlier_boot = record.boot_id.is_some() && record.boot_id != boot_id();
+        Ok(Some(record))
+    }
+
+    /// What a record here has to say about the boot: nothing on tmpfs, which ends with it.
+    pub(crate) fn boot_id(&self) -> Option<String> {
+        /// linux/magic.h.
+        const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
+        let on_tmpfs = rustix::fs::statfs(&self.path).is_ok_and(|fs| fs.f_type == TMPFS_MAGIC);
+        if on_tmpfs { None } else { boot_id() }
     }
 
     /// Made and opened at both ends, so that the one who waits at it neither blocks in open nor sees its end.
@@ -203,6 +229,24 @@ impl StateDir {
         Ok(Filter { program, flags, listener: false })
     }
 
+    /// What `update` left; none: the configuration's are in force.
+    pub(crate) fn read_resources(&self) -> Result<Option<spec::Resources>, Error> {
+        let path = self.path.join(RESOURCES);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| self.step("reading the limits of", e))?,
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Config { path, source })
+    }
+
+    pub(crate) fn write_resources(&self, resources: &spec::Resources) -> Result<(), Error> {
+        let path = self.path.join(RESOURCES);
+        let bytes =
+            serde_json::to_vec(resources).map_err(|source| Error::Config { path: path.clone(), source })?;
+        self.write_file(RESOURCES_NEW, &bytes)?;
+        fs::rename(self.path.join(RESOURCES_NEW), path).map_err(|e| self.step("renaming", e))
+    }
+
     pub(crate) fn remove(&self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -213,6 +257,10 @@ impl StateDir {
     fn step(&self, step: &'static str, source: io::Error) -> Error {
         Error::step(step, self.path.display().to_string(), source)
     }
+}
+
+fn boot_id() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
 }
 
 fn instruction(bytes: &[u8; 8]) -> kernel::SockFilter {
@@ -241,8 +289,15 @@ impl Record {
         }
     }
 
+    /// Without a PID namespace of its own the kernel ends nobody when the init ends.
+    pub(crate) fn outlives_its_init(&self) -> bool {
+        self.namespaces & kernel::clone_flags::NEWPID == 0 && !self.of_earlier_boot
+    }
+
     pub(crate) fn status(&self, dir: &StateDir) -> Status {
         match &self.init {
+            // Whoever made it did not live to tell.
+            _ if self.of_earlier_boot => Status::Stopped,
             None => Status::Creating,
             Some(init) if !init.is_alive() => Status::Stopped,
             Some(_) if dir.waits_for_start() => Status::Created,

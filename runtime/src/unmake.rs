@@ -27,6 +27,10 @@ pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
 }
 
 fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
+    if record.of_earlier_boot {
+        // Its processes ended with that boot; whoever is in a cgroup of that name by now is another's.
+        return run_poststop(record);
+    }
     let in_cgroup = |source| Error::Cgroup { id: record.id.clone(), source };
     let cgroup = match record.cgroup() {
         Ok(cgroup) => cgroup,
@@ -48,11 +52,15 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
         cgroup.remove_if_empty();
     }
     if left.is_empty() && record.init.is_some() {
-        // "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle
-        // continue": they write to our standard error themselves.
-        for hook in &record.hooks.poststop {
-            let _ = hooks::run_all(std::slice::from_ref(hook), &record.state(Status::Stopped));
-        }
+        run_poststop(record);
+    }
+}
+
+/// "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue":
+/// they write to our standard error themselves.
+fn run_poststop(record: &Record) {
+    for hook in &record.hooks.poststop {
+        let _ = hooks::run_all(std::slice::from_ref(hook), &record.state(Status::Stopped));
     }
 }
 

@@ -144,6 +144,15 @@ impl Freezer {
         self.set(dir, 0)
     }
 
+    /// v1 says FREEZING until the last of them has stopped.
+    pub(super) fn is_frozen(&self, dir: &Path) -> Result<bool, Error> {
+        match files::read_line(dir, self.says) {
+            Ok(says) => Ok(says.lines().any(|line| line == self.reached[1] || line == "FREEZING")),
+            Err(Errno::NOENT | Errno::NODEV) => Ok(false),
+            Err(source) => Err(Error::Kernel { doing: "reading", object: dir.join(self.says), source }),
+        }
+    }
+
     /// Tells it to thaw, and does not wait for it.
     pub(super) fn release(&self, dir: &Path) {
         // ENOENT: gone, and with it whatever was frozen.

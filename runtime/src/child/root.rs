@@ -4,10 +4,11 @@ use kernel::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, prop
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
-use rustix::process::{chdir, fchdir, pivot_root, umask};
+use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
 
 use super::terminal::{self, Terminal};
 use super::{Done, Kit, devices, identity, masks, mounts};
+use crate::RootChange;
 use crate::plan::Pivot;
 use crate::report::{At as _, Failure, Step};
 
@@ -56,9 +57,23 @@ fn attach_root(kit: &Kit<'_>) -> Done {
 
 /// pivot_root(2), NOTES: the old root ends up below the new one, and is let go of from there.
 fn pivot(kit: &Kit<'_>) -> Done {
+    if kit.root_change == RootChange::Chroot {
+        return cover_root(kit);
+    }
     fchdir(kit.root).at(Step::PivotRoot, 0)?;
     pivot_root(c".", c".").at(Step::PivotRoot, 1)?;
     unmount(c".", UnmountFlags::DETACH).at(Step::PivotRoot, 2)?;
+    chdir(c"/").at(Step::PivotRoot, 3)
+}
+
+/// The host's root stays mounted underneath. It is what --no-pivot asks for.
+fn cover_root(kit: &Kit<'_>) -> Done {
+    if kit.attach_at.as_c_str() != c"/" {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(kit.root, c"", rustix::fs::CWD, c"/", flags).at(Step::PivotRoot, 0)?;
+    }
+    fchdir(kit.root).at(Step::PivotRoot, 1)?;
+    chroot(c".").at(Step::PivotRoot, 2)?;
     chdir(c"/").at(Step::PivotRoot, 3)
 }
 

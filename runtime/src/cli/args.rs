@@ -26,13 +26,14 @@ impl Args {
             return None;
         }
         let word = self.words.pop_front()?;
-        match word.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => {
-                self.value = Some(value.to_owned());
-                Some(name.to_owned())
-            }
-            _ => Some(word),
-        }
+        // Go's flags, which runc has: one dash is as good as two, and a value may follow any of them.
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name.to_owned(), Some(value.to_owned())),
+            None => (word, None),
+        };
+        self.value = value;
+        let is_long = name.trim_start_matches('-').len() > 1;
+        Some(if is_long { format!("--{}", name.trim_start_matches('-')) } else { name })
     }
 
     /// The value of the option that was just taken.
@@ -44,6 +45,12 @@ impl Args {
     pub(crate) fn number(&mut self, option: &str) -> Result<u32, Error> {
         let value = self.value(option)?;
         value.parse().map_err(|_| Error::Usage(format!("{option}: {value:?} is no number")))
+    }
+
+    /// A whole number, which may be negative.
+    pub(crate) fn integer<T: std::str::FromStr>(&mut self, option: &str) -> Result<T, Error> {
+        let value = self.value(option)?;
+        value.parse().map_err(|_| Error::Usage(format!("{option}: {value:?} is no number that it can be")))
     }
 
     /// A flag that may be written `--name=false`.

@@ -30,3 +30,9 @@ pub(crate) fn write_pid(path: &Path, pid: i32) -> Result<(), Error> {
     fs::write(&new, pid.to_string()).map_err(at)?;
     fs::rename(&new, path).map_err(at)
 }
+
+/// Where the bundle's configuration says that the root file system is; empty when it cannot be read any more.
+pub(crate) fn rootfs(bundle: &Path) -> PathBuf {
+    let spec: Option<Spec> = read_json(&bundle.join("config.json")).ok();
+    spec.and_then(|spec| spec.root).map_or_else(PathBuf::new, |root| bundle.join(root.path))
+}

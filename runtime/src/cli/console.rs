@@ -15,6 +15,10 @@ use super::Error;
 pub(crate) fn check(terminal: bool, detached: bool, socket: Option<&Path>) -> Result<(), Error> {
     match (terminal, socket) {
         (false, Some(_)) => Err(Error::Usage("--console-socket is for a process with a terminal".into())),
+        (true, Some(_)) if !detached => Err(Error::Usage(
+            "--console-socket is for a detached process: in the foreground its terminal is joined to ours"
+                .into(),
+        )),
         (true, None) if detached => {
             Err(Error::Usage("a detached process with a terminal needs --console-socket".into()))
         }

@@ -2,18 +2,22 @@
 
 use std::path::PathBuf;
 
-use runtime::{CreateRequest, Force, Keyring, Process, Rootfs, Runtime, Stdio};
+use runtime::{CreateRequest, Force, Keyring, Process, RootChange, Rootfs, Runtime, Stdio};
 
 use super::args::{Args, unknown};
-use super::{Error, Global, bundle, console, wait};
+use super::{Error, Global, bundle, console, inherited, wait};
 
 struct Options {
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
     preserve_fds: u32,
+    /// Before those, of socket activation.
+    sockets: u32,
     keyring: Keyring,
+    root_change: RootChange,
     mode: Mode,
+    keep: bool,
     id: String,
 }
 
@@ -26,7 +30,7 @@ enum Mode {
 
 impl Options {
     fn read(mut args: Args, mut mode: Mode) -> Result<Options, Error> {
-        let mut keyring = Keyring::New;
+        let (mut keyring, mut root_change, mut keep) = (Keyring::New, RootChange::Pivot, false);
         let (mut bundle, mut pid_file, mut console_socket, mut preserve_fds) =
             (PathBuf::from("."), None, None, 0);
         while let Some(option) = args.option() {
@@ -35,14 +39,34 @@ impl Options {
                 "--pid-file" => pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => console_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => preserve_fds = args.number(&option)?,
-                "-d" | "--detach" if args.flag() => mode = Mode::Detached,
-                "--no-new-keyring" if args.flag() => keyring = Keyring::Inherit,
+                "-d" | "--detach" => mode = if args.flag() { Mode::Detached } else { mode },
+                "--no-new-keyring" => keyring = if args.flag() { Keyring::Inherit } else { Keyring::New },
+                "--no-pivot" => {
+                    root_change = if args.flag() { RootChange::Chroot } else { RootChange::Pivot }
+                }
+                "--keep" => keep = args.flag(),
+                // Only our own child is waited for, and that needs no subreaper.
+                "--no-subreaper" => drop(args.flag()),
                 _ => return Err(unknown(&option)),
             }
         }
         let id = args.id()?;
         args.end()?;
-        Ok(Options { bundle, pid_file, console_socket, preserve_fds, keyring, mode, id })
+        // Before anything of ours is open.
+        let sockets = inherited::sockets();
+        inherited::check(sockets + preserve_fds)?;
+        Ok(Options {
+            sockets,
+            bundle,
+            pid_file,
+            console_socket,
+            preserve_fds,
+            keyring,
+            root_change,
+            mode,
+            keep,
+            id,
+        })
     }
 }
 
@@ -63,7 +87,9 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let process = make(global, &options)?;
     start(global, &options)?;
     let code = signals.forward_until_end(&process);
-    global.runtime.delete(&options.id, Force::Kill)?;
+    if !options.keep {
+        global.runtime.delete(&options.id, Force::Kill)?;
+    }
     code
 }
 
@@ -72,17 +98,19 @@ fn start(global: &Global, options: &Options) -> Result<(), Error> {
 }
 
 fn make(global: &Global, options: &Options) -> Result<Process, Error> {
-    let (bundle, spec) = bundle::load(&options.bundle)?;
+    let (bundle, mut spec) = bundle::load(&options.bundle)?;
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     console::check(terminal, options.mode == Mode::Detached, options.console_socket.as_deref())?;
-    let runtime = Runtime { keyring: options.keyring, ..global.runtime.clone() };
+    inherited::announce(options.sockets, &mut spec);
+    let (keyring, root_change) = (options.keyring, options.root_change);
+    let runtime = Runtime { keyring, root_change, ..global.runtime.clone() };
     let process = runtime.create(CreateRequest {
         id: &options.id,
         bundle: &bundle,
         spec,
         rootfs: Rootfs::Bundle,
         stdio: if terminal { Stdio::Terminal } else { Stdio::Inherit },
-        preserve_fds: options.preserve_fds,
+        preserve_fds: options.sockets + options.preserve_fds,
     })?;
     for warning in &process.warnings {
         global.log.warn(warning);

@@ -1,8 +1,11 @@
-//! `list`.
+//! `list` and `state`: what there is, in runc's words.
+
+use runtime::Listed;
+use serde_json::{Value, json};
 
 use super::args::{Args, unknown};
 use super::log::rfc3339;
-use super::{Error, Global};
+use super::{Error, Global, bundle};
 
 #[derive(Clone, Copy)]
 enum Format {
@@ -25,40 +28,71 @@ pub(crate) fn list(global: &Global, mut args: Args) -> Result<u8, Error> {
         }
     }
     args.end()?;
-    let states = global.runtime.list()?;
+    let containers = global.runtime.list()?;
     match format {
-        Format::Ids => states.iter().for_each(|(state, _)| println!("{}", state.id)),
-        Format::Table => table(&states),
-        Format::Json => println!("{}", json(&states)),
+        Format::Ids => containers.iter().for_each(|one| println!("{}", one.state.id)),
+        Format::Table => table(&containers),
+        // Go's nil slice: engines expect it where there is nothing.
+        Format::Json if containers.is_empty() => println!("null"),
+        Format::Json => println!("{}", containers.iter().map(json).collect::<Value>()),
     }
     Ok(0)
 }
 
-fn table(states: &[(runtime::state::State, u64)]) {
-    println!("{:<24} {:<8} {:<9} {:<32} CREATED", "ID", "PID", "STATUS", "BUNDLE");
-    for (state, created_s) in states {
-        let (pid, bundle) = (state.pid.unwrap_or(0), state.bundle.display());
-        println!(
-            "{:<24} {pid:<8} {:<9} {bundle:<32} {}",
-            state.id,
-            state.status.as_str(),
-            rfc3339(*created_s)
-        );
+pub(crate) fn state(global: &Global, mut args: Args) -> Result<u8, Error> {
+    if let Some(option) = args.option() {
+        return Err(unknown(&option));
+    }
+    let id = args.id()?;
+    args.end()?;
+    println!("{:#}", json(&global.runtime.listed(&id)?));
+    Ok(0)
+}
+
+/// Columns as wide as their longest word, three blanks between them.
+fn table(containers: &[Listed]) {
+    let mut rows = vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(str::to_owned)];
+    rows.extend(containers.iter().map(|one| {
+        let state = &one.state;
+        let pid = state.pid.unwrap_or(0).to_string();
+        let bundle = state.bundle.display().to_string();
+        let (created, owner) = (rfc3339(one.created_s), user_name(one.owner_uid));
+        [state.id.clone(), pid, state.status.as_str().to_owned(), bundle, created, owner]
+    }));
+    let widths: Vec<usize> =
+        (0..6).map(|i| rows.iter().map(|row| row[i].len()).max().unwrap_or(0).max(9) + 3).collect();
+    for row in rows {
+        let line: String = row.iter().zip(&widths).map(|(word, &width)| format!("{word:<width$}")).collect();
+        println!("{}", line.trim_end());
     }
 }
 
-/// runc's field names.
-fn json(states: &[(runtime::state::State, u64)]) -> serde_json::Value {
-    let one = |(state, created_s): &(runtime::state::State, u64)| {
-        serde_json::json!({
-            "ociVersion": state.oci_version,
-            "id": state.id,
-            "pid": state.pid.unwrap_or(0),
-            "status": state.status,
-            "bundle": state.bundle,
-            "created": rfc3339(*created_s),
-            "annotations": state.annotations,
-        })
-    };
-    states.iter().map(one).collect()
+/// runc's field names; a pid of 0 is one that has ended.
+fn json(one: &Listed) -> Value {
+    let state = &one.state;
+    let mut value = json!({
+        "ociVersion": state.oci_version,
+        "id": state.id,
+        "pid": state.pid.unwrap_or(0),
+        "status": state.status,
+        "bundle": state.bundle,
+        "rootfs": bundle::rootfs(&state.bundle),
+        "created": rfc3339(one.created_s),
+        "owner": if one.owner_uid == 0 { String::new() } else { user_name(one.owner_uid) },
+    });
+    if !state.annotations.is_empty() {
+        value["annotations"] = json!(state.annotations);
+    }
+    value
+}
+
+/// The host's name for it, or `#1000`.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let name = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        (id.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    name.unwrap_or_else(|| format!("#{uid}"))
 }

@@ -9,6 +9,7 @@ use super::Error;
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) file: Option<PathBuf>,
+    pub(crate) debug: bool,
     format: Format,
 }
 
@@ -38,6 +39,15 @@ impl Log {
         match self.file {
             Some(_) => self.append("warning", text),
             None => eprintln!("berth-runtime: warning: {text}"),
+        }
+    }
+
+    /// Only when asked for: to the log, or to standard error where there is none.
+    pub(crate) fn debug(&self, text: &str) {
+        match (self.debug, &self.file) {
+            (false, _) => {}
+            (true, Some(_)) => self.append("debug", text),
+            (true, None) => eprintln!("berth-runtime: debug: {text}"),
         }
     }
 

@@ -1,4 +1,4 @@
-//! `start`, `state`, `kill` and `delete`.
+//! `start`, `kill` and `delete`.
 
 use nix::sys::signal::Signal;
 use runtime::{Force, Scope};
@@ -10,15 +10,6 @@ pub(crate) fn start(global: &Global, mut args: Args) -> Result<u8, Error> {
     let id = only_id(&mut args)?;
     args.end()?;
     global.runtime.start(&id)?;
-    Ok(0)
-}
-
-pub(crate) fn state(global: &Global, mut args: Args) -> Result<u8, Error> {
-    let id = only_id(&mut args)?;
-    args.end()?;
-    let state = global.runtime.state(&id)?;
-    let text = serde_json::to_string_pretty(&state).map_err(|e| Error::io("writing", "the state", e))?;
-    println!("{text}");
     Ok(0)
 }
 

@@ -35,7 +35,7 @@ fn exec_answers_exit_codes_and_errors() {
     assert_eq!(said.code, 255);
     bundle.say(&["exec", "ID", "/etc"]).refused(&["/etc", "Permission denied"]);
     bundle.say(&["exec", "--cwd", "/nosuch", "ID", "true"]).refused(&["working directory", "/nosuch"]);
-    bundle.say(&["exec", "nosuch", "true"]).refused(&["no container"]);
+    bundle.say(&["exec", "nosuch", "true"]).refused(&["does not exist"]);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_stopped_container_takes_no_exec() {
     let bundle = Bundle::new("exit 0");
     bundle.start();
     bundle.wait_for("stopped");
-    bundle.say(&["exec", "ID", "true"]).refused(&["stopped, not running"]);
+    bundle.say(&["exec", "ID", "true"]).refused(&["container not running", "is stopped"]);
 }
 
 #[test]

@@ -22,8 +22,8 @@ fn a_container_is_created_started_killed_and_deleted() {
     bundle.wait_for("stopped");
     bundle.say(&["kill", "ID", "KILL"]).refused(&["stopped"]);
     bundle.say(&["delete", "ID"]).ok();
-    bundle.say(&["state", "ID"]).refused(&["no container"]);
-    bundle.say(&["delete", "ID"]).refused(&["no container"]);
+    bundle.say(&["state", "ID"]).refused(&["does not exist"]);
+    bundle.say(&["delete", "ID"]).refused(&["does not exist"]);
     bundle.say(&["delete", "--force", "ID"]).ok();
 }
 
@@ -177,7 +177,7 @@ fn errors_reach_the_log_as_json() {
     assert_eq!(said.code, 1);
     let line: serde_json::Value = serde_json::from_slice(&std::fs::read(&log).unwrap()).unwrap();
     assert_eq!(line["level"], "error");
-    assert_eq!(line["msg"], "no container named nosuch");
+    assert_eq!(line["msg"], "container nosuch does not exist");
 }
 
 #[test]

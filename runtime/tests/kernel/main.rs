@@ -3,10 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may as well stop")]
 
 mod bundle;
+mod commands;
 mod exec;
+mod freeze;
 mod hostile;
 mod identity;
 mod life;
+mod limits;
 mod mounts;
 mod namespaces;
 mod systemd;

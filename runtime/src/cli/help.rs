@@ -1,0 +1,91 @@
+//! `help`: what the commands are and what each takes.
+
+use super::args::Args;
+
+pub(crate) const ALL: &str = "\
+berth-runtime: an OCI runtime
+
+usage: berth-runtime [GLOBAL OPTIONS] COMMAND [OPTIONS] ...
+
+commands:
+  create      make a container that waits for start
+  start       let a created container run its program
+  run         create and start; in the foreground, wait for its end and delete it
+  exec        run one more process in a container
+  state       one container as JSON
+  list        all containers under the root
+  ps          the processes of a container
+  kill        send a signal to a container
+  delete      take a container away
+  pause       freeze all processes of a container
+  resume      let them go on
+  update      change the limits of a container
+  events      statistics and out-of-memory kills of a container, as they happen
+  spec        write a config.json to start from
+  features    what this runtime can do, as JSON
+  help        this, or what one command takes: help COMMAND
+
+global options:
+  --root DIR            where containers are recorded (/run/berth-runtime, or below $XDG_RUNTIME_DIR)
+  --log FILE            where errors and warnings go besides standard error
+  --log-format FORMAT   text or json
+  --debug               say more in the log
+  --criu PROGRAM        criu, for checkpoint and restore
+  --rootless WHEN       true, false or auto: whether to do without cgroups that may not be made
+  --systemd-cgroup      make cgroups through systemd
+  --version, --help
+";
+
+const COMMANDS: &[(&str, &str)] = &[
+    (
+        "create",
+        "[-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot]\n  [--no-new-keyring] ID",
+    ),
+    ("start", "ID"),
+    (
+        "run",
+        "[-d] [--keep] [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot]\n  [--no-new-keyring] [--no-subreaper] ID",
+    ),
+    (
+        "exec",
+        "[-d] [-t] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N] [--ignore-paused]\n  [--cgroup [CONTROLLER,...:]CGROUP]\n  (-p PROCESS.json ID |\n  [--cwd DIR] [-e K=V]... [-u UID[:GID]] [-g GID]... [-c CAP]... [--no-new-privs] [--apparmor PROFILE]\n  [--process-label LABEL] ID COMMAND [ARG]...)",
+    ),
+    ("state", "ID"),
+    ("list", "[-q] [-f table|json]"),
+    ("ps", "[-f table|json] ID [PS OPTION]..."),
+    ("kill", "[-a] ID [SIGNAL]"),
+    ("delete", "[-f] ID"),
+    ("pause", "ID"),
+    ("resume", "ID"),
+    (
+        "update",
+        "(-r FILE|- | [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--pids-limit N]\n  [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1]\n  [--cpu-rt-runtime US] [--cpu-rt-period US] [--cpuset-cpus LIST] [--cpuset-mems LIST]\n  [--blkio-weight N]) ID",
+    ),
+    ("events", "[--stats] [--interval DURATION] ID"),
+    ("spec", "[-b BUNDLE] [--rootless]"),
+    ("features", ""),
+];
+
+/// Of one command, or of all.
+pub(crate) fn help(mut args: Args) -> u8 {
+    let of = args.next();
+    match COMMANDS.iter().find(|(name, _)| Some(*name) == of.as_deref()) {
+        Some((name, takes)) => println!("usage: berth-runtime {name} {takes}"),
+        None => print!("{ALL}"),
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_is_in_both_lists() {
+        for (name, _) in COMMANDS {
+            assert!(ALL.contains(&format!("\n  {name} ")), "{name}");
+        }
+        let listed = ALL.split("commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+        assert_eq!(listed.lines().count(), COMMANDS.len() + 1);
+    }
+}

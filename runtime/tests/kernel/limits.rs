@@ -1,0 +1,132 @@
+//! update, events and ps: limits that change, what was used, and who is there.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::bundle::{Bundle, is_root, wait_until};
+
+/// The container's value in a file of a v1 controller, or of v2's other name for it.
+fn limit(bundle: &Bundle, v1: &str, v2: &str) -> String {
+    let controller = v1.split('.').next().unwrap();
+    let path = format!("/sys/fs/cgroup/{controller}/{}/{v1}", bundle.id);
+    let text = fs::read_to_string(path)
+        .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{}/{v2}", bundle.id)));
+    text.unwrap().trim().to_owned()
+}
+
+#[test]
+fn limits_change_and_what_is_not_named_stays() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+    bundle.spec["linux"]["resources"]["cpu"] = json!({"quota": 20_000, "period": 50_000});
+    bundle.start();
+    bundle.say(&["update", "--memory", "96M", "--pids-limit", "77", "ID"]).ok();
+    assert_eq!(limit(&bundle, "memory.limit_in_bytes", "memory.max"), (96 << 20).to_string());
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "77");
+    bundle.say(&["update", "--cpu-quota", "30000", "ID"]).ok();
+    let quota = limit(&bundle, "cpu.cfs_quota_us", "cpu.max");
+    assert_eq!(quota.split(' ').next(), Some("30000"));
+    let period = limit(&bundle, "cpu.cfs_period_us", "cpu.max");
+    assert_eq!(period.split(' ').next_back(), Some("50000"), "the period that was goes with it");
+    bundle.say(&["update", "--memory", "64X", "ID"]).refused(&["--memory", "64X"]);
+    bundle.say(&["update", "--cpuset-cpus", "9999", "ID"]).refused(&["cpu.cpus", "9999"]);
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "77");
+}
+
+#[test]
+fn limits_come_from_a_file_and_from_standard_input() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let file = bundle.path().join("resources.json");
+    // Zeros, as engines that marshal Go structs write what they leave alone.
+    let resources = json!({
+        "memory": {"limit": 33 << 20, "reservation": 0, "swap": 0},
+        "cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": ""},
+        "pids": {"limit": 55}, "blockIO": {"weight": 0}
+    });
+    fs::write(&file, serde_json::to_vec(&resources).unwrap()).unwrap();
+    bundle.say(&["update", "-r", file.to_str().unwrap(), "ID"]).ok();
+    assert_eq!(limit(&bundle, "memory.limit_in_bytes", "memory.max"), (33 << 20).to_string());
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "55");
+    let mut update =
+        bundle.command(&["update", "-r", "-", &bundle.id]).stdin(Stdio::piped()).spawn().unwrap();
+    update.stdin.take().unwrap().write_all(br#"{"pids": {"limit": 66}}"#).unwrap();
+    assert!(update.wait().unwrap().success());
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "66");
+    fs::write(&file, "{").unwrap();
+    bundle.say(&["update", "-r", file.to_str().unwrap(), "ID"]).refused(&["resources.json"]);
+}
+
+#[test]
+fn statistics_have_runcs_names() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+    bundle.spec["linux"]["resources"]["pids"] = json!({"limit": 99});
+    bundle.start();
+    let said = bundle.say(&["events", "--stats", "ID"]);
+    let event: Value = serde_json::from_str(said.ok()).unwrap();
+    assert_eq!((&event["type"], &event["id"]), (&json!("stats"), &json!(bundle.id)));
+    let data = &event["data"];
+    assert_eq!(data["memory"]["usage"]["limit"], 64 << 20);
+    assert!(data["memory"]["usage"]["usage"].as_u64().unwrap() > 0);
+    assert!(data["cpu"]["usage"]["total"].as_u64().unwrap() > 0);
+    assert_eq!((&data["pids"]["limit"], &data["pids"]["current"]), (&json!(99), &json!(1)));
+    for part in ["cpuset", "blkio", "hugetlb", "intel_rdt", "network_interfaces"] {
+        assert!(data.get(part).is_some(), "{part}");
+    }
+    bundle.say(&["events", "--interval", "0s", "ID"]).refused(&["--interval"]);
+}
+
+#[test]
+fn events_tell_of_deaths_for_want_of_memory_and_end_with_the_container() {
+    if !is_root() {
+        return;
+    }
+    let script = "while ! [ -e /tmp/go ]; do sleep 0.02; done; x=x; (while true; do x=$x$x; done); sleep 100";
+    let mut bundle = Bundle::new(script);
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 16 << 20, "swap": 16 << 20});
+    bundle.start();
+    let mut events = bundle.command(&["events", "--interval", "100ms", &bundle.id]);
+    let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(events.stdout.take().unwrap()).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(next()["type"], "stats");
+    fs::write(bundle.rootfs().join("tmp/go"), "").unwrap();
+    let oom = (0..200).map(|_| next()).find(|event| event["type"] == "oom").expect("an oom event");
+    assert_eq!(oom, json!({"type": "oom", "id": bundle.id}));
+    bundle.say(&["kill", "ID", "KILL"]).ok();
+    assert!(events.wait().unwrap().success(), "it ends with the container");
+}
+
+#[test]
+fn ps_shows_the_containers_processes_and_no_others() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("sleep 100 & exec sleep 101");
+    bundle.start();
+    let pid = bundle.pid();
+    let pids =
+        || serde_json::from_str::<Vec<i32>>(bundle.say(&["ps", "--format", "json", "ID"]).ok()).unwrap();
+    wait_until(|| pids().len() == 2, "two");
+    assert!(pids().contains(&pid));
+    let said = bundle.say(&["ps", "ID"]);
+    let lines: Vec<&str> = said.ok().lines().collect();
+    assert_eq!(lines.len(), 3, "{}", said.out);
+    assert!(lines[0].contains("PID") && said.out.contains("sleep 101"));
+    let said = bundle.say(&["ps", "ID", "-o", "pid,comm"]);
+    assert!(said.ok().contains(&pid.to_string()));
+    bundle.say(&["ps", "ID", "-o", "comm"]).refused(&["PID"]);
+}
