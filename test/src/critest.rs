@@ -30,6 +30,10 @@ pub struct Options {
     pub parallel: u32,
     /// Debian's containerd instead of berthd, to see what a spec expects; nothing is compared then.
     pub peer: bool,
+    /// The order in which specs run; critest picks one of its own where none is given.
+    pub seed: Option<u32>,
+    /// critest's benchmarks instead of its validation specs; nothing is compared then.
+    pub benchmark: bool,
 }
 
 /// What a run came to.
@@ -61,8 +65,9 @@ pub async fn run(options: &Options) -> Result<Summary> {
         std::fs::write(out_dir.join("berthd.log"), node.log())?;
         report?
     };
-    let outcomes = outcomes(&report)?;
-    let listed = if options.focus.is_some() || options.peer { None } else { Some(listed()?) };
+    let outcomes = outcomes(&report, options.benchmark)?;
+    let whole = options.focus.is_none() && !options.peer && !options.benchmark;
+    let listed = if whole { Some(listed()?) } else { None };
     Ok(summarise(&outcomes, listed.as_ref()))
 }
 
@@ -128,8 +133,17 @@ fn execute(
     if options.websocket {
         command.args(["--websocket-exec=true", "--websocket-attach=true", "--websocket-portforward=true"]);
     }
-    if options.parallel > 1 {
+    if options.parallel > 1 && !options.benchmark {
         command.arg(format!("--parallel={}", options.parallel));
+    }
+    if let Some(seed) = options.seed {
+        command.args([format!("--ginkgo.seed={seed}"), "--ginkgo.randomize-all".to_owned()]);
+    }
+    if options.benchmark {
+        let file = out_dir.join("benchmark.yaml");
+        std::fs::write(&file, benchmark_settings(options.parallel.max(1)))?;
+        command.arg("--benchmark").arg(format!("--benchmarking-params-file={}", file.display()));
+        command.arg(format!("--benchmarking-output-dir={}", out_dir.display()));
     }
     println!("running critest; its output: {}", out_dir.join("critest.txt").display());
     let path = format!(
@@ -141,6 +155,12 @@ fn execute(
     command.status().context("running critest")?;
     ensure!(report.exists(), "critest wrote no report: see {}", out_dir.join("critest.txt").display());
     Ok(report)
+}
+
+/// How many of each thing critest's benchmarks make, and how many at once: without a number it skips them.
+fn benchmark_settings(parallel: u32) -> String {
+    let of_each = |(noun, number)| format!("{noun}Number: {number}\n{noun}NumberParallel: {parallel}\n");
+    [("containers", 50), ("pods", 50), ("images", 20)].map(of_each).concat()
 }
 
 #[derive(Debug, Deserialize)]
@@ -168,7 +188,8 @@ struct Failure {
 /// A spec's state in ginkgo's word, and why it failed or was skipped.
 type Outcomes = BTreeMap<String, (String, String)>;
 
-fn outcomes(report: &Path) -> Result<Outcomes> {
+/// Of the validation specs, or of the benchmarks: a run of the one skips the other.
+fn outcomes(report: &Path, benchmarks: bool) -> Result<Outcomes> {
     let suites: Vec<Suite> =
         serde_json::from_slice(&std::fs::read(report)?).context("critest's JSON report")?;
     let specs = suites.into_iter().flat_map(|suite| suite.spec_reports.unwrap_or_default());
@@ -178,7 +199,7 @@ fn outcomes(report: &Path) -> Result<Outcomes> {
         words.push(spec.leaf_node_text);
         let name = words.join(" ");
         let reason = spec.failure.map(|failure| failure.message).unwrap_or_default();
-        if !name.contains("benchmark") {
+        if name.contains("benchmark") == benchmarks {
             outcomes.insert(name, (spec.state, reason));
         }
     }

@@ -39,10 +39,17 @@ pub fn ensure_packages(wanted: &[(&str, &str)]) -> Result<()> {
     }
     println!("installing from Debian: {}", missing.join(" "));
     as_root("apt-get").args(["update", "-qq"]).stdout(Stdio::null()).status().context("running apt-get")?;
-    let status = as_root("apt-get")
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
+    // sudo keeps no environment, so env sets it on the other side.
+    let status = as_root("env")
+        .args([
+            "DEBIAN_FRONTEND=noninteractive",
+            "apt-get",
+            "install",
+            "-y",
+            "-qq",
+            "--no-install-recommends",
+        ])
         .args(&missing)
-        .env("DEBIAN_FRONTEND", "noninteractive")
         .stdout(Stdio::null())
         .status()
         .context("running apt-get")?;

@@ -15,7 +15,8 @@ usage: cargo xtask TASK
   test       everything that CI runs
   unit       formatting, lints, licences, unit and crate tests (run as root)
   node       end-to-end tests on private nodes (root)
-  critest    the CRI conformance suite [--websocket] [--parallel N] [--focus REGEX] [--peer]
+  critest    the CRI conformance suite [--websocket] [--parallel N] [--seed N] [--focus REGEX] [--peer]
+             or its benchmarks: [--benchmark]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";

@@ -104,6 +104,8 @@ fn critest_options(args: &[&str]) -> Result<critest::Options> {
             "--websocket" => options.websocket = true,
             "--focus" => options.focus = Some(value(word, words.next())?),
             "--parallel" => options.parallel = value(word, words.next())?.parse().context("--parallel")?,
+            "--seed" => options.seed = Some(value(word, words.next())?.parse().context("--seed")?),
+            "--benchmark" => options.benchmark = true,
             other => bail!("critest has no option {other}"),
         }
     }
