@@ -109,6 +109,12 @@ section! {
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 0)),
         /// A connection on which nothing moves for this long is closed.
         idle_timeout_s: u64 = 4 * 60 * 60,
+        /// TLS: the server's certificate and chain, PEM. Empty: plain HTTP. Read again when it changes.
+        tls_cert: PathBuf = PathBuf::new(),
+        /// Its key, PEM.
+        tls_key: PathBuf = PathBuf::new(),
+        /// Clients must show a certificate of one of these authorities, PEM. Empty: they need none.
+        tls_client_ca: PathBuf = PathBuf::new(),
     }
 }
 
@@ -147,6 +153,14 @@ impl Config {
         config.checked()
     }
 
+    /// The streaming server's certificate, where there is one.
+    pub fn stream_tls(&self) -> Option<crate::stream::TlsFiles> {
+        let named = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
+        let (certificate, key) = (named(&self.stream.tls_cert)?, named(&self.stream.tls_key)?);
+        let client_authorities = named(&self.stream.tls_client_ca);
+        Some(crate::stream::TlsFiles { certificate, key, client_authorities })
+    }
+
     /// Itself, when its values make sense together.
     ///
     /// # Errors
@@ -166,6 +180,12 @@ impl Config {
         }
         if let Err(error) = self.container.check() {
             return Err(Error::Value { key: "container", why: error.to_string() });
+        }
+        let named = |path: &PathBuf| !path.as_os_str().is_empty();
+        let (cert, key) = (named(&self.stream.tls_cert), named(&self.stream.tls_key));
+        if cert != key || (named(&self.stream.tls_client_ca) && !cert) {
+            let why = "TLS needs both tls_cert and tls_key".into();
+            return Err(Error::Value { key: "stream.tls_cert", why });
         }
         if self.workers == 0 {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });

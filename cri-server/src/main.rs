@@ -151,6 +151,7 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
     let settings = stream::Settings {
         address: config.stream.listen,
         idle: Duration::from_secs(config.stream.idle_timeout_s),
+        tls: config.stream_tls(),
     };
     let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
     let stats = stats::Stats::open().context("opening the cgroups")?;
@@ -207,6 +208,7 @@ async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<Path
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_MAX)
+        .layer(rpc::Deadlines)
         .add_service(runtime)
         .add_service(images)
         .add_service(operator::service::server(node.images.clone(), &daemon))

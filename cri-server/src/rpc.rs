@@ -8,11 +8,14 @@ use tonic::{Code, Response, Status};
 use crate::error::Error;
 use crate::metrics::Metrics;
 
+mod deadline;
 mod health;
 pub mod image;
 pub mod runtime;
 mod streamed;
 mod words;
+
+pub use deadline::Deadlines;
 
 /// What every call answers with.
 type Reply<T> = Result<Response<T>, Status>;

@@ -14,9 +14,12 @@ use conmon_protocol::ExecPlan;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::tls::Tls;
 use self::token::Tokens;
 use self::upgrade::Purpose;
 use crate::monitor::Monitor;
+
+pub use self::tls::Files as TlsFiles;
 
 mod attach;
 mod descriptor;
@@ -27,6 +30,7 @@ mod server;
 mod spdy;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
 mod upgrade;
 mod websocket;
@@ -39,11 +43,17 @@ pub struct Settings {
     pub address: SocketAddr,
     /// A connection over which nothing moved for this long is closed.
     pub idle: Duration,
+    /// The URLs are https then.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { address: SocketAddr::from(([127, 0, 0, 1], 0)), idle: Duration::from_secs(4 * 3600) }
+        Settings {
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            idle: Duration::from_secs(4 * 3600),
+            tls: None,
+        }
     }
 }
 
@@ -101,6 +111,7 @@ impl Session {
 #[derive(Debug, Clone)]
 pub struct Streams {
     address: SocketAddr,
+    scheme: &'static str,
     tokens: Arc<Tokens<Session>>,
     _server: Arc<AbortOnDropHandle<()>>,
 }
@@ -109,13 +120,15 @@ impl Streams {
     /// Binds the address and starts serving in a task of its own.
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// When the address cannot be had, or the certificate cannot be used.
     pub async fn serve(settings: Settings) -> io::Result<Streams> {
+        let tls = settings.tls.map(Tls::load).transpose().map_err(io::Error::other)?.map(Arc::new);
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind(settings.address).await?;
         let address = reachable(listener.local_addr()?);
         let tokens = Arc::new(Tokens::new());
-        let server = tokio::spawn(server::serve(listener, tokens.clone(), settings.idle));
-        Ok(Streams { address, tokens, _server: Arc::new(AbortOnDropHandle::new(server)) })
+        let server = tokio::spawn(server::serve(listener, tokens.clone(), tls, settings.idle));
+        Ok(Streams { address, scheme, tokens, _server: Arc::new(AbortOnDropHandle::new(server)) })
     }
 
     /// Where it is reached.
@@ -149,7 +162,7 @@ impl Streams {
 
     fn url(&self, kind: &str, session: Session) -> Result<String, Full> {
         let token = self.tokens.give(session, Instant::now())?;
-        Ok(format!("http://{}/{kind}/{token}", self.address))
+        Ok(format!("{}://{}/{kind}/{token}", self.scheme, self.address))
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::remote::{Channels, INPUTS, Wanted};
+use super::tls::Tls;
 use super::token::Tokens;
 use super::upgrade::{Accepted, Purpose, Rejected, Transport, negotiate};
 use super::wire::Link;
@@ -29,7 +30,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves for ever. Its connections end with it.
-pub(super) async fn serve(listener: TcpListener, tokens: Arc<Tokens<Session>>, idle: Duration) {
+pub(super) async fn serve(
+    listener: TcpListener,
+    tokens: Arc<Tokens<Session>>,
+    tls: Option<Arc<Tls>>,
+    idle: Duration,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut running = JoinSet::new();
     loop {
@@ -40,9 +46,11 @@ pub(super) async fn serve(listener: TcpListener, tokens: Arc<Tokens<Session>>, i
         };
         match stream {
             Ok((stream, _)) => {
-                let connection = connection(stream, tokens.clone(), idle);
+                // Keystrokes must not wait for each other. Without it things are slower, no more.
+                let _ = stream.set_nodelay(true);
+                let (tokens, tls) = (tokens.clone(), tls.clone());
                 running.spawn(async move {
-                    connection.await;
+                    met(stream, tokens, tls, idle).await;
                     drop(permit);
                 });
             }
@@ -61,9 +69,20 @@ struct Handover {
     upgrade: OnUpgrade,
 }
 
-async fn connection(stream: TcpStream, tokens: Arc<Tokens<Session>>, idle: Duration) {
-    // Keystrokes must not wait for each other. Without it things are slower, no more.
-    let _ = stream.set_nodelay(true);
+/// Plain, or after the handshake of TLS.
+async fn met(stream: TcpStream, tokens: Arc<Tokens<Session>>, tls: Option<Arc<Tls>>, idle: Duration) {
+    let Some(tls) = tls else { return connection(stream, tokens, idle).await };
+    match tokio::time::timeout(REQUEST_TIMEOUT, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => connection(stream, tokens, idle).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a streaming client's TLS"),
+        Err(_) => tracing::debug!("a streaming client's TLS took too long"),
+    }
+}
+
+async fn connection<T>(stream: T, tokens: Arc<Tokens<Session>>, idle: Duration)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let handover = Arc::new(Mutex::new(None));
     let slot = handover.clone();
     let service = hyper::service::service_fn(move |request| {

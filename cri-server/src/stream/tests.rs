@@ -19,6 +19,7 @@ use crate::monitor::{Monitor, Monitors};
 
 mod client;
 mod fake;
+mod tls;
 
 use client::{Client, upgrade};
 
@@ -43,10 +44,18 @@ impl Node {
     }
 
     async fn idle_for(idle: Duration) -> Node {
+        Node::with(Settings { idle, ..Settings::default() }).await
+    }
+
+    async fn over(tls: Option<super::TlsFiles>) -> Node {
+        Node::with(Settings { tls, ..Settings::default() }).await
+    }
+
+    async fn with(settings: Settings) -> Node {
         let dir = tempfile::tempdir().unwrap();
         fake::listen(dir.path());
         let monitor = Monitors::new("/bin/true".as_ref()).unwrap().connect(dir.path()).unwrap();
-        let streams = Streams::serve(Settings { idle, ..Settings::default() }).await.unwrap();
+        let streams = Streams::serve(settings).await.unwrap();
         Node { streams, monitor, _dir: dir }
     }
 

@@ -97,7 +97,7 @@ fn ends_have_the_words_that_the_kubelet_knows() {
 fn every_life_is_one_of_the_interfaces_four_states() {
     let check = |life: Life, state: v1::ContainerState| assert_eq!(container_state(&life), state, "{life:?}");
     check(Life::Created { pid: 1 }, v1::ContainerState::ContainerCreated);
-    check(Life::Starting { pid: 1 }, v1::ContainerState::ContainerCreated);
+    check(Life::Starting { pid: 1, ended: None }, v1::ContainerState::ContainerCreated);
     check(Life::Running { pid: 1, started_at_ns: 2 }, v1::ContainerState::ContainerRunning);
     check(Life::Exited { started_at_ns: 2, exit: EXIT }, v1::ContainerState::ContainerExited);
     check(Life::Broken { started_at_ns: 2, exit: None }, v1::ContainerState::ContainerUnknown);

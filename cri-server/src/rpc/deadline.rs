@@ -1,0 +1,82 @@
+//! Ends a call when its client's patience ends, with the code that the gRPC protocol has for it.
+//!
+//! tonic would do it by itself, but says CANCELLED, which a client takes for somebody's wish. Our clock is
+//! set before tonic's and looked at first, so ours is the answer.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+/// Puts every call under its client's deadline.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadlines;
+
+/// A service under deadlines.
+#[derive(Debug, Clone)]
+pub struct Within<S>(S);
+
+impl<S> Layer<S> for Deadlines {
+    type Service = Within<S>;
+
+    fn layer(&self, service: S) -> Within<S> {
+        Within(service)
+    }
+}
+
+impl<S> Service<Request<Body>> for Within<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let patience = patience(&request);
+        let answer = self.0.call(request);
+        let Some(patience) = patience else { return Box::pin(answer) };
+        let answer = tokio::time::timeout(patience, answer);
+        Box::pin(async move {
+            answer.await.unwrap_or_else(|_| {
+                let words = format!("the client gave the call {patience:?}, and that is over");
+                Ok(Status::deadline_exceeded(words).into_http())
+            })
+        })
+    }
+}
+
+fn patience(request: &Request<Body>) -> Option<Duration> {
+    super::timeout(request.headers().get("grpc-timeout")?.to_str().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn code(timeout: &str, takes_ms: u64) -> Option<String> {
+        let slow = tower::service_fn(move |_: Request<Body>| async move {
+            tokio::time::sleep(Duration::from_millis(takes_ms)).await;
+            Ok::<_, Infallible>(Status::ok("").into_http())
+        });
+        let request = Request::builder().header("grpc-timeout", timeout).body(Body::empty()).unwrap();
+        let answer = Deadlines.layer(slow).call(request).await.unwrap();
+        answer.headers().get("grpc-status").map(|code| code.to_str().unwrap().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_impatient_client_hears_deadline_exceeded() {
+        assert_eq!(code("10m", 50).await.as_deref(), Some("4"));
+        assert_eq!(code("100m", 50).await.as_deref(), Some("0"));
+    }
+}
