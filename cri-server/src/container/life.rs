@@ -17,8 +17,11 @@ pub enum Life {
     Created {
         pid: i32,
     },
+    /// The answer to a start and the end of the process come by two roads. An end that is heard first waits
+    /// here: who asked for the start is told of the start.
     Starting {
         pid: i32,
+        ended: Option<Exit>,
     },
     Running {
         pid: i32,
@@ -109,6 +112,8 @@ pub enum Event {
     /// The signal could not be sent.
     StopFailed,
     Exited(Exit),
+    /// It has ended, and nobody is left who could say how.
+    Lost(Exit),
     RemovalBegun,
     RemovalFailed,
 }
@@ -171,12 +176,13 @@ impl Life {
                 _ => None,
             },
             Event::StartBegun => match *self {
-                Life::Created { pid } => Some(Life::Starting { pid }),
+                Life::Created { pid } => Some(Life::Starting { pid, ended: None }),
                 _ => None,
             },
             Event::Started { started_at_ns } => self.after_started(started_at_ns),
             Event::StartFailed => match *self {
-                Life::Starting { pid } => Some(Life::Created { pid }),
+                Life::Starting { pid, ended: None } => Some(Life::Created { pid }),
+                Life::Starting { ended: Some(exit), .. } => Some(self.ended(exit)),
                 // Its end was heard first; what the monitor says last is what counts.
                 Life::Exited { .. } => Some(*self),
                 _ => None,
@@ -190,7 +196,11 @@ impl Life {
                 Life::Exited { .. } | Life::Removing { .. } | Life::Broken { .. } => Some(*self),
                 _ => None,
             },
-            Event::Exited(exit) => Some(self.after_exit(exit)),
+            Event::Exited(exit) => Some(match *self {
+                Life::Starting { pid, ended } => Life::Starting { pid, ended: ended.or(Some(exit)) },
+                _ => self.ended(exit),
+            }),
+            Event::Lost(exit) => Some(self.ended(exit)),
             Event::RemovalBegun => Some(Life::Removing { started_at_ns, exit: self.exit() }),
             Event::RemovalFailed => match *self {
                 Life::Removing { started_at_ns, exit } => Some(Life::Broken { started_at_ns, exit }),
@@ -199,10 +209,10 @@ impl Life {
         }
     }
 
-    /// The answer to a start and the end of the process come by two roads, so either may be first.
     fn after_started(&self, started_at_ns: i64) -> Option<Life> {
         match *self {
-            Life::Starting { pid } => Some(Life::Running { pid, started_at_ns }),
+            Life::Starting { pid, .. } => Some(Life::Running { pid, started_at_ns }),
+            // A monitor that was asked anew told of the end meanwhile.
             Life::Exited { exit, .. } => Some(Life::Exited { started_at_ns, exit }),
             Life::Making
             | Life::Created { .. }
@@ -227,12 +237,13 @@ impl Life {
         }
     }
 
-    fn after_exit(&self, exit: Exit) -> Life {
+    fn ended(&self, exit: Exit) -> Life {
         let started_at_ns = self.started_at_ns();
         match *self {
+            Life::Starting { ended: Some(heard), .. } => Life::Exited { started_at_ns, exit: heard },
             Life::Making
             | Life::Created { .. }
-            | Life::Starting { .. }
+            | Life::Starting { ended: None, .. }
             | Life::Running { .. }
             | Life::Stopping { .. } => Life::Exited { started_at_ns, exit },
             // How it ended is heard once; a second telling changes nothing.
@@ -249,14 +260,14 @@ impl Life {
     pub fn corrected(&self, phase: Option<Phase>, lost: Exit) -> Life {
         match (*self, phase) {
             (Life::Exited { .. } | Life::Removing { .. } | Life::Broken { .. }, _) => *self,
-            (_, Some(Phase::Exited(exit))) => self.after_exit(exit),
+            (_, Some(Phase::Exited(exit))) => self.ended(exit),
             (Life::Stopping { stop, .. }, Some(Phase::Running { pid, started_at_ns })) => {
                 Life::Stopping { pid, started_at_ns, stop }
             }
             (_, Some(Phase::Running { pid, started_at_ns })) => Life::Running { pid, started_at_ns },
             (Life::Making, _) => Life::Making,
             (_, Some(Phase::Created { pid })) => Life::Created { pid },
-            (_, None) => self.after_exit(lost),
+            (_, None) => self.ended(lost),
         }
     }
 
@@ -288,11 +299,16 @@ impl Life {
     pub fn pid(&self) -> Option<i32> {
         match *self {
             Life::Created { pid }
-            | Life::Starting { pid }
+            | Life::Starting { pid, .. }
             | Life::Running { pid, .. }
             | Life::Stopping { pid, .. } => Some(pid),
             Life::Making | Life::Exited { .. } | Life::Removing { .. } | Life::Broken { .. } => None,
         }
+    }
+
+    /// How it ended, when that was heard before its start was answered.
+    pub fn ended_early(&self) -> Option<Exit> {
+        if let Life::Starting { ended, .. } = *self { ended } else { None }
     }
 
     /// Whether an exec, an attach or a reopened log makes sense.

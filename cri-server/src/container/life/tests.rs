@@ -28,14 +28,14 @@ fn each_state_answers_each_ask() {
     let broken = Life::Broken { started_at_ns: 5, exit: None };
 
     check(created, Ask::Start, Answer::Do(Deed::Start));
-    check(Life::Starting { pid: 7 }, Ask::Start, Answer::Join);
+    check(Life::Starting { pid: 7, ended: None }, Ask::Start, Answer::Join);
     check(running(), Ask::Start, Answer::Already);
     check(asked(200), Ask::Start, Answer::No("the container is being stopped"));
     check(exited, Ask::Start, Answer::No("the container has exited"));
     check(removing, Ask::Start, Answer::No("the container is being removed"));
 
     check(created, stop(200), Answer::Do(Deed::Kill));
-    check(Life::Starting { pid: 7 }, stop(200), Answer::Join);
+    check(Life::Starting { pid: 7, ended: None }, stop(200), Answer::Join);
     check(running(), stop(200), Answer::Do(Deed::AskToEnd { kill_at_ms: 200 }));
     check(running(), stop(100), Answer::Do(Deed::Kill));
     check(asked(200), stop(300), Answer::Join);
@@ -49,16 +49,20 @@ fn each_state_answers_each_ask() {
     for life in [created, running(), asked(200), killed, exited, broken] {
         check(life, Ask::Remove, Answer::Do(Deed::Remove));
     }
-    for life in [Life::Making, Life::Starting { pid: 7 }, removing] {
+    for life in [Life::Making, Life::Starting { pid: 7, ended: None }, removing] {
         check(life, Ask::Remove, Answer::Join);
     }
 }
 
 #[test]
-fn a_start_heard_after_the_end_still_tells_when_it_was() {
-    let life = Life::Starting { pid: 7 }.after(Event::Exited(EXIT)).unwrap();
-    let life = life.after(Event::Started { started_at_ns: 5 });
-    assert_eq!(life, Some(Life::Exited { started_at_ns: 5, exit: EXIT }));
+fn an_end_heard_before_the_answer_to_the_start_waits_for_it() {
+    let life = Life::Starting { pid: 7, ended: None }.after(Event::Exited(EXIT)).unwrap();
+    assert_eq!((life.answer(Ask::Start), life.ended_early()), (Answer::Join, Some(EXIT)));
+    assert_eq!(life.after(Event::Started { started_at_ns: 5 }), Some(running()));
+    let never_ran = Some(Life::Exited { started_at_ns: 0, exit: EXIT });
+    assert_eq!(life.after(Event::StartFailed), never_ran);
+    let lost = Exit { code: 255, ..EXIT };
+    assert_eq!(life.after(Event::Lost(lost)), never_ran, "what was heard counts");
 }
 
 #[test]
@@ -68,8 +72,12 @@ fn a_monitor_asked_anew_corrects_what_was_missed() {
     let exited = Life::Exited { started_at_ns: 5, exit: EXIT };
     check(running(), Some(Phase::Exited(EXIT)), exited);
     check(running(), None, Life::Exited { started_at_ns: 5, exit: lost });
-    check(Life::Starting { pid: 7 }, Some(Phase::Running { pid: 7, started_at_ns: 5 }), running());
-    check(Life::Starting { pid: 7 }, Some(Phase::Created { pid: 7 }), Life::Created { pid: 7 });
+    check(
+        Life::Starting { pid: 7, ended: None },
+        Some(Phase::Running { pid: 7, started_at_ns: 5 }),
+        running(),
+    );
+    check(Life::Starting { pid: 7, ended: None }, Some(Phase::Created { pid: 7 }), Life::Created { pid: 7 });
     check(exited, None, exited);
 }
 
@@ -103,13 +111,14 @@ fn happen(life: &Life, dice: u8) -> Option<Event> {
         (Life::Stopping { .. }, 1) => Some(Event::StopFailed),
         (Life::Removing { .. }, 0) => Some(Event::RemovalFailed),
         (_, 2) => Some(Event::Exited(EXIT)),
+        (Life::Starting { .. }, 3) => Some(Event::Lost(EXIT)),
         _ => None,
     }
 }
 
 proptest! {
     #[test]
-    fn no_sequence_reaches_an_impossible_life(turns in prop::collection::vec((asks(), 0..3u8), 0..64)) {
+    fn no_sequence_reaches_an_impossible_life(turns in prop::collection::vec((asks(), 0..4u8), 0..64)) {
         let mut life = Life::Making;
         for (ask, dice) in turns {
             let next = match ask.map(|ask| life.answer(ask)) {

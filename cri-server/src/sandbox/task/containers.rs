@@ -94,17 +94,28 @@ impl Task {
     pub(super) fn hear_started(&mut self, id: &Arc<str>, started: Result<i64, Error>) {
         match started {
             Ok(started_at_ns) => {
+                let ended = self.ended_early(id);
                 self.change(id, ContainerEvent::Started { started_at_ns });
                 self.tell_of(ContainerEventType::ContainerStartedEvent, id.clone());
                 self.answer_all(id, |ask| ask == ContainerAsk::Start, &Ok(()));
+                if let Some(exit) = ended {
+                    self.change(id, ContainerEvent::Exited(exit));
+                }
             }
             Err(error) => {
                 // Whether it runs is not known when the monitor went away before it could say.
-                if !error.is_monitor_gone() {
+                if !error.is_monitor_gone() || self.ended_early(id).is_some() {
                     self.change(id, ContainerEvent::StartFailed);
                     self.answer_all(id, |ask| ask == ContainerAsk::Start, &Err(error));
                 }
             }
+        }
+    }
+
+    fn ended_early(&self, id: &Arc<str>) -> Option<conmon_protocol::Exit> {
+        match self.stage(id)? {
+            Stage::Made { life, .. } => life.ended_early(),
+            Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. } => None,
         }
     }
 
@@ -212,7 +223,7 @@ impl Task {
                 None => tracing::error!(container = &*id, ?life, ?event, "cannot happen"),
             },
             Some(Stage::Making { ended, .. }) => {
-                if let ContainerEvent::Exited(exit) = event {
+                if let ContainerEvent::Exited(exit) | ContainerEvent::Lost(exit) = event {
                     *ended = Some(exit);
                 }
             }

@@ -93,7 +93,7 @@ impl Task {
         let exit = Exit { code: 128 + SIGKILL, oom_killed: false, finished_at_ns: self.node.now_ns() };
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in ids {
-            self.change(&id, ContainerEvent::Exited(exit));
+            self.change(&id, ContainerEvent::Lost(exit));
         }
     }
 }
