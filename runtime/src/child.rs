@@ -4,6 +4,7 @@
 //! parent; of the host it sees only what it holds by descriptor.
 
 mod cgroups;
+mod copyup;
 mod devices;
 mod exec;
 mod home;
@@ -25,7 +26,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, setsid};
 
 use crate::hooks;
-use crate::plan::Plan;
+use crate::plan::{MemoryPolicy, Plan};
 use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
 use crate::{Keyring, RootChange};
@@ -142,8 +143,11 @@ struct Found {
 fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     let plan = kit.plan;
     die_with_the_maker(Some(Signal::KILL))?;
+    if plan.waits_for_parent() {
+        kit.line.wait().at(Step::WaitForParent, 0)?;
+    }
     if plan.namespaces.has(flag::NEWUSER) {
-        become_root(kit)?;
+        become_root()?;
         // Another user's process has forgotten it (prctl(2)).
         die_with_the_maker(Some(Signal::KILL))?;
     }
@@ -164,9 +168,13 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
         identity::own_stdio(&plan.process);
     }
     let env = home::environment(kit.root, &plan.process);
-    identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter)?;
+    identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter, kit.line)?;
     let program = identity::look_up(&plan.process)?;
     die_with_the_maker(None)?;
+    if kit.filter.is_some_and(|filter| filter.listener) {
+        // Now, while there is somebody to send the listener off; everybody's last calls are then the agent's to judge.
+        identity::load_last(&plan.process, kit.filter, kit.line)?;
+    }
     kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
     Ok(Found { program, pid, env })
 }
@@ -214,7 +222,8 @@ fn run(kit: &Kit<'_>, found: &Found) -> i32 {
         return FAILED;
     }
     let process = &kit.plan.process;
-    if let Err(failure) = identity::load_last(process, kit.filter) {
+    let filter = kit.filter.filter(|filter| !filter.listener);
+    if let Err(failure) = identity::load_last(process, filter, kit.line) {
         complain(&format!("{}: {}", failure.step.words(), failure.errno));
         return FAILED;
     }
@@ -241,10 +250,7 @@ fn complain(text: &str) {
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
-fn become_root(kit: &Kit<'_>) -> Done {
-    if kit.plan.namespaces.maps.is_some() {
-        kit.line.wait().at(Step::WaitForParent, 0)?;
-    }
+fn become_root() -> Done {
     rustix::thread::set_thread_groups(&[]).at(Step::BecomeRoot, 0).or_else(|failure| {
         match failure.errno {
             Errno::PERM => Ok(()),
@@ -308,8 +314,10 @@ fn special(plan: &Plan) -> Done {
     if let Some(persona) = plan.personality {
         kernel::personality(persona).at(Step::Personality, 0)?;
     }
-    if let Some(policy) = &plan.memory_policy {
-        kernel::set_mempolicy(policy.mode, &policy.nodes).at(Step::MemoryPolicy, 0)?;
-    }
-    Ok(())
+    remember_where(plan.memory_policy.as_ref())
+}
+
+fn remember_where(policy: Option<&MemoryPolicy>) -> Done {
+    let Some(policy) = policy else { return Ok(()) };
+    kernel::set_mempolicy(policy.mode, &policy.nodes).at(Step::MemoryPolicy, 0)
 }

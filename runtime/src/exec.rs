@@ -53,6 +53,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         stdio: make::stdio(&exec.stdio),
         filter: filter.as_ref(),
         personality: record.personality,
+        memory_policy: record.memory_policy.as_ref(),
         preserve_fds: exec.preserve_fds,
         keyring: runtime.keyring,
     };
@@ -63,10 +64,9 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         None => clone()?,
     };
     drop(theirs);
-    if let Some(value) = process.oom_score_adj {
-        warnings.extend(make::set_oom_score_adj(child.pid, value)?);
-    }
-    match hear_until_exec(&ours, &process, exec.id) {
+    let heard = attend(&child, &record, &process, &mut warnings)
+        .and_then(|()| hear_until_exec(&ours, &process, &record, &child));
+    match heard {
         Ok(console) => Ok(Process { pid: child.pid, pidfd: child.pidfd, console, warnings }),
         Err(error) => {
             make::end(&child);
@@ -112,15 +112,40 @@ fn running(dir: &StateDir, record: &Record) -> Result<OwnedFd, Error> {
     }
 }
 
+/// What is done to the process from outside, while it gets ready.
+fn attend(
+    child: &kernel::Child,
+    record: &Record,
+    process: &ProcessPlan,
+    warnings: &mut Vec<String>,
+) -> Result<(), Error> {
+    if let Some(groups) = &record.rdt {
+        groups.join(child.pid)?;
+    }
+    if let Some(value) = process.oom_score_adj {
+        warnings.extend(make::set_oom_score_adj(child.pid, value)?);
+    }
+    Ok(())
+}
+
 /// The child's end closes at exec: silence means success.
-fn hear_until_exec(ours: &Line, process: &ProcessPlan, id: &str) -> Result<Option<OwnedFd>, Error> {
+fn hear_until_exec(
+    ours: &Line,
+    process: &ProcessPlan,
+    record: &Record,
+    child: &kernel::Child,
+) -> Result<Option<OwnedFd>, Error> {
     let mut console = None;
     loop {
         match ours.hear().map_err(|e| Error::step("hearing", "the new process", e))? {
             None => return Ok(console),
             Some(Word::Ready { console: master }) => console = master,
             Some(Word::Failed(failure)) => {
-                return Err(make::explain(failure, process, || format!("in {id}")));
+                return Err(make::explain(failure, process, || format!("in {}", record.id)));
+            }
+            Some(Word::Listening { number }) => {
+                make::send_listener(record, child, number, Status::Running)?;
+                ours.go().map_err(|e| Error::step("releasing", "the new process", e))?;
             }
             Some(Word::Cloned { .. } | Word::BeforePivot) => return Err(Error::Died),
         }

@@ -18,19 +18,24 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
+use crate::listener::Listener;
 use crate::plan::{self, Pivot, Plan, Source};
 use crate::report::{Failure, Line, Step, Word, lines};
 use crate::seccomp::{self, Filter};
 use crate::spec::Spec;
 use crate::state::{Init, Record, StateDir, Status};
-use crate::{CreateRequest, Error, Process, Rootfs, Runtime, Stdio, sources, unmake, userns};
+use crate::{
+    CreateRequest, Error, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, sources, unmake, userns,
+};
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
 pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
     let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
+    let process = request.spec.process.as_ref();
+    process.map_or(Ok(()), |process| lsm::refuse_unenforced(process, request.spec.linux.as_ref()))?;
     let dir = StateDir::of(&runtime.root, request.id)?;
     dir.make()?;
-    let made = Making { runtime, request, plan, dir: &dir, warnings: Vec::new() }.make();
+    let made = Making { runtime, request, plan, dir: &dir, moved: None, warnings: Vec::new() }.make();
     if made.is_err() {
         // The caller wants to know why it failed; what could not be taken away shows in `list`.
         let _ = unmake::unmake(&dir);
@@ -43,6 +48,8 @@ struct Making<'a> {
     request: &'a CreateRequest<'a>,
     plan: Plan,
     dir: &'a StateDir,
+    /// Interfaces that are the container's until something fails.
+    moved: Option<netdev::Moved>,
     warnings: Vec<String>,
 }
 
@@ -62,12 +69,18 @@ impl Making<'_> {
     fn make(mut self) -> Result<Process, Error> {
         let mut record = self.record();
         record.boot_id = self.dir.boot_id();
+        if let Some(rdt) = &self.plan.rdt {
+            record.rdt = Some(rdt::Groups::of(&rdt::root()?, &record.id, rdt));
+        }
         // On disk before anything that it names, so that whoever comes after a crash can take that away.
         self.dir.write(&record)?;
         self.grant_capabilities()?;
         let mut opened = self.open()?;
         record.cgroup_path = opened.cgroup.path();
         record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
+        if let (Some(groups), Some(rdt)) = (&record.rdt, &self.plan.rdt) {
+            groups.make(rdt)?;
+        }
         let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
         // Where two clones are needed, the first child joins this one as well, for its children alone: born into it,
         // it would tell the second one's number of there.
@@ -84,6 +97,8 @@ impl Making<'_> {
         match made {
             Ok(console) => Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings }),
             Err(error) => {
+                // Before the init, whose end would take virtual ones along.
+                self.moved.take().into_iter().for_each(netdev::Moved::give_back);
                 end(&init);
                 Err(error)
             }
@@ -102,12 +117,20 @@ impl Making<'_> {
             namespaces: self.plan.namespaces.all(),
             seccomp_flags: None,
             personality: self.plan.personality,
+            memory_policy: self.plan.memory_policy.clone(),
+            listener: self.listener(),
+            rdt: None,
             process: spec.process.clone().unwrap_or_default(),
             hooks: spec.hooks.clone().unwrap_or_default(),
             created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             boot_id: None,
             of_earlier_boot: false,
         }
+    }
+
+    fn listener(&self) -> Option<Listener> {
+        let profile = self.request.spec.linux.as_ref()?.seccomp.as_ref()?;
+        Listener::of(profile)
     }
 
     fn grant_capabilities(&mut self) -> Result<(), Error> {
@@ -129,6 +152,7 @@ impl Making<'_> {
         let in_userns = plan.namespaces.has(flag::NEWUSER);
         let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
         let joined = open_namespaces(plan)?;
+        refuse_the_hosts(plan, &joined)?;
         let userns = self.user_namespace(&joined)?;
         Ok(Opened {
             root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
@@ -196,6 +220,18 @@ impl Making<'_> {
             return self.second_of_two(&first, ours);
         }
         clone_into(pid_namespace, plan.namespaces.new, cgroup, || child::init(&kit))
+            .map_err(|error| self.name_pid_namespace(error))
+    }
+
+    /// One of another type was given: who joins it has only its descriptor.
+    fn name_pid_namespace(&self, error: Error) -> Error {
+        let joined = self.plan.namespaces.joined.iter().find(|joined| joined.flag == flag::NEWPID);
+        match (error, joined) {
+            (Error::Step { step: JOINING, source, .. }, Some(joined)) => {
+                Error::step(JOINING, format!("{} (linux.namespaces)", joined.path.display()), source)
+            }
+            (other, _) => other,
+        }
     }
 
     fn second_of_two(&self, first: &Child, ours: &Line) -> Result<Child, Error> {
@@ -211,7 +247,7 @@ impl Making<'_> {
                 Ok(Child { pid, pidfd })
             }
             Some(Word::Failed(failure)) => Err(self.explain(failure)),
-            Some(Word::BeforePivot | Word::Ready { .. }) | None => Err(Error::Died),
+            Some(Word::BeforePivot | Word::Ready { .. } | Word::Listening { .. }) | None => Err(Error::Died),
         }
     }
 
@@ -226,18 +262,26 @@ impl Making<'_> {
         if let Some(maps) = &self.plan.namespaces.maps {
             userns::write_maps(init.pid, maps)?;
             userns::shift_to_own(&self.plan, &opened.trees, init.pid)?;
+        }
+        if !self.plan.net_devices.is_empty() {
+            self.moved = Some(netdev::move_in(&self.plan.net_devices, network_of(opened, init)?)?);
+        }
+        if self.plan.waits_for_parent() {
             ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
+        }
+        if let Some(groups) = &record.rdt {
+            groups.join(init.pid)?;
         }
         record.init = Some(Init::of(init.pid)?);
         self.dir.write(record)?;
         if let Some(value) = self.plan.process.oom_score_adj {
             self.warnings.extend(set_oom_score_adj(init.pid, value)?);
         }
-        self.hear_until_ready(record, ours)
+        self.hear_until_ready(record, ours, init)
     }
 
     /// Ready it is when it says so and then hangs up, having let go of everything that it had from us.
-    fn hear_until_ready(&self, record: &Record, ours: &Line) -> Result<Option<OwnedFd>, Error> {
+    fn hear_until_ready(&self, record: &Record, ours: &Line, init: &Child) -> Result<Option<OwnedFd>, Error> {
         let mut ready = None;
         loop {
             match ours.hear().map_err(|e| Error::step("hearing", "the init", e))? {
@@ -248,6 +292,10 @@ impl Making<'_> {
                     let state = record.state(Status::Creating);
                     hooks::run_all(&record.hooks.prestart, &state)?;
                     hooks::run_all(&record.hooks.create_runtime, &state)?;
+                    ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
+                }
+                Some(Word::Listening { number }) => {
+                    send_listener(record, init, number, Status::Creating)?;
                     ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
                 }
                 Some(Word::Cloned { .. }) => return Err(Error::Died),
@@ -281,20 +329,33 @@ impl Making<'_> {
         let text =
             |path: Option<&CString>| format!("/{}", path.map_or("".into(), |path| path.to_string_lossy()));
         match failure.step {
-            Step::MountFs | Step::MountTarget | Step::MountOnProc | Step::MountCgroup => {
-                text(plan.mounts.get(i).map(|mount| &mount.destination))
+            Step::MountFs
+            | Step::MountTarget
+            | Step::MountOnProc
+            | Step::MountCgroup
+            | Step::Remount
+            | Step::CopyUp => {
+                format!("{} (mounts[{i}])", text(plan.mounts.get(i).map(|mount| &mount.destination)))
             }
             Step::Device => {
                 plan.devices.get(i).map_or(String::new(), |d| d.host.to_string_lossy().into_owned())
             }
-            Step::Mask => text(plan.masked.get(i)),
-            Step::Readonly => text(plan.readonly.get(i)),
-            Step::Sysctl => plan.sysctls.get(i).map_or(String::new(), |sysctl| sysctl.name.clone()),
+            Step::Mask => format!("{} (linux.maskedPaths[{i}])", text(plan.masked.get(i))),
+            Step::Readonly => format!("{} (linux.readonlyPaths[{i}])", text(plan.readonly.get(i))),
+            Step::Sysctl => {
+                plan.sysctls.get(i).map_or(String::new(), |sysctl| format!("{} (linux.sysctl)", sysctl.name))
+            }
+            Step::TimeOffsets => "(linux.timeOffsets)".into(),
+            Step::MemoryPolicy => "(linux.memoryPolicy)".into(),
+            Step::Personality => "(linux.personality)".into(),
             Step::JoinNamespace => {
                 let all = plan.namespaces.needs_two_steps();
                 let others =
                     plan.namespaces.joined.iter().filter(|joined| all || joined.flag != flag::NEWPID);
-                others.map(|joined| joined.path.display().to_string()).nth(i).unwrap_or_default()
+                others
+                    .map(|joined| format!("{} (linux.namespaces)", joined.path.display()))
+                    .nth(i)
+                    .unwrap_or_default()
             }
             Step::AttachRoot | Step::RootPropagation | Step::RootReadonly => {
                 match (&plan.root.path, &self.request.rootfs) {
@@ -328,6 +389,9 @@ pub(crate) fn explain(
             let label = process.label.as_ref().map_or("".into(), |(_, text)| String::from_utf8_lossy(text));
             Error::step(failure.step.words(), label, source)
         }
+        Step::Scheduler => Error::step(failure.step.words(), "(process.scheduler)", source),
+        Step::IoPriority => Error::step(failure.step.words(), "(process.ioPriority)", source),
+        Step::Affinity => Error::step(failure.step.words(), "(process.execCPUAffinity)", source),
         Step::User => Error::step(failure.step.words(), format!("{}:{}", process.uid, process.gid), source),
         step => Error::step(step.words(), object(), source),
     }
@@ -351,13 +415,53 @@ pub(crate) fn compile(runtime: &Runtime, spec: &Spec) -> Result<Option<Filter>, 
         Some(dir) => seccomp::compile_cached(profile, dir)?,
         None => seccomp::compile(profile)?,
     };
-    if filter.listener {
-        return Err(Error::unsupported(
-            "linux.seccomp.listenerPath",
-            "handing over a listener is not done yet",
-        ));
-    }
     Ok(Some(filter))
+}
+
+/// A record that has none is of a container whose profile asks nobody.
+pub(crate) fn send_listener(
+    record: &Record,
+    process: &Child,
+    number: i32,
+    status: Status,
+) -> Result<(), Error> {
+    let listener = record.listener.as_ref().ok_or(Error::Died)?;
+    listener.hand_over(process, number, &record.state(status))
+}
+
+/// The joined one, or that which the init was born into.
+fn network_of(opened: &Opened, init: &Child) -> Result<OwnedFd, Error> {
+    let path = format!("/proc/{}/ns/net", init.pid);
+    match opened.joined.iter().find(|(kind, _)| *kind == flag::NEWNET) {
+        Some((_, fd)) => fd.try_clone().map_err(|e| Error::step("opening", "the network namespace", e)),
+        None => open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| Error::step("opening", path, e)),
+    }
+}
+
+/// A path may lead to the host's own namespace, and what is for the container would change the host
+/// (CVE-2022-0532). Looked at only when something would be changed.
+fn refuse_the_hosts(plan: &Plan, joined: &[(u64, OwnedFd)]) -> Result<(), Error> {
+    for (kind, field) in plan.changed_namespaces() {
+        let Some((_, fd)) = joined.iter().find(|(joined, _)| *joined == kind) else { continue };
+        let name = match kind {
+            flag::NEWUTS => "uts",
+            flag::NEWIPC => "ipc",
+            _ => "net",
+        };
+        let at = |e: Errno| Error::step("looking at", format!("/proc/self/ns/{name}"), e);
+        let (ours, theirs) = (
+            rustix::fs::stat(format!("/proc/self/ns/{name}")).map_err(at)?,
+            rustix::fs::fstat(fd).map_err(at)?,
+        );
+        if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
+            return Err(Error::invalid(
+                field,
+                format!("would change the host: the {name} namespace is its own"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 pub(crate) fn stdio(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {
@@ -366,6 +470,8 @@ pub(crate) fn stdio(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {
         Stdio::Fds { stdin, stdout, stderr } => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
     }
 }
+
+const JOINING: &str = "joining the namespace";
 
 /// Clones with the children's PID namespace set to another for the moment: a child is born into it, and needs no
 /// second clone to enter it.
@@ -378,7 +484,7 @@ pub(crate) fn clone_into(
     let clone =
         |work| kernel::clone3(flags, cgroup, work).map_err(|e| Error::step("cloning", "a process", e));
     let Some(theirs) = pid_namespace else { return clone(work) };
-    let at = |e: Errno| Error::step("joining", "the PID namespace", e);
+    let at = |e: Errno| Error::step(JOINING, "of PIDs", e);
     let ours = open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at)?;
     kernel::setns(theirs.as_fd(), flag::NEWPID).map_err(at)?;
     let cloned = clone(work);
@@ -390,7 +496,13 @@ fn open_namespaces(plan: &Plan) -> Result<Vec<(u64, OwnedFd)>, Error> {
     let one = |joined: &plan::Joined| {
         rustix::fs::openat(CWD, &joined.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map(|fd| (joined.flag, fd))
-            .map_err(|e| Error::step("opening the namespace", joined.path.display().to_string(), e))
+            .map_err(|e| {
+                Error::step(
+                    "opening the namespace",
+                    format!("{} (linux.namespaces)", joined.path.display()),
+                    e,
+                )
+            })
     };
     plan.namespaces.joined.iter().map(one).collect()
 }

@@ -6,18 +6,21 @@ mod devices;
 mod hooks;
 mod mounts;
 mod namespaces;
+mod netdev;
 mod options;
 mod path;
 mod process;
+mod rdt;
 mod sched;
 mod sysctl;
 mod version;
 
 pub(crate) use capabilities::names as capability_names;
 pub(crate) use devices::Device;
-pub(crate) use mounts::{Idmap, Mount, Source, may_cover_proc};
+pub(crate) use mounts::{Content, Idmap, Mount, Source, may_cover_proc};
 pub(crate) use namespaces::{Joined, Maps, Namespaces};
 pub(crate) use process::ProcessPlan;
+pub(crate) use rdt::{Class, RdtPlan};
 pub(crate) use sched::MemoryPolicy;
 pub(crate) use sysctl::Sysctl;
 
@@ -31,7 +34,10 @@ pub use sched::{MEMORY_FLAGS, MEMORY_MODES};
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
+use kernel::clone_flags as flag;
+
 use crate::cgroup::{Driver, ScopePlan};
+use crate::netdev::NetDevice;
 use crate::spec::{Hooks, Linux, Resources, Spec};
 use crate::{Error, Rootfs};
 
@@ -52,6 +58,8 @@ pub(crate) struct Plan {
     pub(crate) time_offsets: Option<Vec<u8>>,
     pub(crate) personality: Option<u32>,
     pub(crate) memory_policy: Option<MemoryPolicy>,
+    pub(crate) net_devices: Vec<NetDevice>,
+    pub(crate) rdt: Option<RdtPlan>,
     pub(crate) process: ProcessPlan,
     pub(crate) cgroup_path: String,
     /// The scope that systemd is to make for it.
@@ -68,6 +76,26 @@ pub(crate) struct Root {
     /// A value of `kernel::propagation`.
     pub(crate) propagation: u64,
     pub(crate) pivot: Pivot,
+}
+
+impl Plan {
+    /// Whether the init has to wait for its parent before it can do anything: for its maps, or its interfaces.
+    pub(crate) fn waits_for_parent(&self) -> bool {
+        self.namespaces.maps.is_some() || !self.net_devices.is_empty()
+    }
+
+    /// Namespaces that the plan changes for good, with the fields that do: they may not be the host's.
+    pub(crate) fn changed_namespaces(&self) -> Vec<(u64, &'static str)> {
+        let uts = [("hostname", &self.hostname), ("domainname", &self.domainname)];
+        let mut changed: Vec<_> = uts
+            .into_iter()
+            .filter(|(_, name)| name.is_some())
+            .map(|(field, _)| (flag::NEWUTS, field))
+            .collect();
+        changed.extend(self.sysctls.iter().map(|sysctl| (sysctl.namespace, "linux.sysctl")));
+        changed.extend(self.net_devices.first().map(|_| (flag::NEWNET, "linux.netDevices")));
+        changed
+    }
 }
 
 /// When the root is pivoted into.
@@ -96,7 +124,6 @@ pub(crate) fn plan(
     if spec.annotations.contains_key("") {
         return Err(Error::invalid("annotations", "holds an empty key"));
     }
-    refuse_unsupported(linux)?;
     let process =
         spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is required to start a container"))?;
     let namespaces = namespaces::plan(linux)?;
@@ -115,6 +142,8 @@ pub(crate) fn plan(
         time_offsets: namespaces::time_offsets(linux, &namespaces)?,
         personality: linux.personality.as_ref().map(sched::personality).transpose()?,
         memory_policy: linux.memory_policy.as_ref().map(sched::memory_policy).transpose()?,
+        net_devices: netdev::plan(linux, &namespaces)?,
+        rdt: linux.intel_rdt.as_ref().map(rdt::plan).transpose()?,
         process: process::plan(process)?,
         cgroup_path: scope
             .as_ref()
@@ -129,19 +158,6 @@ pub(crate) fn plan(
 /// A process that joins a container by `exec`.
 pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, Error> {
     process::plan(process)
-}
-
-fn refuse_unsupported(linux: &Linux) -> Result<(), Error> {
-    if linux.intel_rdt.is_some() {
-        return Err(Error::unsupported("linux.intelRdt", "resctrl is not handled yet"));
-    }
-    if !linux.net_devices.is_empty() {
-        return Err(Error::unsupported("linux.netDevices", "moving interfaces is not handled yet"));
-    }
-    if linux.mount_label.as_ref().is_some_and(|label| !label.is_empty()) {
-        return Err(Error::unsupported("linux.mountLabel", "SELinux mount labels are not handled yet"));
-    }
-    Ok(())
 }
 
 fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) -> Result<Root, Error> {
@@ -234,8 +250,6 @@ mod tests {
             [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Uts, NamespaceKind::User]
                 .map(|kind| crate::spec::Namespace { kind, path: None })
                 .to_vec();
-        (linux.intel_rdt, linux.mount_label) = (None, None);
-        linux.net_devices.clear();
         linux.time_offsets.clear();
         change(&mut spec);
         spec

@@ -48,6 +48,8 @@ steps! {
     AttachRoot = "attaching the root file system",
     PivotRoot = "pivoting into the root file system",
     MountFs = "mounting",
+    Remount = "remounting",
+    CopyUp = "copying what is covered by",
     MountTarget = "making the mount point",
     MountOnProc = "refusing a mount inside /proc at",
     MountCgroup = "mounting the cgroups at",
@@ -74,6 +76,7 @@ steps! {
     Capabilities = "setting capabilities",
     NoNewPrivileges = "setting no_new_privs",
     Seccomp = "loading the seccomp filter",
+    Listener = "handing over the seccomp listener",
     Hook = "running a createContainer hook",
     Report = "reporting",
     Command = "command",
@@ -113,6 +116,10 @@ pub(crate) enum Word {
     Ready {
         console: Option<OwnedFd>,
     },
+    /// The filter is loaded, and its listener is this descriptor of the process; it waits until that was taken.
+    Listening {
+        number: i32,
+    },
 }
 
 const PACKET: usize = 16;
@@ -146,6 +153,11 @@ impl Line {
         self.send([3, 0, 0, 0], console)
     }
 
+    /// By write(2) alone: under the filter that was just loaded, others may wait for the listener.
+    pub(crate) fn listening(&self, number: i32) -> rustix::io::Result<()> {
+        rustix::io::write(&self.0, &encode([5, number as u32, 0, 0])).map(drop)
+    }
+
     /// Parent to child: go on.
     pub(crate) fn go(&self) -> rustix::io::Result<()> {
         self.send([4, 0, 0, 0], None)
@@ -167,6 +179,7 @@ impl Line {
             1 => Ok(Some(Word::Cloned { pid: packet[1] as i32 })),
             2 => Ok(Some(Word::BeforePivot)),
             3 => Ok(Some(Word::Ready { console })),
+            5 => Ok(Some(Word::Listening { number: packet[1] as i32 })),
             _ => Err(Errno::PROTO),
         }
     }

@@ -29,7 +29,7 @@ const MAX_INSTRUCTIONS: usize = 4096;
 const FLAG_TSYNC: u32 = 1;
 const FLAG_LOG: u32 = 1 << 1;
 const FLAG_SPEC_ALLOW: u32 = 1 << 2;
-const FLAG_NEW_LISTENER: u32 = 1 << 3;
+pub(crate) const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 

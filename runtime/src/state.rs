@@ -13,10 +13,12 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::cgroup::{self, Cgroup, Scope};
-use crate::seccomp::Filter;
+use crate::listener::Listener;
+use crate::plan::MemoryPolicy;
+use crate::seccomp::{self, Filter};
 use crate::spec::{self, Hooks};
+use crate::{Error, rdt};
 
 /// What `state` answers: the OCI specification's words.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,6 +76,13 @@ pub(crate) struct Record {
     /// Flags of the seccomp filter beside the record.
     pub(crate) seccomp_flags: Option<u32>,
     pub(crate) personality: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) memory_policy: Option<MemoryPolicy>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) listener: Option<Listener>,
+    /// The container's place in resctrl.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rdt: Option<rdt::Groups>,
     /// What an exec from the command line takes over.
     pub(crate) process: spec::Process,
     pub(crate) hooks: Hooks,
@@ -226,7 +235,7 @@ impl StateDir {
     pub(crate) fn read_filter(&self, flags: u32) -> Result<Filter, Error> {
         let bytes = fs::read(self.path.join(FILTER)).map_err(|e| self.step("reading the filter of", e))?;
         let program = bytes.as_chunks::<8>().0.iter().map(instruction).collect();
-        Ok(Filter { program, flags, listener: false })
+        Ok(Filter { program, flags, listener: flags & seccomp::FLAG_NEW_LISTENER != 0 })
     }
 
     /// What `update` left; none: the configuration's are in force.

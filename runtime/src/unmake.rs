@@ -7,8 +7,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::Error;
-use crate::hooks;
 use crate::state::{Record, StateDir, Status};
+use crate::{hooks, rdt};
 
 /// How long a killed init may take to die: it first ends everything in its PID namespace.
 const DEATH_S: i64 = 10;
@@ -50,6 +50,10 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
     } else {
         // Nothing of ours ran in it, and it may be somebody else's: a path in use is what made `create` fail.
         cgroup.remove_if_empty();
+    }
+    // A class with processes in it can go too, but they would fall back to the node's.
+    if let Some(Err(error)) = record.rdt.as_ref().map(rdt::Groups::remove) {
+        left.push(error);
     }
     if left.is_empty() && record.init.is_some() {
         run_poststop(record);

@@ -171,7 +171,9 @@ fn an_error_names_the_field_and_the_file() {
     let Some(scratch) = Scratch::new("error") else { return };
     let Some(cpu) = scratch.dir("cpu") else { return };
     let error = Cgroup::create(&scratch.path(), &resources(r#"{"cpu": {"period": 1}}"#)).unwrap_err();
-    let expected = format!("linux.resources.cpu.period: writing 1 to {}/cpu.cfs_period_us", cpu.display());
+    let file = cpu.join("cpu.cfs_period_us");
+    let expected =
+        format!("linux.resources.cpu.period: writing 1 to {} (OCI config-linux.md, CPU)", file.display());
     assert_eq!(error.to_string(), expected);
 }
 

@@ -6,7 +6,7 @@
 mod v1;
 mod v2;
 
-use crate::spec::{BlockIo, HugepageLimit, Memory, Resources, ThrottleDevice};
+use crate::spec::{BlockIo, Cpu, HugepageLimit, Memory, Resources, ThrottleDevice};
 
 use super::Error;
 use super::layout::Version;
@@ -122,7 +122,41 @@ fn check(resources: &Resources) -> Result<(), Error> {
     }
     check_cpu_list("cpu.cpus", resources.cpu.as_ref().and_then(|cpu| cpu.cpus.as_deref()))?;
     check_cpu_list("cpu.mems", resources.cpu.as_ref().and_then(|cpu| cpu.mems.as_deref()))?;
+    if resources.rdma.values().any(|limit| limit.hca_handles.is_none() && limit.hca_objects.is_none()) {
+        return Err(invalid("rdma", "has an entry with neither hcaHandles nor hcaObjects"));
+    }
+    resources.block_io.as_ref().map_or(Ok(()), check_block_io)?;
+    resources.cpu.as_ref().map_or(Ok(()), check_cpu)?;
     resources.hugepage_limits.iter().try_for_each(check_page_size)
+}
+
+/// 0 is unset; others are what the kernel's schedulers take.
+fn check_block_io(io: &BlockIo) -> Result<(), Error> {
+    let good = |weight: Option<u16>| weight.is_none_or(|weight| matches!(weight, 0 | 10..=1000));
+    if !good(io.weight) || !good(io.leaf_weight) {
+        return Err(invalid("blockIO.weight", "is not within 10 and 1000"));
+    }
+    for device in &io.weight_device {
+        if device.weight.is_none() && device.leaf_weight.is_none() {
+            return Err(invalid("blockIO.weightDevice", "has an entry with neither weight nor leafWeight"));
+        }
+        if !good(device.weight) || !good(device.leaf_weight) {
+            return Err(invalid("blockIO.weightDevice", "has a weight that is not within 10 and 1000"));
+        }
+    }
+    Ok(())
+}
+
+fn check_cpu(cpu: &Cpu) -> Result<(), Error> {
+    if !matches!(cpu.idle, None | Some(0 | 1)) {
+        return Err(invalid("cpu.idle", "is neither 0 nor 1"));
+    }
+    match (cpu.quota, cpu.burst) {
+        (Some(quota @ 1..), Some(burst)) if burst > quota.unsigned_abs() => {
+            Err(invalid("cpu.burst", "is larger than cpu.quota"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn check_cpu_list(field: &'static str, list: Option<&str>) -> Result<(), Error> {

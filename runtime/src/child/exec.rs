@@ -8,7 +8,7 @@ use rustix::process::setsid;
 
 use super::{FAILED, home, identity, join_cgroups, renew_keyring, terminal};
 use crate::Keyring;
-use crate::plan::ProcessPlan;
+use crate::plan::{MemoryPolicy, ProcessPlan};
 use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
 
@@ -24,6 +24,7 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) personality: Option<u32>,
+    pub(crate) memory_policy: Option<&'a MemoryPolicy>,
     pub(crate) preserve_fds: u32,
     pub(crate) keyring: Keyring,
 }
@@ -71,9 +72,10 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
         kernel::personality(persona).at(Step::Personality, 0)?;
     }
     let env = home::environment(root.as_fd(), process);
-    identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter)?;
+    super::remember_where(kit.memory_policy)?;
+    identity::become_process(root.as_fd(), process, label.as_ref(), kit.filter, kit.line)?;
     kernel::close_range_cloexec(3 + kit.preserve_fds).at(Step::Stdio, 3)?;
-    identity::load_last(process, kit.filter)?;
+    identity::load_last(process, kit.filter, kit.line)?;
     Ok(env)
 }
 

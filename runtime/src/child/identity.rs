@@ -2,7 +2,7 @@
 //!
 //! Shared by the init of a container and by `exec`.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{CStringArray, CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capset};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid, accessat, openat2, statat};
@@ -12,7 +12,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::place::{Kind, Links, find, find_or_make};
 use crate::plan::ProcessPlan;
-use crate::report::{At as _, Failure, Step};
+use crate::report::{At as _, Failure, Line, Step};
 use crate::seccomp::Filter;
 
 type Done = Result<(), Failure>;
@@ -31,6 +31,7 @@ pub(super) fn become_process(
     process: &ProcessPlan,
     label: Option<&OwnedFd>,
     filter: Option<&Filter>,
+    line: &Line,
 ) -> Done {
     limits(process)?;
     schedule(process)?;
@@ -41,7 +42,7 @@ pub(super) fn become_process(
     drop_bounding(process)?;
     if !process.no_new_privileges {
         // Without no_new_privs it takes CAP_SYS_ADMIN, which is about to go.
-        load(filter)?;
+        load(filter, line)?;
     }
     become_user(process)?;
     set_capabilities(process)?;
@@ -58,16 +59,19 @@ pub(super) fn become_process(
 }
 
 /// The last step before exec of a process with no_new_privs: the filter need allow nothing but exec.
-pub(super) fn load_last(process: &ProcessPlan, filter: Option<&Filter>) -> Done {
-    if process.no_new_privileges { load(filter) } else { Ok(()) }
+pub(super) fn load_last(process: &ProcessPlan, filter: Option<&Filter>, line: &Line) -> Done {
+    if process.no_new_privileges { load(filter, line) } else { Ok(()) }
 }
 
-fn load(filter: Option<&Filter>) -> Done {
+fn load(filter: Option<&Filter>, line: &Line) -> Done {
     let Some(filter) = filter else { return Ok(()) };
-    kernel::seccomp_set_mode_filter(&filter.program, filter.flags)
-        .map(drop)
+    let listener = kernel::seccomp_set_mode_filter(&filter.program, filter.flags)
         .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::INVAL))
-        .at(Step::Seccomp, 0)
+        .at(Step::Seccomp, 0)?;
+    let Some(listener) = listener else { return Ok(()) };
+    line.listening(listener.as_raw_fd()).at(Step::Listener, 0)?;
+    // It closes when the parent has it: the process that is judged may not be its own judge.
+    line.wait().at(Step::Listener, 0)
 }
 
 fn limits(process: &ProcessPlan) -> Done {

@@ -1,17 +1,18 @@
 //! The container's mounts, made and attached inside its own mount namespace.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr};
 use rustix::io::Result;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, move_mount,
 };
 
-use super::Kit;
-use super::place::{Kind, Links, find_or_make, is_on_proc, kind_of};
-use crate::plan::{Mount, Source, may_cover_proc};
+use super::place::{Kind, Links, find, find_or_make, is_on_proc, kind_of};
+use super::{Kit, copyup};
+use crate::plan::{Content, Mount, Source, may_cover_proc};
 use crate::report::{At as _, Failure, Step};
 
 /// All of `mounts`, in their order: later ones may lie on earlier ones.
@@ -19,12 +20,22 @@ pub(super) fn mount_all(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     for (i, mount) in kit.plan.mounts.iter().enumerate() {
         match &mount.source {
             Source::Bind { .. } => bind(kit, i, mount)?,
-            Source::Fs { kind, options } => {
+            Source::Fs { kind, options, content: Content::Own } => {
                 let made = make_fs(kind, options, &mount.attr).at(Step::MountFs, i)?;
                 let place = target(kit, i, mount, Kind::Dir)?;
                 attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
                 finish(made.as_fd(), mount).at(Step::MountFs, i)?;
             }
+            Source::Fs { kind, options, content: Content::Copied } => {
+                let writable = MountAttr { set: mount.attr.set & !mount_attr::RDONLY, ..mount.attr };
+                let made = make_fs(kind, options, &writable).at(Step::MountFs, i)?;
+                let place = target(kit, i, mount, Kind::Dir)?;
+                copyup::copy(place.as_fd(), made.as_fd()).at(Step::CopyUp, i)?;
+                attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
+                mount_setattr(made.as_fd(), Depth::One, &mount.attr).at(Step::MountFs, i)?;
+                finish(made.as_fd(), mount).at(Step::MountFs, i)?;
+            }
+            Source::Remount { options } => remount(kit, mount, options.as_deref()).at(Step::Remount, i)?,
             Source::Cgroup => super::cgroups::mount(kit, i, mount)?,
         }
     }
@@ -48,6 +59,19 @@ fn bind(kit: &Kit<'_>, i: usize, mount: &Mount) -> std::result::Result<(), Failu
     attach(tree.as_fd(), place.as_fd()).at(Step::MountFs, i)
 }
 
+/// The root of a mount, and nothing else, can be remounted: the kernel says EINVAL for other places.
+fn remount(kit: &Kit<'_>, mount: &Mount, options: Option<&[(CString, Option<CString>)]>) -> Result<()> {
+    let place = find(kit.root, &mount.destination, Links::Follow)?;
+    mount_setattr(place.as_fd(), Depth::One, &mount.attr)?;
+    if let Some(options) = options.filter(|options| !options.is_empty()) {
+        let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+        let context = fspick(&place, c"", flags)?;
+        configure(&context, options)?;
+        fsconfig_reconfigure(context.as_fd())?;
+    }
+    finish(place.as_fd(), mount)
+}
+
 /// The mount point, made where it is missing, and never inside a procfs that is not ours to cover.
 pub(super) fn target(
     kit: &Kit<'_>,
@@ -69,19 +93,21 @@ pub(super) fn target(
 /// A new file system, not attached anywhere yet.
 pub(super) fn make_fs(
     kind: &std::ffi::CStr,
-    options: &[(std::ffi::CString, Option<std::ffi::CString>)],
+    options: &[(CString, Option<CString>)],
     attr: &MountAttr,
 ) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (key, value) in options {
-        match value {
-            Some(value) => fsconfig_set_string(context.as_fd(), key.as_c_str(), value.as_c_str())?,
-            None => fsconfig_set_flag(context.as_fd(), key.as_c_str())?,
-        }
-    }
+    configure(&context, options)?;
     fsconfig_create(context.as_fd())?;
     let attr = MountAttrFlags::from_bits_retain(attr.set as u32);
     fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)
+}
+
+fn configure(context: &OwnedFd, options: &[(CString, Option<CString>)]) -> Result<()> {
+    options.iter().try_for_each(|(key, value)| match value {
+        Some(value) => fsconfig_set_string(context.as_fd(), key.as_c_str(), value.as_c_str()),
+        None => fsconfig_set_flag(context.as_fd(), key.as_c_str()),
+    })
 }
 
 /// What fsmount could not be told at once.

@@ -38,9 +38,22 @@ pub(crate) enum Source {
     Fs {
         kind: CString,
         options: Vec<(CString, Option<CString>)>,
+        content: Content,
+    },
+    /// What is mounted there already, with other attributes; without `bind` its file system takes the options too.
+    Remount {
+        options: Option<Vec<(CString, Option<CString>)>>,
     },
     /// The container's own cgroups, as the node's hierarchies have them.
     Cgroup,
+}
+
+/// What a new file system holds when it is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Own,
+    /// What it covers (`tmpcopyup`).
+    Copied,
 }
 
 /// Ownership shifted for one mount.
@@ -79,7 +92,29 @@ pub(crate) fn may_cover_proc(destination: &[u8]) -> bool {
 }
 
 pub(super) fn plan(spec: &spec::Spec, bundle: &Path, namespaces: &Namespaces) -> Result<Vec<Mount>, Error> {
-    spec.mounts.iter().enumerate().map(|(i, mount)| one(i, mount, bundle, namespaces)).collect()
+    let mut mounts = Vec::with_capacity(spec.mounts.len());
+    let label = spec.linux.as_ref().and_then(|linux| linux.mount_label.as_deref());
+    for (i, mount) in spec.mounts.iter().enumerate() {
+        let mut mount = one(i, mount, bundle, namespaces)?;
+        if let Some(label) = label.filter(|label| !label.is_empty()) {
+            add_label(&mut mount, label)?;
+        }
+        mounts.push(mount);
+    }
+    Ok(mounts)
+}
+
+/// The label of a whole file system (mount(8), `context=`), but for those of the kernel, which have labels of their own,
+/// and those that were given one.
+fn add_label(mount: &mut Mount, label: &str) -> Result<(), Error> {
+    let Source::Fs { kind, options, .. } = &mut mount.source else { return Ok(()) };
+    let own =
+        [&b"proc"[..], b"sysfs", b"mqueue", b"cgroup", b"cgroup2", b"devtmpfs", b"securityfs", b"selinuxfs"];
+    let is_context = |(key, _): &(CString, Option<CString>)| key.to_bytes().ends_with(b"context");
+    if !own.contains(&kind.as_bytes()) && !options.iter().any(is_context) {
+        options.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
+    }
+    Ok(())
 }
 
 fn one(i: usize, mount: &spec::Mount, bundle: &Path, namespaces: &Namespaces) -> Result<Mount, Error> {
@@ -91,6 +126,7 @@ fn one(i: usize, mount: &spec::Mount, bundle: &Path, namespaces: &Namespaces) ->
     let words = Words::read(&field, &mount.options)?;
     let kind = mount.kind.as_deref().unwrap_or("");
     let source = match (words.bind, kind) {
+        _ if words.remount => remount(&field, mount, &words)?,
         (Some(depth), _) => bind(&field, mount, bundle, depth, &words, namespaces)?,
         (None, "bind") => bind(&field, mount, bundle, Depth::One, &words, namespaces)?,
         (None, "") => {
@@ -105,8 +141,10 @@ fn one(i: usize, mount: &spec::Mount, bundle: &Path, namespaces: &Namespaces) ->
 
 fn finish(destination: CString, source: Source, words: Words) -> Mount {
     let is_bind = matches!(source, Source::Bind { .. });
+    let is_new = !matches!(source, Source::Remount { .. });
     let strict = matches!(&source, Source::Fs { kind, .. } if matches!(kind.as_bytes(), b"proc" | b"sysfs"));
-    let readonly_at_end = !is_bind && destination.as_bytes() == b"dev" && words.attr.set & attr::RDONLY != 0;
+    let readonly_at_end =
+        !is_bind && is_new && destination.as_bytes() == b"dev" && words.attr.set & attr::RDONLY != 0;
     let mut attr = words.attr;
     if readonly_at_end {
         attr.set &= !attr::RDONLY;
@@ -177,7 +215,36 @@ fn file_system(field: &str, mount: &spec::Mount, kind: &str, words: &Words) -> R
     for word in &words.data {
         options.push(option(field, word)?);
     }
-    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options })
+    let content = match words.copy_up {
+        true if kind != "tmpfs" => {
+            return Err(Error::invalid(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
+        }
+        true => Content::Copied,
+        false => Content::Own,
+    };
+    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options, content })
+}
+
+/// mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS: with `bind` the mount alone changes. What is not said stays.
+fn remount(field: &str, mount: &spec::Mount, words: &Words) -> Result<Source, Error> {
+    if words.idmap.is_some() || !mount.uid_mappings.is_empty() || words.copy_up {
+        return Err(Error::invalid(
+            format!("{field}.options"),
+            "remount makes nothing that could be mapped or filled",
+        ));
+    }
+    if words.bind.is_some() {
+        return Ok(Source::Remount { options: None });
+    }
+    let mut options = words.data.iter().map(|word| option(field, word)).collect::<Result<Vec<_>, _>>()?;
+    let readonly = [(words.attr.set, c"ro"), (words.attr.clear, c"rw")];
+    options.extend(
+        readonly
+            .iter()
+            .filter(|(bits, _)| bits & attr::RDONLY != 0)
+            .map(|(_, word)| ((*word).to_owned(), None)),
+    );
+    Ok(Source::Remount { options: Some(options) })
 }
 
 fn option(field: &str, word: &str) -> Result<(CString, Option<CString>), Error> {
@@ -194,6 +261,7 @@ fn refuse_over_proc(field: &str, destination: &[u8], source: &Source) -> Result<
         b"proc" => match source {
             Source::Fs { kind, .. } if kind.as_bytes() == b"proc" => Ok(()),
             Source::Bind { path, .. } if path == Path::new("/proc") => Ok(()),
+            Source::Remount { .. } => Ok(()),
             Source::Fs { .. } | Source::Bind { .. } | Source::Cgroup => {
                 Err(Error::invalid(field, "only a procfs may be mounted on /proc"))
             }
@@ -213,6 +281,8 @@ struct Words {
     propagation: Option<(u64, Depth)>,
     bind: Option<Depth>,
     idmap: Option<Depth>,
+    remount: bool,
+    copy_up: bool,
     data: Vec<String>,
 }
 
@@ -220,10 +290,8 @@ impl Words {
     fn read(field: &str, options: &[String]) -> Result<Words, Error> {
         let mut words = Words::default();
         for option in options {
+            c_string(&format!("{field}.options"), option.as_str())?;
             match change(option) {
-                Some(Change::Unsupported) => {
-                    return Err(Error::unsupported(format!("{field}.options"), format!("{option:?}")));
-                }
                 Some(change) => words.take(option, change),
                 None => words.data.push(option.clone()),
             }
@@ -243,7 +311,9 @@ impl Words {
             Change::Bind(depth) => self.bind = Some(depth),
             Change::Idmap(depth) => self.idmap = Some(depth),
             Change::Flag => self.data.push(word.to_owned()),
-            Change::Nothing | Change::Unsupported => {}
+            Change::Remount => self.remount = true,
+            Change::CopyUp => self.copy_up = true,
+            Change::Nothing => {}
         }
     }
 }
@@ -294,5 +364,44 @@ mod tests {
     fn a_mount_without_a_type_must_be_a_bind() {
         assert!(check(r#"{"destination": "/x", "source": "/y"}"#).is_err());
         assert!(check(r#"{"destination": "/", "source": "/y", "type": "bind"}"#).is_err());
+    }
+
+    #[test]
+    fn a_remount_changes_what_is_there() {
+        let options = |words: &str| {
+            let mount =
+                check(&format!(r#"{{"destination": "/x", "options": ["remount", {words}]}}"#)).unwrap();
+            let Source::Remount { options } = mount.source else { panic!("a remount") };
+            (mount.attr.set, options.map(|all| all.into_iter().map(|(key, _)| key).collect::<Vec<_>>()))
+        };
+        assert_eq!(options(r#""bind", "ro""#), (attr::RDONLY, None));
+        assert_eq!(options(r#""ro", "size=1m""#), (attr::RDONLY, Some(vec![c"size".into(), c"ro".into()])));
+        assert_eq!(options(r#""nosuid""#), (attr::NOSUID, Some(vec![])));
+        assert!(check(r#"{"destination": "/x", "options": ["remount", "idmap"]}"#).is_err());
+    }
+
+    #[test]
+    fn only_a_tmpfs_is_filled_with_what_it_covers() {
+        let mount = check(r#"{"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}"#).unwrap();
+        assert!(matches!(mount.source, Source::Fs { content: Content::Copied, .. }));
+        assert!(check(r#"{"destination": "/x", "type": "ramfs", "options": ["tmpcopyup"]}"#).is_err());
+    }
+
+    #[test]
+    fn file_systems_without_labels_of_their_own_get_the_containers() {
+        let labelled = |kind: &str, options: &str| {
+            let mut mount = check(
+                &format!(r#"{{"destination": "/proc", "type": "{kind}", "options": [{options}]}}"#)
+                    .replace("/proc", if kind == "proc" { "/proc" } else { "/x" }),
+            )
+            .unwrap();
+            add_label(&mut mount, "l:s0").unwrap();
+            let Source::Fs { options, .. } = mount.source else { panic!("a file system") };
+            options
+                .into_iter()
+                .any(|(key, value)| key.as_c_str() == c"context" && value.as_deref() == Some(c"l:s0"))
+        };
+        assert!(labelled("tmpfs", "") && labelled("devpts", ""));
+        assert!(!labelled("proc", "") && !labelled("mqueue", "") && !labelled("tmpfs", r#""context=other""#));
     }
 }

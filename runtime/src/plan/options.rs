@@ -19,7 +19,10 @@ pub(crate) enum Change {
     Nothing,
     /// Concerns the file system rather than the mount, and goes to it as a flag.
     Flag,
-    Unsupported,
+    /// A mount that is there already changes.
+    Remount,
+    /// A tmpfs begins with what it covers.
+    CopyUp,
 }
 
 /// Every word that is not data for the file system.
@@ -54,7 +57,7 @@ const WORDS: &[(&str, Change)] = &[
     ("rdev", Change::RecursiveClear(attr::NODEV)),
     ("rdiratime", Change::RecursiveClear(attr::NODIRATIME)),
     ("relatime", Change::Atime(attr::RELATIME)),
-    ("remount", Change::Unsupported),
+    ("remount", Change::Remount),
     ("rexec", Change::RecursiveClear(attr::NOEXEC)),
     ("ridmap", Change::Idmap(Depth::Recursive)),
     ("rnoatime", Change::RecursiveAtime(attr::NOATIME)),
@@ -84,31 +87,18 @@ const WORDS: &[(&str, Change)] = &[
     ("suid", Change::Clear(attr::NOSUID)),
     ("symfollow", Change::Clear(attr::NOSYMFOLLOW)),
     ("sync", Change::Flag),
-    ("tmpcopyup", Change::Unsupported),
+    ("tmpcopyup", Change::CopyUp),
     ("unbindable", Change::Propagate(propagation::UNBINDABLE, Depth::One)),
 ];
 
 /// The words that `features` lists.
-pub const NAMES: [&str; names_len()] = names();
+pub const NAMES: [&str; WORDS.len()] = names();
 
-const fn names_len() -> usize {
-    let mut count = 0;
+const fn names() -> [&'static str; WORDS.len()] {
+    let mut names = [""; WORDS.len()];
     let mut i = 0;
     while i < WORDS.len() {
-        count += !matches!(WORDS[i].1, Change::Unsupported) as usize;
-        i += 1;
-    }
-    count
-}
-
-const fn names() -> [&'static str; names_len()] {
-    let mut names = [""; names_len()];
-    let (mut i, mut to) = (0, 0);
-    while i < WORDS.len() {
-        if !matches!(WORDS[i].1, Change::Unsupported) {
-            names[to] = WORDS[i].0;
-            to += 1;
-        }
+        names[i] = WORDS[i].0;
         i += 1;
     }
     names

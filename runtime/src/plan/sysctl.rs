@@ -15,6 +15,8 @@ pub(crate) struct Sysctl {
     pub(crate) path: CString,
     pub(crate) value: Vec<u8>,
     pub(crate) name: String,
+    /// The flag of the namespace that it belongs to.
+    pub(crate) namespace: u64,
 }
 
 const IPC: &[&str] = &["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"];
@@ -35,7 +37,12 @@ fn one(name: &str, value: &str, namespaces: &Namespaces) -> Result<Sysctl, Error
     if !namespaces.has(owner) {
         return Err(Error::invalid(field, "belongs to a namespace that the container shares with the host"));
     }
-    Ok(Sysctl { path: c_string(&field, format!("sys/{path}"))?, value: value.into(), name: name.into() })
+    Ok(Sysctl {
+        path: c_string(&field, format!("sys/{path}"))?,
+        value: value.into(),
+        name: name.into(),
+        namespace: owner,
+    })
 }
 
 /// sysctl.d(5): when the first separator is a slash, dots are just dots; else the two are exchanged.

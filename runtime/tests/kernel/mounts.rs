@@ -210,3 +210,67 @@ fn the_root_has_the_propagation_that_was_asked_for() {
     assert!(!private.contains(" shared:") && !private.contains(" master:"), "{private}");
     assert!(!propagation("rslave").contains(" shared:"));
 }
+
+#[test]
+fn a_tmpfs_can_begin_with_what_it_covers() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new(
+        "stat -c '%n %a %u %F' /etc /etc/deep/file /etc/deep /etc/link /etc/fifo; cat /etc/deep/file; readlink /etc/link; \
+         ls -A /etc/empty | wc -l; touch /etc/new && echo written; grep -c ' /etc ro' /proc/self/mountinfo; true",
+    );
+    let etc = bundle.rootfs().join("etc");
+    fs::create_dir_all(etc.join("deep")).unwrap();
+    fs::create_dir(etc.join("empty")).unwrap();
+    fs::write(etc.join("deep/file"), "words\n").unwrap();
+    std::os::unix::fs::symlink("/nosuch/outside", etc.join("link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        etc.join("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
+    std::os::unix::fs::chown(etc.join("deep/file"), Some(7), Some(8)).unwrap();
+    let mode = |path: &str, mode: u32| {
+        fs::set_permissions(etc.join(path), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode("deep/file", 0o4755);
+    mode("deep", 0o750);
+    mode("", 0o751);
+    bundle.mount(
+        json!({"destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup", "nodev"]}),
+    );
+    let text = bundle.run().ok().to_owned();
+    let expected = "/etc 751 0 directory\n/etc/deep/file 4755 7 regular file\n/etc/deep 750 0 directory\n\
+        /etc/link 777 0 symbolic link\n/etc/fifo 640 0 fifo\nwords\n/nosuch/outside\n0\nwritten\n0";
+    assert_eq!(text, expected);
+    assert!(!etc.join("new").exists(), "the image is untouched");
+    bundle.spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] = json!(["tmpcopyup", "ro"]);
+    bundle.spec["process"]["args"] =
+        json!(["sh", "-c", "cat /etc/deep/file; touch /etc/new || echo read-only"]);
+    assert_eq!(bundle.run().ok(), "words\nread-only");
+}
+
+#[test]
+fn a_mount_of_the_list_can_be_changed_by_a_later_entry() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("grep ' /t ' /proc/self/mountinfo; touch /t/x || echo read-only");
+    bundle.mount(
+        json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "size=64k"]}),
+    );
+    bundle.mount(json!({"destination": "/t", "options": ["remount", "bind", "ro"]}));
+    let text = bundle.run().ok().to_owned();
+    assert!(text.contains(" ro,nosuid,relatime ") && text.contains("- tmpfs tmpfs rw,size=64k"), "{text}");
+    assert!(text.ends_with("read-only"));
+    bundle.spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["options"] =
+        json!(["remount", "ro", "size=128k"]);
+    let text = bundle.run().ok().to_owned();
+    assert!(text.contains(" ro,nosuid,relatime ") && text.contains("- tmpfs tmpfs ro,size=128k"), "{text}");
+    bundle.spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["destination"] = json!("/tmp");
+    bundle.run().refused(&["remounting /tmp (mounts[5])", "Invalid argument"]);
+}

@@ -170,3 +170,34 @@ fn contradictions_are_refused() {
     }
     assert!(plan(&resources(r#"{"cpu": {"cpus": "0\n1"}}"#), &on_v1).is_err());
 }
+
+#[test]
+fn what_the_specification_forbids_or_v2_cannot_hold_is_refused() {
+    let refused = |json: &str, place: &str| {
+        let error = plan(&resources(json), &on_v2).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("linux.resources.{place} ")), "{error}");
+    };
+    refused(r#"{"rdma": {"mlx5_1": {}}}"#, "rdma");
+    refused(r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0}]}}"#, "blockIO.weightDevice");
+    refused(
+        r#"{"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "leafWeight": 10}]}}"#,
+        "blockIO.weightDevice",
+    );
+    refused(r#"{"blockIO": {"weight": 5}}"#, "blockIO.weight");
+    refused(r#"{"blockIO": {"leafWeight": 10}}"#, "blockIO.leafWeight");
+    refused(r#"{"cpu": {"quota": 10, "burst": 11}}"#, "cpu.burst");
+    refused(r#"{"cpu": {"idle": 2}}"#, "cpu.idle");
+    refused(r#"{"cpu": {"realtimePeriod": 5}}"#, "cpu.realtimeRuntime");
+    refused(r#"{"memory": {"useHierarchy": false}}"#, "memory.useHierarchy");
+    refused(r#"{"memory": {"kernelTCP": 5}}"#, "memory.kernelTCP");
+    refused(r#"{"memory": {"swappiness": 5}}"#, "memory.swappiness");
+    refused(r#"{"memory": {"disableOOMKiller": true}}"#, "memory.disableOOMKiller");
+}
+
+#[test]
+fn several_lines_of_a_unified_file_are_several_writes() {
+    let json = r#"{"unified": {"io.max": "259:0 rbps=1\n253:0 wiops=2"}}"#;
+    check_with(&on_v2, json, &["io.max=259:0 rbps=1", "io.max=253:0 wiops=2"]);
+    let none = r#"{"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 0}]}}"#;
+    check_with(&on_v2, none, &["io.max=8:0 rbps=max"]);
+}

@@ -93,8 +93,9 @@ fn memory_writes(resources: &Resources) -> Vec<Write> {
         let write = Write::new("memory.disableOOMKiller", "memory.oom_control", u8::from(disable));
         writes.push(write.or_skip_if(!disable));
     }
-    if memory.use_hierarchy == Some(true) {
-        writes.push(Write::new("memory.useHierarchy", "memory.use_hierarchy", 1));
+    if let Some(hierarchy) = memory.use_hierarchy {
+        // Since Linux 5.11 there is nothing else, and a 0 is refused.
+        writes.push(Write::new("memory.useHierarchy", "memory.use_hierarchy", u8::from(hierarchy)));
     }
     writes
 }

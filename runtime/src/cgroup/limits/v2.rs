@@ -36,15 +36,16 @@ pub(super) fn unified(
         if !plain(file) {
             return Err(invalid("unified", "has a key that is no file of a controller"));
         }
-        let write = Write::new("unified", file, value);
+        let controller = file.split('.').next().unwrap_or_default();
         // Files of the core belong to the runtime: a value there could move, kill or freeze what is not ours.
-        if write.controller == "cgroup" {
+        if controller == "cgroup" {
             return Err(invalid("unified", "names a file of the cgroup core, which is the runtime's own"));
         }
-        if version(&write.controller) != Some(Version::V2) {
-            return Err(Error::MissingController { field: "unified", controller: write.controller });
+        if version(controller) != Some(Version::V2) {
+            return Err(Error::MissingController { field: "unified", controller: controller.to_owned() });
         }
-        writes.push(write);
+        // One line a write, as the kernel reads them: `io.max` has one for each device.
+        writes.extend(value.lines().map(|line| Write::new("unified", file, line)));
     }
     Ok(writes)
 }
@@ -95,6 +96,12 @@ fn memory_writes(resources: &Resources) -> Result<Vec<Write>, Error> {
     if memory.swappiness.is_some() {
         return Err(invalid("memory.swappiness", "cannot be had with cgroup v2"));
     }
+    if memory.use_hierarchy == Some(false) {
+        return Err(invalid("memory.useHierarchy", "cannot be false with cgroup v2"));
+    }
+    if memory.kernel_tcp.is_some_and(|limit| limit > 0) {
+        return Err(invalid("memory.kernelTCP", "cannot be had with cgroup v2"));
+    }
     let mut writes = Vec::new();
     if let Some(swap) = swap(given(memory.limit), given(memory.swap))? {
         let write = Write::new("memory.swap", "memory.swap.max", or_max(swap));
@@ -129,6 +136,12 @@ fn io(io: &BlockIo) -> Result<Vec<Write>, Error> {
         writes.push(write.or_instead("io.weight", format!("default {}", io_weight(weight))));
     }
     for device in &io.weight_device {
+        if device.leaf_weight.is_some_and(|weight| weight != 0) {
+            return Err(invalid(
+                "blockIO.weightDevice",
+                "has a leafWeight, which cannot be had with cgroup v2",
+            ));
+        }
         let Some(weight) = device.weight else { continue };
         let value = |weight: u64| format!("{}:{} {weight}", device.major, device.minor);
         let write = Write::new("blockIO.weightDevice", "io.bfq.weight", value(weight.into()));
@@ -136,7 +149,9 @@ fn io(io: &BlockIo) -> Result<Vec<Write>, Error> {
     }
     for (field, _, key, devices) in throttles(io) {
         for device in devices {
-            let (major, minor, rate) = (device.major, device.minor, device.rate);
+            let (major, minor) = (device.major, device.minor);
+            // v1 takes a 0 for none; here it is a number that nothing could be done at.
+            let rate = if device.rate == 0 { "max".to_owned() } else { device.rate.to_string() };
             writes.push(Write::new(field, "io.max", format!("{major}:{minor} {key}={rate}")));
         }
     }

@@ -35,9 +35,10 @@ pub(super) fn mount(layers: &Layers<'_>) -> Result<OwnedFd> {
     match word? {
         Some(Word::Ready { console: Some(tree) }) => Ok(tree),
         Some(Word::Failed(Failure { errno, .. })) => Err(errno),
-        Some(Word::Ready { console: None } | Word::Cloned { .. } | Word::BeforePivot) | None => {
-            Err(Errno::CHILD)
-        }
+        Some(
+            Word::Ready { console: None } | Word::Cloned { .. } | Word::BeforePivot | Word::Listening { .. },
+        )
+        | None => Err(Errno::CHILD),
     }
 }
 

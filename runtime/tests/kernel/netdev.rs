@@ -1,0 +1,107 @@
+//! Interfaces of the host that become the container's. The host here is a network namespace of the test's own.
+
+use std::process::Command;
+
+use serde_json::json;
+
+use crate::bundle::{Bundle, Said, is_root};
+
+const IP: &str = "/sbin/ip";
+
+fn can_run() -> bool {
+    let there = std::path::Path::new(IP).exists();
+    if !there {
+        println!("skipped: making interfaces needs {IP} (iproute2)");
+    }
+    is_root() && there
+}
+
+/// Runs the container in a network namespace with a pair of interfaces, `v0` with addresses; then a look around.
+fn run(bundle: &Bundle, prepare: &str) -> Said {
+    bundle.write();
+    let script = format!(
+        "set -e; ip() {{ {IP} \"$@\"; }}; ip link add v0 type veth peer name v1; ip link set v0 address 02:00:00:00:00:07 mtu 1400; \
+         ip addr add 10.9.8.7/24 brd 10.9.8.255 dev v0; ip -6 addr add fd00:9::7/64 dev v0 nodad; \
+         ip link set v0 up; ip link set v1 up; {prepare} set +e; \"$@\"; code=$?; echo == outside; ip -o addr; exit $code"
+    );
+    let runtime = bundle.command(&["run", &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", &script, "sh"]).arg(runtime.get_program()).args(runtime.get_args());
+    Said::from(command.current_dir(bundle.path()).stdin(std::process::Stdio::null()).output().unwrap())
+}
+
+const LOOK: &str = "/bin/busybox ip -o addr; /bin/busybox ip link show inside";
+
+#[test]
+fn an_interface_moves_in_with_its_addresses_and_a_new_name() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new(LOOK);
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "inside"}});
+    let said = run(&bundle, "");
+    let (inside, outside) = said.ok().split_once("== outside").unwrap();
+    for part in
+        ["inet 10.9.8.7/24 brd 10.9.8.255", "inet6 fd00:9::7/64", "02:00:00:00:00:07", "mtu 1400", "UP"]
+    {
+        assert!(inside.contains(part), "no {part} in {inside}");
+    }
+    assert!(!inside.contains("v0") && !outside.contains("v0"), "{}", said.out);
+}
+
+#[test]
+fn it_is_there_before_the_sysctls_that_name_it_and_a_template_finds_a_number() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new("cat /proc/sys/net/ipv4/conf/net0/forwarding");
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "net%d"}});
+    bundle.spec["linux"]["sysctl"] = json!({"net.ipv4.conf.net0.forwarding": "1"});
+    assert!(run(&bundle, "").ok().starts_with("1\n"));
+}
+
+#[test]
+fn a_create_that_fails_gives_the_interface_back_as_it_was() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "inside"}});
+    bundle.spec["process"]["args"] = json!(["nosuch"]);
+    let said = run(&bundle, "");
+    said.refused(&["nosuch"]);
+    for part in ["v0    inet 10.9.8.7/24 brd 10.9.8.255", "v0    inet6 fd00:9::7/64"] {
+        assert!(said.out.contains(part), "no {part} in {}", said.out);
+    }
+}
+
+#[test]
+fn a_name_that_is_taken_or_missing_is_an_error_and_nothing_moves() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "lo"}});
+    let said = run(&bundle, "");
+    said.refused(&["moving the interface v0 as lo (linux.netDevices)", "File exists"]);
+    assert!(said.out.contains("v0    inet6 fd00:9::7/64"), "{}", said.out);
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {}, "zz-nosuch": {}});
+    let said = run(&bundle, "");
+    said.refused(&["zz-nosuch", "No such device"]);
+    assert!(said.out.contains("v0    inet 10.9.8.7/24"), "{}", said.out);
+}
+
+#[test]
+fn interfaces_cannot_move_to_the_host_itself() {
+    if !can_run() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "inside"}});
+    bundle.spec["linux"]["namespaces"][1] = json!({"type": "network", "path": "/proc/self/ns/net"});
+    let said = run(&bundle, "");
+    said.refused(&["linux.netDevices: would change the host"]);
+    assert!(said.out.contains("v0    inet 10.9.8.7/24"), "{}", said.out);
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().remove(1);
+    run(&bundle, "").refused(&["linux.netDevices: needs a network namespace"]);
+}
