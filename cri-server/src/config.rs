@@ -78,6 +78,10 @@ section! {
         default_network: String = String::new(),
         /// How long one plugin may take before it is killed.
         plugin_timeout_s: u64 = 60,
+        /// A template in Go's text/template (`{{.PodCIDR}}`, `{{range .PodCIDRRanges}}`, `{{range .Routes}}`) of which
+        /// a configuration is made in `conf_dir` when the kubelet tells the node's pod ranges and nobody else has put
+        /// one there. Empty: none is made.
+        conf_template: PathBuf = PathBuf::new(),
     }
 }
 

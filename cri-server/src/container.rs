@@ -10,6 +10,7 @@ pub mod life;
 pub mod make;
 pub mod plan;
 pub mod unmake;
+pub mod update;
 
 pub use life::Life;
 
@@ -18,6 +19,8 @@ pub use life::Life;
 pub struct Container {
     pub facts: Arc<Facts>,
     pub life: Life,
+    /// Changed since it was made; `None`: as asked for then.
+    pub limits: Option<Arc<v1::LinuxContainerResources>>,
 }
 
 /// What never changes about a container.
@@ -37,6 +40,23 @@ pub struct Made {
     pub created_at_ns: i64,
     /// Without what is in the bundle's config.json alone; see [`slim`].
     pub plan: plan::ContainerPlan,
+}
+
+/// Where changed limits are kept.
+pub const LIMITS: &str = "limits";
+
+impl Container {
+    /// What it may use now.
+    pub fn resources(&self) -> v1::LinuxContainerResources {
+        self.limits.as_deref().cloned().unwrap_or_else(|| self.facts.asked_resources())
+    }
+}
+
+impl Facts {
+    /// What it might use when it was made.
+    pub fn asked_resources(&self) -> v1::LinuxContainerResources {
+        self.config.linux.as_ref().and_then(|linux| linux.resources.clone()).unwrap_or_default()
+    }
 }
 
 /// Name and attempt: what makes it the same container of its sandbox when it is asked for again.

@@ -46,6 +46,8 @@ pub enum Error {
         #[source]
         source: Arc<network::Error>,
     },
+    #[error("telling the network which addresses pods are to have")]
+    PodRanges(#[source] Arc<network::Error>),
     #[error("the node's network is not ready")]
     NetworkNotReady(#[source] network::NotReady),
     #[error(transparent)]

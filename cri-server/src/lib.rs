@@ -10,6 +10,7 @@ pub mod exec;
 pub mod making;
 pub mod metrics;
 pub mod monitor;
+pub mod monitoring;
 pub mod node;
 pub mod operator;
 pub mod recover;

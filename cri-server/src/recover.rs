@@ -103,7 +103,8 @@ fn load_sandbox(node: &Arc<Node>, id: &str) -> Result<oneshot::Receiver<()>, Err
         Vec::new()
     };
     let containers = record.containers().iter().filter_map(|c| load_container(&facts, &record, c)).collect();
-    Ok(task::resume(node.clone(), facts, life, ips, containers))
+    let limits = record.read_message(sandbox::LIMITS).ok();
+    Ok(task::resume(node.clone(), facts, life, ips, limits, containers))
 }
 
 /// A container whose record is not whole, or that was never made, is known to nobody; it is taken away
@@ -120,7 +121,8 @@ fn load_container(sandbox: &sandbox::Facts, record: &Record, id: &str) -> Option
         config: record.read_request().ok()?,
         made: record.read_json("plan").ok()?,
     };
-    Some(Found { facts, life })
+    let limits = record.read_message(container::LIMITS).ok();
+    Some(Found { facts, life, limits })
 }
 
 /// Gives back containers, writable layers and network attachments that belong to nothing that is there.

@@ -18,6 +18,12 @@ pub mod unmake;
 pub use life::Life;
 pub use plan::Plan;
 
+/// What the whole pod may use, as the kubelet said it last: overhead and resources.
+pub type PodLimits = v1::UpdatePodSandboxResourcesRequest;
+
+/// Where changed limits are kept.
+pub const LIMITS: &str = "limits";
+
 /// A sandbox as readers see it.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -25,6 +31,8 @@ pub struct Sandbox {
     pub life: Life,
     /// The primary one first. None when the pod uses the host's network, or has given them back.
     pub ips: Vec<IpAddr>,
+    /// Changed since it was made; `None`: as asked for then.
+    pub limits: Option<Arc<PodLimits>>,
     /// None when there is nothing left to watch, and while a dead one is being replaced.
     pub monitor: Option<Monitor>,
     /// Where its task hears.

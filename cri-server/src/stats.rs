@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub mod detail;
 mod parse;
 mod read;
 mod words;
@@ -16,8 +17,9 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use detail::Detail;
 pub use read::{Error, Reader};
-pub use words::{container_stats, filesystem_usage, sandbox_stats};
+pub use words::{container_stats, filesystem_usage, network_usage, sandbox_stats};
 
 /// A rate over less than this says more about the scheduler than about the container.
 const RATE_MIN_NS: i64 = 100_000_000;
@@ -132,6 +134,15 @@ impl Stats {
             inner.remember(cgroup_path, sample);
         }
         Ok(stats)
+    }
+
+    /// More of the same, for metrics. Blocking, for some hundred microseconds.
+    ///
+    /// # Errors
+    /// When there is no such cgroup.
+    pub fn read_detail(&self, cgroup_path: &str) -> Result<Detail, Error> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.reader.read_detail(cgroup_path, now_ns())
     }
 
     /// The cgroup is gone.

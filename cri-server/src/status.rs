@@ -29,7 +29,7 @@ pub fn code(error: &Error) -> Code {
         }
         Error::Making { source, .. } | Error::Leftovers { first: source, .. } => code(source),
         Error::Image(error) => of_image(error),
-        Error::Network { source, .. } => of_network(source),
+        Error::Network { source, .. } | Error::PodRanges(source) => of_network(source),
         Error::Monitor(error) => of_monitor(error),
         Error::Streams(_) => Code::ResourceExhausted,
         Error::Stats { source, .. } => of_stats(source),
@@ -66,7 +66,7 @@ fn of_network(error: &network::Error) -> Code {
     use network::Error as E;
     match error {
         E::NotReady(_) => Code::Unavailable,
-        E::Invalid { .. } => Code::InvalidArgument,
+        E::Invalid { .. } | E::BadRanges { .. } => Code::InvalidArgument,
         // The rest, also of what may come.
         _ => Code::Internal,
     }

@@ -92,13 +92,25 @@ impl Record {
     /// # Errors
     /// When the file cannot be written.
     pub fn write_request(&self, request: &impl Message) -> Result<(), Error> {
-        self.write("request", &request.encode_to_vec())
+        self.write_message("request", request)
+    }
+
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_message(&self, name: &str, message: &impl Message) -> Result<(), Error> {
+        self.write(name, &message.encode_to_vec())
     }
 
     /// # Errors
     /// When the file is not there or is not such a request.
     pub fn read_request<M: Message + Default>(&self) -> Result<M, Error> {
-        let (bytes, path) = self.read("request")?;
+        self.read_message("request")
+    }
+
+    /// # Errors
+    /// When the file is not there or is not such a message.
+    pub fn read_message<M: Message + Default>(&self, name: &str) -> Result<M, Error> {
+        let (bytes, path) = self.read(name)?;
         M::decode(&bytes[..]).map_err(|error| Error {
             doing: "decoding",
             path,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use network::counters::{self, Counters};
 use proto::v1;
 
 use crate::container::Container;
@@ -32,7 +33,19 @@ pub fn of_container(node: &Node, container: &Container) -> Result<v1::ContainerS
 
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn of_sandbox(node: &Node, sandbox: &Sandbox) -> Result<v1::PodSandboxStats, Error> {
+pub fn of_sandboxes(node: &Node, sandboxes: &[Arc<Sandbox>]) -> Result<Vec<v1::PodSandboxStats>, Error> {
+    let namespaces = sandboxes.iter().filter_map(|sandbox| sandbox.facts.plan.netns()).collect();
+    let counted = counters::of_namespaces(namespaces)
+        .map_err(|error| Error::io("counting what went through the pods' interfaces", error))?;
+    let mut counted = counted.into_iter();
+    let mut of = |sandbox: &Arc<Sandbox>| {
+        let own = sandbox.facts.plan.netns().and_then(|_| counted.next());
+        of_sandbox(node, sandbox, &own.unwrap_or_default())
+    };
+    sandboxes.iter().map(&mut of).collect()
+}
+
+fn of_sandbox(node: &Node, sandbox: &Sandbox, interfaces: &[Counters]) -> Result<v1::PodSandboxStats, Error> {
     let facts = &sandbox.facts;
     let parent = &facts.plan.pod.cgroup_parent;
     // Without a cgroup of its own there is nothing that is the pod's alone.
@@ -49,7 +62,8 @@ pub fn of_sandbox(node: &Node, sandbox: &Sandbox) -> Result<v1::PodSandboxStats,
         labels: facts.config().labels.clone(),
         annotations: facts.config().annotations.clone(),
     };
-    Ok(stats::sandbox_stats(attributes, &read, containers))
+    let network = stats::network_usage(node.now_ns(), interfaces, network::INTERFACE);
+    Ok(stats::sandbox_stats(attributes, &read, network, containers))
 }
 
 /// The one container, which must run.

@@ -111,8 +111,14 @@ fn named(files: &[PathBuf], name: &str, conf_dir: &Path) -> Result<Chain, NotRea
     Err(broken.unwrap_or(NotReady::NoSuchNetwork { name: name.into(), conf_dir: conf_dir.into() }))
 }
 
+/// Whether a text is a configuration.
+pub(crate) fn check(text: &[u8]) -> Result<(), String> {
+    let parsed = parse(text)?;
+    if parsed.chain.plugins.is_empty() { Err("it has no plugins".into()) } else { Ok(()) }
+}
+
 /// Configuration files by name; a directory that is not there has none.
-fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries?,

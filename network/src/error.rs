@@ -31,6 +31,10 @@ pub enum Error {
     Record { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("{doing} {}", .path.display())]
     Watch { doing: &'static str, path: PathBuf, source: io::Error },
+    #[error("pod_cidr {value:?}: {reason}")]
+    BadRanges { value: String, reason: String },
+    #[error("network template {}: {reason}", .template.display())]
+    Template { template: PathBuf, reason: String },
     #[error("sandbox {sandbox_id} has no attachment")]
     Unknown { sandbox_id: String },
     #[error("network {network} gave sandbox {sandbox_id} no address")]

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::conf::{Chain, Plugin, Version, check_name};
 use crate::plugin::{Run, Runner, Target, Verb};
+use crate::provision::provision;
 use crate::record::{Kept, Record, Records};
 use crate::watch::{Source, Watch};
 use crate::{Attachment, Bandwidth, Error, NotReady, Pod, capabilities, netns};
@@ -24,6 +25,8 @@ pub struct Settings {
     pub default_network: Option<String>,
     /// How long one run of one plugin may take.
     pub plugin_timeout: Duration,
+    /// What a configuration is made from when the node's pod ranges are told; without one, none is made.
+    pub template: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -34,6 +37,7 @@ impl Default for Settings {
             state_dir: "/var/lib/berth/cni".into(),
             default_network: None,
             plugin_timeout: Duration::from_secs(30),
+            template: None,
         }
     }
 }
@@ -43,7 +47,7 @@ impl Default for Settings {
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The one interface that a pod is given.
-const INTERFACE: &str = "eth0";
+pub const INTERFACE: &str = "eth0";
 
 /// The pods' network. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +60,8 @@ struct Shared {
     runner: Runner,
     records: Records,
     watch: Watch,
+    conf_dir: PathBuf,
+    template: Option<PathBuf>,
 }
 
 impl Network {
@@ -69,12 +75,22 @@ impl Network {
         let runner = Runner { bin_dirs: settings.bin_dirs, timeout: settings.plugin_timeout };
         let records = Records::open(&settings.state_dir)?;
         let source = Source {
-            conf_dir: settings.conf_dir,
+            conf_dir: settings.conf_dir.clone(),
             default_network: settings.default_network,
             runner: Runner { timeout: settings.plugin_timeout.min(QUESTION_TIMEOUT), ..runner.clone() },
         };
         let watch = Watch::start(source)?;
-        Ok(Network { shared: Arc::new(Shared { runner, records, watch }) })
+        let (conf_dir, template) = (settings.conf_dir, settings.template);
+        Ok(Network { shared: Arc::new(Shared { runner, records, watch, conf_dir, template }) })
+    }
+
+    /// Hears which addresses the node's pods are to have (CRI UpdateRuntimeConfig): ranges with commas between
+    /// them. Where there is a template and nobody else's configuration, one is made of it. Blocking.
+    ///
+    /// # Errors
+    /// When the list is not one of ranges, or the template does not give a configuration.
+    pub fn set_pod_ranges(&self, pod_cidr: &str) -> Result<(), Error> {
+        provision(&self.shared.conf_dir, self.shared.template.as_deref(), pod_cidr)
     }
 
     /// Whether a pod could be attached now. Never blocks.

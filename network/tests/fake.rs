@@ -60,6 +60,7 @@ impl Node {
             state_dir: self.path("state"),
             default_network: None,
             plugin_timeout: Duration::from_millis(700),
+            template: None,
         }
     }
 
@@ -365,4 +366,52 @@ async fn a_plugin_type_that_leaves_its_directory_runs_nothing() {
     assert!(matches!(network.ready(), Err(NotReady::BadConfiguration { .. })));
     assert!(network.attach(&pod()).await.is_err());
     assert!(!marker.exists());
+}
+
+#[tokio::test]
+async fn a_template_becomes_a_network_once_the_ranges_are_told() {
+    let node = Node::new();
+    node.plugin("good", GOOD);
+    let template = node.path("template");
+    let text = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "good", "ipam": {"type": "good",
+        "ranges": [{{range $i, $r := .PodCIDRRanges}}{{if $i}},{{end}}[{"subnet": "{{$r}}"}]{{end}}]}}]}"#;
+    std::fs::write(&template, text).unwrap();
+    let network = Network::open(Settings { template: Some(template.clone()), ..node.settings() }).unwrap();
+    assert!(matches!(network.ready(), Err(NotReady::NoConfiguration { .. })));
+    let refused = network.set_pod_ranges("10.7.0.0").unwrap_err().to_string();
+    assert!(refused.contains("\"10.7.0.0\" is not a range"), "{refused}");
+    network.set_pod_ranges("").unwrap();
+    assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 0, "no ranges, no network");
+    network.set_pod_ranges("10.7.0.0/24,fd00:7::/64").unwrap();
+    until_ready(&network).await;
+    assert_eq!(network.name().as_deref(), Some("pods"));
+    network.attach(&pod()).await.unwrap();
+    let told = node.told("ADD", "good");
+    assert_eq!(told["ipam"]["ranges"][1][0]["subnet"], "fd00:7::/64", "{told}");
+
+    std::fs::write(&template, "{{.Nothing}}").unwrap();
+    let refused = network.set_pod_ranges("10.8.0.0/24").unwrap_err().to_string();
+    assert!(refused.contains("{{.Nothing}}") && refused.contains("template"), "{refused}");
+    std::fs::write(&template, "{}").unwrap();
+    let refused = network.set_pod_ranges("10.8.0.0/24").unwrap_err().to_string();
+    assert!(refused.contains("name"), "{refused}");
+}
+
+#[tokio::test]
+async fn another_networks_configuration_is_left_alone() {
+    let node = Node::new();
+    node.plugin("good", GOOD).chain("1.0.0", &["good"]);
+    std::fs::write(node.path("template"), "{{.Nothing}}").unwrap();
+    let settings = Settings { template: Some(node.path("template")), ..node.settings() };
+    let network = Network::open(settings).unwrap();
+    network.set_pod_ranges("10.7.0.0/24").unwrap();
+    assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 1);
+}
+
+async fn until_ready(network: &Network) {
+    let until = Instant::now() + Duration::from_secs(5);
+    while network.ready().is_err() {
+        assert!(Instant::now() < until, "{:?}", network.ready());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }

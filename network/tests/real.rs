@@ -70,6 +70,7 @@ impl Host {
             state_dir: self.path("state"),
             default_network: None,
             plugin_timeout: Duration::from_secs(20),
+            template: None,
         })
         .unwrap()
     }

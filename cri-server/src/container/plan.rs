@@ -27,6 +27,7 @@ mod resources;
 mod security;
 mod settings;
 mod signal;
+mod update;
 mod user;
 
 #[cfg(test)]
@@ -35,9 +36,11 @@ mod tests;
 pub use exec::exec_process;
 pub use gather::{
     CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather,
+    hugepage_sizes, machine,
 };
 pub use invalid::Invalid;
 pub use settings::Settings;
+pub use update::{Update, update};
 
 use invalid::require;
 

@@ -7,7 +7,7 @@ use proto::v1::runtime_service_server::RuntimeService;
 use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
-use super::streamed::{self, Streamed, pieces};
+use super::streamed::{self, Streamed, pieces, small_pieces};
 use super::{Reply, answer, deadline, health, words};
 use crate::container::life::Ask as ContainerAsk;
 use crate::error::{Error, Noun};
@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
 use crate::stream::{AttachSession, ExecSession, PortForwardSession};
-use crate::{container, monitor, sandbox, usage};
+use crate::{container, monitor, monitoring, sandbox, usage};
 
 /// No grace is longer; more than that is for ever.
 const GRACE_MAX_S: i64 = 365 * 24 * 3600;
@@ -55,15 +55,9 @@ impl RuntimeService for Runtime {
     type GetContainerEventsStream = Streamed<v1::ContainerEventResponse>;
 
     not_done! {
-        update_container_resources(UpdateContainerResourcesRequest) -> v1::UpdateContainerResourcesResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> v1::UpdatePodSandboxResourcesResponse;
-        update_runtime_config(UpdateRuntimeConfigRequest) -> v1::UpdateRuntimeConfigResponse;
         checkpoint_container(CheckpointContainerRequest) -> v1::CheckpointContainerResponse;
         checkpoint_pod(CheckpointPodRequest) -> v1::CheckpointPodResponse;
         restore_pod(RestorePodRequest) -> v1::RestorePodResponse;
-        list_metric_descriptors(ListMetricDescriptorsRequest) -> v1::ListMetricDescriptorsResponse;
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> v1::ListPodSandboxMetricsResponse;
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> Streamed<v1::StreamPodSandboxMetricsResponse>;
     }
 
     async fn version(&self, _request: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
@@ -355,8 +349,8 @@ impl RuntimeService for Runtime {
         let id = request.into_inner().pod_sandbox_id;
         let work = async {
             let sandbox = self.node.world.now().sandbox(&id)?;
-            let stats = self.in_thread(move |node| usage::of_sandbox(node, &sandbox)).await?;
-            Ok(v1::PodSandboxStatsResponse { stats: Some(stats) })
+            let mut stats = self.in_thread(move |node| usage::of_sandboxes(node, &[sandbox])).await?;
+            Ok(v1::PodSandboxStatsResponse { stats: stats.pop() })
         };
         answer(&self.node.metrics, "PodSandboxStats", work).await
     }
@@ -378,6 +372,81 @@ impl RuntimeService for Runtime {
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
         let stats = self.sandboxes_stats(request.into_inner().filter).await?;
         Ok(pieces(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Reply<v1::UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let work = async {
+            self.change_limits(request).await?;
+            Ok(v1::UpdateContainerResourcesResponse {})
+        };
+        answer(&self.node.metrics, "UpdateContainerResources", work).await
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Reply<v1::UpdatePodSandboxResourcesResponse> {
+        let limits = Box::new(request.into_inner());
+        let work = async {
+            self.node.wait_recovered().await?;
+            let id = limits.pod_sandbox_id.clone();
+            let sandbox = self.node.world.now().sandbox(&id)?;
+            let gone = || not_found(Noun::Sandbox, &id);
+            let (reply, heard) = oneshot::channel();
+            sandbox.task.send(Message::UpdatePod { limits, reply }).await.map_err(|_| gone())?;
+            heard.await.map_err(|_| gone())??;
+            Ok(v1::UpdatePodSandboxResourcesResponse {})
+        };
+        answer(&self.node.metrics, "UpdatePodSandboxResources", work).await
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Reply<v1::UpdateRuntimeConfigResponse> {
+        let config = request.into_inner().runtime_config.unwrap_or_default();
+        let pod_cidr = config.network_config.unwrap_or_default().pod_cidr;
+        let work = async {
+            let told = self.in_thread(move |node| {
+                node.network.set_pod_ranges(&pod_cidr).map_err(|error| Error::PodRanges(Arc::new(error)))
+            });
+            told.await?;
+            Ok(v1::UpdateRuntimeConfigResponse {})
+        };
+        answer(&self.node.metrics, "UpdateRuntimeConfig", work).await
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Reply<v1::ListMetricDescriptorsResponse> {
+        let descriptors = monitoring::descriptors();
+        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Reply<v1::ListPodSandboxMetricsResponse> {
+        let work = async {
+            let pod_metrics = self.pods_metrics().await?;
+            Ok(v1::ListPodSandboxMetricsResponse { pod_metrics })
+        };
+        answer(&self.node.metrics, "ListPodSandboxMetrics", work).await
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Reply<Self::StreamPodSandboxMetricsStream> {
+        let metrics = self.pods_metrics().await?;
+        Ok(small_pieces(metrics, |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 
     async fn get_container_events(
@@ -476,9 +545,29 @@ impl Runtime {
         filter: Option<v1::PodSandboxStatsFilter>,
     ) -> Result<Vec<v1::PodSandboxStats>, Error> {
         let sandboxes = words::ready(&self.node.world.now(), filter);
-        let read =
-            move |node: &Node| sandboxes.iter().map(|sandbox| usage::of_sandbox(node, sandbox)).collect();
-        self.in_thread(read).await
+        self.in_thread(move |node| usage::of_sandboxes(node, &sandboxes)).await
+    }
+
+    async fn pods_metrics(&self) -> Result<Vec<v1::PodSandboxMetrics>, Error> {
+        let world = self.node.world.now();
+        self.in_thread(move |node| Ok(monitoring::sandboxes(node, &world))).await
+    }
+
+    async fn change_limits(&self, request: v1::UpdateContainerResourcesRequest) -> Result<(), Error> {
+        self.node.wait_recovered().await?;
+        if request.windows.is_some() {
+            return Err(Error::Request("windows: this is a Linux node".into()));
+        }
+        let world = self.node.world.now();
+        let container = world.container(&request.container_id)?;
+        let sandbox = world.sandbox(&container.facts.sandbox_id)?;
+        let (reply, heard) = oneshot::channel();
+        let container_id = container.facts.id.clone();
+        let asked = Box::new(request.linux.unwrap_or_default());
+        let gone = || not_found(Noun::Container, &request.container_id);
+        let message = Message::Update { container_id, asked, reply };
+        sandbox.task.send(message).await.map_err(|_| gone())?;
+        heard.await.map_err(|_| gone())?
     }
 
     async fn in_thread<T: Send + 'static>(

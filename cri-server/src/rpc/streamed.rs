@@ -13,6 +13,8 @@ use crate::world::Change;
 
 /// Items in one message of a streamed list; far below the limit of 16 MiB.
 const STREAM_ITEMS: usize = 1000;
+/// A pod's metrics are some 20 KiB for each of its containers.
+const STREAM_LARGE_ITEMS: usize = 50;
 
 pub(super) type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 
@@ -31,9 +33,25 @@ pub(super) fn pieces<T: Send + 'static, M: Send + 'static>(
     items: Vec<T>,
     message: impl Fn(Vec<T>) -> M + Send + 'static,
 ) -> Response<Streamed<M>> {
+    pieces_of(STREAM_ITEMS, items, message)
+}
+
+/// The same for items that are large.
+pub(super) fn small_pieces<T: Send + 'static, M: Send + 'static>(
+    items: Vec<T>,
+    message: impl Fn(Vec<T>) -> M + Send + 'static,
+) -> Response<Streamed<M>> {
+    pieces_of(STREAM_LARGE_ITEMS, items, message)
+}
+
+fn pieces_of<T: Send + 'static, M: Send + 'static>(
+    size: usize,
+    items: Vec<T>,
+    message: impl Fn(Vec<T>) -> M + Send + 'static,
+) -> Response<Streamed<M>> {
     let items = items.into_iter();
-    let messages = stream::unfold((items, message), |(mut items, message)| async move {
-        let piece: Vec<T> = items.by_ref().take(STREAM_ITEMS).collect();
+    let messages = stream::unfold((items, message), move |(mut items, message)| async move {
+        let piece: Vec<T> = items.by_ref().take(size).collect();
         if piece.is_empty() { None } else { Some((Ok(message(piece)), (items, message))) }
     });
     Response::new(Box::pin(messages))

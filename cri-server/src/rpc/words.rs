@@ -66,7 +66,8 @@ pub(super) fn container(container: &Container) -> v1::Container {
 pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
     let (facts, config, plan) = (&container.facts, &container.facts.config, &container.facts.made.plan);
     let exit = container.life.exit();
-    let linux = config.linux.clone().unwrap_or_default();
+    let asked = config.linux.as_ref().is_some_and(|linux| linux.resources.is_some());
+    let resources = (asked || container.limits.is_some()).then(|| container.resources());
     v1::ContainerStatus {
         id: facts.id.to_string(),
         metadata: config.metadata.clone(),
@@ -83,7 +84,7 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
         annotations: config.annotations.clone(),
         mounts: config.mounts.clone(),
         log_path: plan.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
-        resources: Some(v1::ContainerResources { linux: linux.resources, windows: None }),
+        resources: Some(v1::ContainerResources { linux: resources, windows: None }),
         image_id: facts.made.image_id.clone(),
         user: Some((&plan.user).into()),
         stop_signal: stop_signal(config, plan.stop_signal).into(),
@@ -217,9 +218,32 @@ pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<Strin
         "podDir": plan.pod.pod_dir,
         "netns": plan.netns(),
         "ips": sandbox.ips,
+        "resources": pod_resources(sandbox),
         "plan": plan,
     });
     HashMap::from([("info".to_string(), info.to_string())])
+}
+
+/// What the whole pod may use, as it was said last.
+fn pod_resources(sandbox: &Sandbox) -> serde_json::Value {
+    let asked = sandbox.facts.config().linux.clone().unwrap_or_default();
+    let (overhead, resources) = match sandbox.limits.as_deref() {
+        Some(limits) => (limits.overhead.clone(), limits.resources.clone()),
+        None => (asked.overhead, asked.resources),
+    };
+    serde_json::json!({ "overhead": overhead.map(numbers), "resources": resources.map(numbers) })
+}
+
+fn numbers(limits: v1::LinuxContainerResources) -> serde_json::Value {
+    serde_json::json!({
+        "cpuPeriod": limits.cpu_period,
+        "cpuQuota": limits.cpu_quota,
+        "cpuShares": limits.cpu_shares,
+        "memoryLimitBytes": limits.memory_limit_in_bytes,
+        "memorySwapLimitBytes": limits.memory_swap_limit_in_bytes,
+        "cpusetCpus": limits.cpuset_cpus,
+        "cpusetMems": limits.cpuset_mems,
+    })
 }
 
 /// What `crictl inspect` shows.

@@ -16,7 +16,7 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::life::{Answer, Ask, Event};
-use super::{Facts, Life, Name, Sandbox, make, unmake};
+use super::{Facts, Life, Name, PodLimits, Sandbox, make, unmake};
 use crate::container;
 use crate::container::life::{Ask as ContainerAsk, Event as ContainerEvent};
 use crate::error::{Error, Noun, chain};
@@ -27,6 +27,7 @@ use crate::step::Progress;
 use crate::world::Change;
 use slot::{Slot, Stage};
 use stop::Stopping;
+use update::Update;
 
 mod containers;
 mod creation;
@@ -34,6 +35,7 @@ mod slot;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod update;
 mod watch;
 
 /// Asks that wait for one sandbox's task.
@@ -45,9 +47,30 @@ pub type Reply = oneshot::Sender<Result<(), Error>>;
 /// What a task hears from requests.
 #[derive(Debug)]
 pub enum Message {
-    Create { config: Box<v1::ContainerConfig>, reply: oneshot::Sender<Result<Underway, Error>> },
-    Sandbox { ask: Ask, reply: Reply },
-    Container { container_id: Arc<str>, ask: ContainerAsk, reply: Reply },
+    Create {
+        config: Box<v1::ContainerConfig>,
+        reply: oneshot::Sender<Result<Underway, Error>>,
+    },
+    Sandbox {
+        ask: Ask,
+        reply: Reply,
+    },
+    Container {
+        container_id: Arc<str>,
+        ask: ContainerAsk,
+        reply: Reply,
+    },
+    /// Change what a container may use.
+    Update {
+        container_id: Arc<str>,
+        asked: Box<v1::LinuxContainerResources>,
+        reply: Reply,
+    },
+    /// Note what the whole pod may use from now on.
+    UpdatePod {
+        limits: Box<PodLimits>,
+        reply: Reply,
+    },
 }
 
 /// A container as it was found on disk.
@@ -55,6 +78,7 @@ pub enum Message {
 pub struct Found {
     pub facts: container::Facts,
     pub life: container::Life,
+    pub limits: Option<v1::LinuxContainerResources>,
 }
 
 struct Task {
@@ -63,6 +87,7 @@ struct Task {
     life: Life,
     stop: Stopping,
     ips: Vec<IpAddr>,
+    limits: Option<Arc<PodLimits>>,
     monitor: Option<Monitor>,
     events: Option<broadcast::Receiver<MonitorEvent>>,
     waiting: Vec<(Ask, Reply)>,
@@ -97,6 +122,10 @@ enum Outcome {
     ContainerUnmade {
         id: Arc<str>,
         unmade: Result<(), Error>,
+    },
+    Updated {
+        id: Arc<str>,
+        updated: Result<Arc<v1::LinuxContainerResources>, Error>,
     },
 }
 
@@ -150,17 +179,19 @@ pub fn resume(
     facts: Facts,
     life: Life,
     ips: Vec<IpAddr>,
+    limits: Option<PodLimits>,
     containers: Vec<Found>,
 ) -> oneshot::Receiver<()> {
     let (caught_up, receiver) = oneshot::channel();
     let (mut task, messages) = Task::new(node, Arc::new(facts), life);
     task.node.name_made(Name::of(&task.facts.request), task.facts.id.clone());
     task.ips = ips;
+    task.limits = limits.map(Arc::new);
     task.caught_up = Some(caught_up);
-    for Found { facts, life } in containers {
+    for Found { facts, life, limits } in containers {
         let id = facts.id.clone();
-        let stage = Stage::Made { facts: Arc::new(facts), life };
-        task.containers.insert(id.clone(), Slot { stage, waiting: Vec::new() });
+        let stage = Stage::Made { facts: Arc::new(facts), life, limits: limits.map(Arc::new) };
+        task.containers.insert(id.clone(), Slot::new(stage));
         task.publish_container(&id);
     }
     task.publish();
@@ -178,6 +209,7 @@ impl Task {
             life,
             stop: Stopping::Not,
             ips: Vec::new(),
+            limits: None,
             monitor: None,
             events: None,
             waiting: Vec::new(),
@@ -232,6 +264,10 @@ impl Task {
                 Some(slot) => slot.waiting.push((ask, reply)),
                 None => drop(reply.send(without(&container_id, ask))),
             },
+            Message::Update { container_id, asked, reply } => {
+                self.update(&container_id, Update { asked: *asked, reply });
+            }
+            Message::UpdatePod { limits, reply } => drop(reply.send(self.note_limits(*limits))),
         }
     }
 
@@ -263,6 +299,7 @@ impl Task {
             Outcome::Started { id, started } => self.hear_started(&id, started),
             Outcome::Signalled { id, sent } => self.hear_signalled(&id, sent),
             Outcome::ContainerUnmade { id, unmade } => self.hear_container_unmade(&id, unmade),
+            Outcome::Updated { id, updated } => self.hear_updated(&id, updated),
         }
     }
 
@@ -367,6 +404,21 @@ impl Task {
         self.publish();
     }
 
+    /// The kubelet owns the pod's cgroup and has written to it before it says so here (CRI
+    /// UpdatePodSandboxResources): what is left is to know it, for whoever asks and for the next daemon.
+    fn note_limits(&mut self, limits: PodLimits) -> Result<(), Error> {
+        match self.life {
+            Life::Ready => {}
+            Life::Making | Life::Stopping | Life::Stopped | Life::Broken | Life::Removing => {
+                return Err(self.state_error("the sandbox is not ready"));
+            }
+        }
+        self.node.store.sandbox(&self.facts.id).write_message(super::LIMITS, &limits)?;
+        self.limits = Some(Arc::new(limits));
+        self.publish();
+        Ok(())
+    }
+
     fn refuse_all(&mut self, error: &Error) {
         for (_, reply) in self.waiting.drain(..) {
             let _ = reply.send(Err(error.clone()));
@@ -382,6 +434,7 @@ impl Task {
             facts: self.facts.clone(),
             life: self.life,
             ips: self.ips.clone(),
+            limits: self.limits.clone(),
             monitor: self.monitor.clone(),
             task: self.own.clone(),
         }

@@ -29,18 +29,23 @@ pub enum Error {
 /// Where the hierarchies are.
 #[derive(Debug)]
 pub struct Reader {
-    hierarchies: Hierarchies,
-    buffer: Vec<u8>,
+    pub(super) hierarchies: Hierarchies,
+    /// Page sizes of this machine, as the controller names them.
+    pub(super) hugepage_sizes: Vec<String>,
+    pub(super) buffer: Vec<u8>,
 }
 
 #[derive(Debug)]
-enum Hierarchies {
+pub(super) enum Hierarchies {
     V2(OwnedFd),
     /// One for each controller that is mounted, and the empty cgroup2 that a hybrid host has beside them.
     V1 {
+        cpu: Option<OwnedFd>,
         cpuacct: Option<OwnedFd>,
         memory: Option<OwnedFd>,
         pids: Option<OwnedFd>,
+        blkio: Option<OwnedFd>,
+        hugetlb: Option<OwnedFd>,
         unified: Option<OwnedFd>,
     },
 }
@@ -55,13 +60,17 @@ impl Reader {
         } else {
             let mounted = |name: &str| directory(&root.join(name)).ok();
             Hierarchies::V1 {
+                cpu: mounted("cpu").or_else(|| mounted("cpu,cpuacct")),
                 cpuacct: mounted("cpuacct").or_else(|| mounted("cpu,cpuacct")),
                 memory: Some(directory(&root.join("memory"))?),
                 pids: mounted("pids"),
+                blkio: mounted("blkio"),
+                hugetlb: mounted("hugetlb"),
                 unified: mounted("unified"),
             }
         };
-        Ok(Self { hierarchies, buffer: Vec::with_capacity(8192) })
+        let hugepage_sizes = crate::container::plan::hugepage_sizes().into_iter().collect();
+        Ok(Self { hierarchies, hugepage_sizes, buffer: Vec::with_capacity(8192) })
     }
 
     /// Everything that the kernel tells about the cgroup; what it does not tell stays `None`.
@@ -72,10 +81,8 @@ impl Reader {
         let buffer = &mut self.buffer;
         match &self.hierarchies {
             Hierarchies::V2(root) => Ok(v2(&open(root, cgroup_path)?, at_ns, buffer)),
-            Hierarchies::V1 { cpuacct, memory, pids, unified } => {
-                let find = |hierarchy: &Option<OwnedFd>| {
-                    hierarchy.as_ref().map(|root| open(root, cgroup_path)).transpose()
-                };
+            Hierarchies::V1 { cpuacct, memory, pids, unified, .. } => {
+                let find = |hierarchy: &Option<OwnedFd>| find(hierarchy, cgroup_path);
                 let (memory, cpuacct, pids) = (find(memory)?, find(cpuacct)?, find(pids)?);
                 let mut stats = v1(cpuacct.as_ref(), memory.as_ref(), pids.as_ref(), at_ns, buffer);
                 if let Ok(Some(unified)) = find(unified) {
@@ -92,8 +99,13 @@ fn directory(path: &Path) -> Result<OwnedFd, Error> {
     opened.map_err(|source| Error::Hierarchy { path: path.to_owned(), source })
 }
 
+/// The cgroup in a hierarchy that may not be mounted.
+pub(super) fn find(hierarchy: &Option<OwnedFd>, cgroup_path: &str) -> Result<Option<OwnedFd>, Error> {
+    hierarchy.as_ref().map(|root| open(root, cgroup_path)).transpose()
+}
+
 /// Confined to the hierarchy, whatever the path says.
-fn open(root: &OwnedFd, cgroup_path: &str) -> Result<OwnedFd, Error> {
+pub(super) fn open(root: &OwnedFd, cgroup_path: &str) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let relative = cgroup_path.trim_start_matches('/');
     let relative = if relative.is_empty() { "." } else { relative };
@@ -105,7 +117,7 @@ fn open(root: &OwnedFd, cgroup_path: &str) -> Result<OwnedFd, Error> {
 }
 
 /// The file's text; empty when the kernel has no such file, or no longer.
-fn text<'a>(directory: &OwnedFd, name: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+pub(super) fn text<'a>(directory: &OwnedFd, name: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
     buffer.clear();
     if let Ok(file) = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
         fill(file.as_fd(), buffer);

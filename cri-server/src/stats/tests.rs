@@ -60,3 +60,34 @@ fn the_second_reading_of_a_busy_cgroup_has_a_rate() {
     while std::time::Instant::now() < until {}
     assert!(stats.read("/").unwrap().cpu.unwrap().rate_nanocores.unwrap() > 0);
 }
+
+#[test]
+fn block_devices_are_read_in_both_formats() {
+    let expected = [
+        detail::DeviceIo { major: 8, minor: 0, read_bytes: 10, written_bytes: 20, reads: 1, writes: 2 },
+        detail::DeviceIo { major: 259, minor: 3, read_bytes: 5, ..Default::default() },
+    ];
+    let v2 = b"8:0 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n259:3 rbytes=5\nnonsense\n";
+    assert_eq!(parse::devices(v2), expected);
+    let mut v1 = Vec::new();
+    let bytes = b"8:0 Read 10\n8:0 Write 20\n8:0 Sync 30\n8:0 Total 30\n259:3 Read 5\nTotal 35\n";
+    parse::device_io(bytes, &mut v1, |device, read, write| {
+        device.read_bytes = read.unwrap_or(device.read_bytes);
+        device.written_bytes = write.unwrap_or(device.written_bytes);
+    });
+    parse::device_io(b"8:0 Read 1\n8:0 Write 2\n", &mut v1, |device, read, write| {
+        device.reads = read.unwrap_or(device.reads);
+        device.writes = write.unwrap_or(device.writes);
+    });
+    assert_eq!(v1, expected);
+}
+
+#[test]
+fn the_cgroup_that_holds_everything_has_details() {
+    let detail = Reader::open().unwrap().read_detail("/", 1).unwrap();
+    assert!(detail.user_ns.is_some_and(|ns| ns > 0) && detail.system_ns.is_some(), "{detail:?}");
+    assert!(detail.basic.cpu.is_some());
+    if let Some(memory) = detail.memory {
+        assert!(memory.cache_bytes > 0, "{memory:?}");
+    }
+}

@@ -1,5 +1,6 @@
 //! Our numbers in the interface's words.
 
+use network::counters::Counters;
 use proto::v1;
 
 use super::{CgroupStats, Cpu, Io, Memory, Pressure, Processes, Stall, Swap};
@@ -23,17 +24,41 @@ pub fn container_stats(
 pub fn sandbox_stats(
     attributes: v1::PodSandboxAttributes,
     stats: &CgroupStats,
+    network: Option<v1::NetworkUsage>,
     containers: Vec<v1::ContainerStats>,
 ) -> v1::PodSandboxStats {
     let linux = v1::LinuxPodSandboxStats {
         cpu: stats.cpu.map(cpu),
         memory: stats.memory.map(memory),
-        network: None,
+        network,
         process: stats.processes.map(processes),
         containers,
         io: stats.io.map(io),
     };
     v1::PodSandboxStats { attributes: Some(attributes), linux: Some(linux), windows: None }
+}
+
+/// What went through a pod's interfaces. `None` where there are none that are the pod's alone.
+pub fn network_usage(at_ns: i64, interfaces: &[Counters], default: &str) -> Option<v1::NetworkUsage> {
+    let all: Vec<v1::NetworkInterfaceUsage> = interfaces.iter().map(interface).collect();
+    let is_default = |usage: &&v1::NetworkInterfaceUsage| usage.name == default;
+    let default_interface = all.iter().find(is_default).or(all.first()).cloned();
+    let interfaces = all.into_iter().filter(|usage| Some(usage) != default_interface.as_ref()).collect();
+    default_interface.is_some().then_some(v1::NetworkUsage {
+        timestamp: at_ns,
+        default_interface,
+        interfaces,
+    })
+}
+
+fn interface(counters: &Counters) -> v1::NetworkInterfaceUsage {
+    v1::NetworkInterfaceUsage {
+        name: counters.interface.clone(),
+        rx_bytes: value(counters.received.bytes),
+        rx_errors: value(counters.received.errors),
+        tx_bytes: value(counters.sent.bytes),
+        tx_errors: value(counters.sent.errors),
+    }
 }
 
 /// A directory's use of the file system it lies on.

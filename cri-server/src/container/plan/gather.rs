@@ -102,15 +102,20 @@ pub enum Propagation {
 
 /// Looks at what the request names. Blocking, for some tens of microseconds.
 pub fn gather(config: &v1::ContainerConfig) -> Result<HostFacts, Invalid> {
-    static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::read);
     let security = security::context(config);
     Ok(HostFacts {
-        machine: MACHINE.clone(),
+        machine: machine().clone(),
         devices: requested_devices(&config.devices)?,
         all_devices: if security.privileged { all_devices() } else { Vec::new() },
         mounts: mount_sources(&config.mounts)?,
         seccomp_profile: seccomp_profile(&security)?,
     })
+}
+
+/// Read once.
+pub fn machine() -> &'static Machine {
+    static MACHINE: LazyLock<Machine> = LazyLock::new(Machine::read);
+    &MACHINE
 }
 
 impl Machine {
@@ -123,7 +128,7 @@ impl Machine {
             capabilities: held,
             apparmor: read_fact("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
-            hugepage_sizes: hugepage_sizes(cgroup),
+            hugepage_sizes: limitable_hugepage_sizes(cgroup),
             swap_accounting: swap_accounting(cgroup),
             cgroup,
         }
@@ -152,16 +157,18 @@ fn swap_accounting(cgroup: CgroupVersion) -> bool {
 }
 
 /// None where the controller is not at hand, as on a v1 host that has not mounted it.
-fn hugepage_sizes(cgroup: CgroupVersion) -> BTreeSet<String> {
+fn limitable_hugepage_sizes(cgroup: CgroupVersion) -> BTreeSet<String> {
     let limitable = match cgroup {
         CgroupVersion::V1 => Path::new("/sys/fs/cgroup/hugetlb").exists(),
         CgroupVersion::V2 => {
             read_fact("/sys/fs/cgroup/cgroup.controllers").split_whitespace().any(|c| c == "hugetlb")
         }
     };
-    if !limitable {
-        return BTreeSet::new();
-    }
+    if limitable { hugepage_sizes() } else { BTreeSet::new() }
+}
+
+/// Sizes of this machine's huge pages, as the interface names them: `2MB`.
+pub fn hugepage_sizes() -> BTreeSet<String> {
     let Ok(entries) = fs::read_dir("/sys/kernel/mm/hugepages") else { return BTreeSet::new() };
     let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
     names.filter_map(|name| hugepage_size(&name)).collect()

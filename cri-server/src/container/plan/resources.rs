@@ -41,7 +41,7 @@ fn stated(number: i64) -> Option<i64> {
     (number != 0).then_some(number)
 }
 
-fn cpu(asked: &LinuxContainerResources) -> Result<Option<LinuxCpu>, Invalid> {
+pub(super) fn cpu(asked: &LinuxContainerResources) -> Result<Option<LinuxCpu>, Invalid> {
     let (shares, quota, period) =
         (stated(asked.cpu_shares), stated(asked.cpu_quota), stated(asked.cpu_period));
     let positive = shares.is_none_or(|shares| shares > 0);
@@ -72,7 +72,10 @@ fn cpu_list(field: &str, list: &str) -> Result<Option<String>, Invalid> {
 }
 
 /// Without a word about swap, a limited container gets none: that is what limits are for.
-fn memory(asked: &LinuxContainerResources, machine: &Machine) -> Result<Option<LinuxMemory>, Invalid> {
+pub(super) fn memory(
+    asked: &LinuxContainerResources,
+    machine: &Machine,
+) -> Result<Option<LinuxMemory>, Invalid> {
     let (limit, swap) = (stated(asked.memory_limit_in_bytes), stated(asked.memory_swap_limit_in_bytes));
     let unlimited_or_more = |bytes: i64| bytes == -1 || bytes > 0;
     require(limit.is_none_or(unlimited_or_more), "resources.memory_limit_in_bytes", || {
@@ -95,7 +98,7 @@ fn memory(asked: &LinuxContainerResources, machine: &Machine) -> Result<Option<L
 }
 
 /// The kubelet always sends a limit of 0 for each page size it knows, even where nothing can limit them.
-fn hugepages(
+pub(super) fn hugepages(
     asked: &LinuxContainerResources,
     machine: &Machine,
 ) -> Result<Option<Vec<LinuxHugepageLimit>>, Invalid> {
@@ -124,7 +127,7 @@ fn pids(limit: i64) -> Option<LinuxPids> {
 }
 
 /// Names of cgroup2 files, never paths.
-fn unified(
+pub(super) fn unified(
     asked: &LinuxContainerResources,
     machine: &Machine,
 ) -> Result<Option<std::collections::HashMap<String, String>>, Invalid> {

@@ -258,8 +258,9 @@ impl Task {
     }
 
     pub(super) fn publish_container(&self, id: &Arc<str>) {
-        if let Some(Stage::Made { facts, life }) = self.stage(id) {
-            self.node.world.publish_container(Arc::new(Container { facts: facts.clone(), life: *life }));
+        if let Some(Stage::Made { facts, life, limits }) = self.stage(id) {
+            let container = Container { facts: facts.clone(), life: *life, limits: limits.clone() };
+            self.node.world.publish_container(Arc::new(container));
         }
     }
 }

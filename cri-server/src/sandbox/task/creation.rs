@@ -36,7 +36,7 @@ impl Task {
         let order = Order { id: id.clone(), config: (*config).clone(), sandbox: self.facts.clone(), monitor };
         let attempt = Attempt { config, underway: underway.clone(), done };
         let stage = Stage::Making { attempt, ended: None };
-        self.containers.insert(id.clone(), Slot { stage, waiting: Vec::new() });
+        self.containers.insert(id.clone(), Slot::new(stage));
         let node = self.node.clone();
         self.work.spawn(async move {
             let made = container::make::make(&node, order, &progress).await;
@@ -54,7 +54,7 @@ impl Task {
         let Some(slot) = self.containers.remove(id) else { return };
         let Stage::Making { attempt, ended } = slot.stage else { return };
         let (stage, told) = match made {
-            Ok((facts, life)) => (Stage::Made { facts, life }, Some(attempt.done)),
+            Ok((facts, life)) => (Stage::Made { facts, life, limits: None }, Some(attempt.done)),
             Err(error) => (Stage::Failed { attempt, error }, None),
         };
         self.containers.insert(id.clone(), Slot { stage, ..slot });
@@ -72,11 +72,9 @@ impl Task {
         if self.is_between() || !matches!(self.stage(id), Some(Stage::Failed { .. })) {
             return;
         }
-        let Some(Slot { stage: Stage::Failed { attempt, error }, waiting }) = self.containers.remove(id)
-        else {
-            return;
-        };
-        self.containers.insert(id.clone(), Slot { stage: Stage::Undoing { attempt, error }, waiting });
+        let Some(slot) = self.containers.remove(id) else { return };
+        let Stage::Failed { attempt, error } = slot.stage else { return };
+        self.containers.insert(id.clone(), Slot { stage: Stage::Undoing { attempt, error }, ..slot });
         let (node, sandbox_id, id) = (self.node.clone(), self.facts.id.clone(), id.clone());
         let monitor = self.monitor.clone();
         self.work.spawn(async move {

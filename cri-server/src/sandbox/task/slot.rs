@@ -1,11 +1,13 @@
 //! A container as its sandbox's task has it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use conmon_protocol::Exit;
 use proto::v1;
 
 use super::Reply;
+use super::update::Update;
 use crate::container;
 use crate::container::life::Ask as ContainerAsk;
 use crate::error::{Error, Noun};
@@ -16,6 +18,8 @@ use crate::node;
 pub(super) struct Slot {
     pub(super) stage: Stage,
     pub(super) waiting: Vec<(ContainerAsk, Reply)>,
+    /// The first is in flight.
+    pub(super) updates: VecDeque<Update>,
 }
 
 pub(super) enum Stage {
@@ -35,6 +39,7 @@ pub(super) enum Stage {
     Made {
         facts: Arc<container::Facts>,
         life: container::Life,
+        limits: Option<Arc<v1::LinuxContainerResources>>,
     },
 }
 
@@ -46,6 +51,10 @@ pub(super) struct Attempt {
 }
 
 impl Slot {
+    pub(super) fn new(stage: Stage) -> Self {
+        Self { stage, waiting: Vec::new(), updates: VecDeque::new() }
+    }
+
     pub(super) fn config(&self) -> &v1::ContainerConfig {
         match &self.stage {
             Stage::Making { attempt, .. }
@@ -68,7 +77,7 @@ impl Slot {
             {
                 Ok(attempt.underway.clone())
             }
-            Stage::Made { facts, life } if facts.config == *asked && life.pid().is_some() => {
+            Stage::Made { facts, life, .. } if facts.config == *asked && life.pid().is_some() => {
                 Ok(node::made(Noun::Container, id))
             }
             Stage::Making { .. } | Stage::Failed { .. } | Stage::Undoing { .. } | Stage::Made { .. } => {

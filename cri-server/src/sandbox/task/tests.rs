@@ -88,7 +88,7 @@ fn running(id: &str) -> Slot {
         made: container::Made { image_id: String::new(), created_at_ns: 1, plan },
     };
     let life = container::Life::Running { pid: 7, started_at_ns: 2 };
-    Slot { stage: Stage::Made { facts: Arc::new(facts), life }, waiting: vec![] }
+    Slot::new(Stage::Made { facts: Arc::new(facts), life, limits: None })
 }
 
 /// A sandbox with one running container, and its monitor.
