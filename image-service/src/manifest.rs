@@ -74,6 +74,9 @@ pub struct Descriptor {
     pub size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
+    /// What an artifact is, in lists of referrers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
     #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -85,8 +88,15 @@ impl Descriptor {
             digest,
             size,
             platform: None,
+            artifact_type: None,
             annotations: BTreeMap::new(),
         }
+    }
+}
+
+impl Descriptor {
+    pub fn is_of(&self, artifact_type: &str) -> bool {
+        self.artifact_type.as_deref() == Some(artifact_type)
     }
 }
 
@@ -175,6 +185,11 @@ pub enum Error {
 
 /// Reads a document. `announced` is its type by the registry's Content-Type or by the index above it.
 pub fn parse(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
+    let (raw, media_type) = parse_raw(bytes, announced)?;
+    if media_type.is_index() { index(raw, media_type) } else { manifest(raw, media_type) }
+}
+
+fn parse_raw(bytes: &[u8], announced: Option<&str>) -> Result<(Raw, MediaType), Error> {
     if bytes.len() > MAX_DOCUMENT_BYTES {
         return Err(Error::TooLarge);
     }
@@ -186,7 +201,37 @@ pub fn parse(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
         Some(2) => {}
         Some(other) => return Err(Error::SchemaVersion(other)),
     }
-    if media_type.is_index() { index(raw, media_type) } else { manifest(raw, media_type) }
+    Ok((raw, media_type))
+}
+
+/// A manifest of anything, its layers as they are called: a signature, an attestation, a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactManifest {
+    pub media_type: MediaType,
+    /// `artifactType`, or the configuration's type where that is what says it (image-spec, manifest.md).
+    pub artifact_type: String,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+    /// What it refers to.
+    pub subject: Option<Descriptor>,
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads a manifest without asking whether it is a container's image; bounded and unambiguous all the same.
+pub fn parse_artifact(bytes: &[u8], announced: Option<&str>) -> Result<ArtifactManifest, Error> {
+    let (raw, media_type) = parse_raw(bytes, announced)?;
+    if media_type.is_index() || raw.manifests.is_some() {
+        return Err(Error::Ambiguous("an artifact with a list of manifests"));
+    }
+    let config = raw.config.ok_or(Error::Missing("config"))?;
+    let layers = raw.layers.ok_or(Error::Missing("layers"))?;
+    if layers.len() > MAX_LAYERS {
+        return Err(Error::TooManyLayers(layers.len()));
+    }
+    let artifact_type = raw.artifact_type.filter(|text| !text.is_empty());
+    let artifact_type = artifact_type.unwrap_or_else(|| config.media_type.clone());
+    let (subject, annotations) = (raw.subject, raw.annotations);
+    Ok(ArtifactManifest { media_type, artifact_type, config, layers, subject, annotations })
 }
 
 /// Every field that any of the formats gives a meaning to, so that none is overlooked.
@@ -198,6 +243,8 @@ struct Raw {
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
     manifests: Option<Vec<Descriptor>>,
+    subject: Option<Descriptor>,
+    artifact_type: Option<String>,
     fs_layers: Option<serde::de::IgnoredAny>,
     history: Option<serde::de::IgnoredAny>,
     #[serde(default, deserialize_with = "null_as_default")]

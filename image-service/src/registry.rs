@@ -19,7 +19,9 @@ mod endpoint;
 mod explain;
 mod failure;
 mod origin;
+mod referrers;
 mod retry;
+mod round;
 mod session;
 mod transport;
 
@@ -34,7 +36,7 @@ use http::uri::Scheme;
 
 use self::endpoint::Endpoint;
 use self::failure::Cause;
-use self::retry::Retry;
+use self::round::Round;
 use self::session::Tokens;
 use self::transport::Transport;
 use crate::auth::Credentials;
@@ -47,6 +49,7 @@ use crate::registries_conf::{self, RegistriesConf};
 pub use self::blob::Blob;
 pub use self::explain::{Explained, Shown};
 pub use self::failure::Failure;
+pub use self::referrers::Artifact;
 
 const AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
 
@@ -253,8 +256,13 @@ impl Repository {
 
     /// The image's configuration, whole and verified.
     pub async fn config(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
-        if descriptor.size > MAX_CONFIG_BYTES {
-            return Err(self.inner.failed(&Cause::TooLong(MAX_CONFIG_BYTES)));
+        self.small_blob(descriptor, MAX_CONFIG_BYTES).await
+    }
+
+    /// A blob of at most `limit` bytes, whole and verified.
+    pub async fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes, Error> {
+        if descriptor.size > limit {
+            return Err(self.inner.failed(&Cause::TooLong(limit)));
         }
         loop {
             let mut blob = self.blob(descriptor, 0).await?;
@@ -290,31 +298,17 @@ impl Inner {
         selector: &str,
         expected: Option<&Descriptor>,
     ) -> Result<(Fetched, Document), Error> {
-        let mut failure = Failure::new(match expected {
+        let what = match expected {
             None => format!("fetching {}", self.reference),
             Some(child) => format!("fetching {} of {}", child.digest, self.reference),
-        });
-        let order = self.order();
-        for (place, index) in order.iter().enumerate() {
-            let endpoint = &self.endpoints[*index];
-            let mut retry = Retry::new(self.shared.settings.patience.clone(), place + 1 == order.len());
-            loop {
-                match endpoint.manifest(&self.shared, selector, expected).await {
-                    Ok(found) => {
-                        self.preferred.store(*index, Ordering::Relaxed);
-                        return Ok(found);
-                    }
-                    Err(cause) => match retry.pause(cause).await {
-                        Ok(()) => {}
-                        Err(cause) => {
-                            failure.add(endpoint.name(), &cause);
-                            break;
-                        }
-                    },
-                }
+        };
+        let mut round = Round::new(self, what);
+        loop {
+            match round.endpoint().manifest(&self.shared, selector, expected).await {
+                Ok(found) => return Ok(round.served(found)),
+                Err(cause) => round.failed(cause).await?,
             }
         }
-        Err(failure.into_error())
     }
 
     /// The preferred endpoint, then the others in their order, and last those that gave wrong bytes.

@@ -19,6 +19,8 @@ mod good;
 mod hostile;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
+#[path = "registry/referrers.rs"]
+mod referrers;
 #[path = "registry/secure.rs"]
 mod secure;
 

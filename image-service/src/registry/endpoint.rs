@@ -55,6 +55,11 @@ impl Endpoint {
         Endpoint { place, host, session }
     }
 
+    /// The repository's name at this endpoint.
+    pub(super) fn path(&self) -> &str {
+        &self.place.path
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.place.host
     }
@@ -71,10 +76,20 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Cause::Nonsense("accept"))?);
         let path = format!("/v2/{}/manifests/{selector}", self.place.path);
-        let answer = self.get(shared, &path, &headers).await?;
-        let (parts, body) = answer.into_parts();
+        let (headers, bytes) = self.document(shared, &path, &headers).await?;
+        verify_document(&headers, bytes, selector, expected)
+    }
+
+    /// What lies at a path of the API, whole; verified by nobody yet.
+    pub(super) async fn document(
+        &self,
+        shared: &Shared,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<(HeaderMap, Bytes), Cause> {
+        let (parts, body) = self.get(shared, path, headers).await?.into_parts();
         let bytes = body::read(body, MAX_DOCUMENT_BYTES, &shared.settings.patience).await?;
-        verify_document(&parts.headers, bytes, selector, expected)
+        Ok((parts.headers, bytes))
     }
 
     /// The blob from `offset` on.
@@ -224,26 +239,38 @@ fn verify_document(
     selector: &str,
     expected: Option<&Descriptor>,
 ) -> Result<(Fetched, Document), Cause> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(expected) = expected.filter(|expected| expected.size != bytes.len() as u64) {
         return Err(Cause::Size { expected: expected.size, found: bytes.len() as u64 });
     }
-    let pinned = Digest::parse(selector).ok();
-    let own = match &pinned {
-        Some(pinned) => same_digest(pinned, &bytes)?,
-        None => Digest::sha256(&bytes),
-    };
-    if let Some(said) = text(DOCKER_CONTENT_DIGEST).filter(|said| !said.is_empty()) {
-        let said = Digest::parse(said).map_err(|_| Cause::Nonsense("Docker-Content-Digest is no digest"))?;
-        same_digest(&said, &bytes)?;
-    }
-    let document = manifest::parse(&bytes, text(CONTENT_TYPE))?;
+    let own = verify_digest(headers, &bytes, selector)?;
+    let document = manifest::parse(&bytes, content_type(headers))?;
     if let Some(expected) = expected.filter(|expected| expected.media_type != document.media_type().as_str())
     {
         let (announced, found) = (expected.media_type.clone(), document.media_type().to_string());
         return Err(manifest::Error::TypeMismatch { announced, found }.into());
     }
     Ok((Fetched { digest: own, media_type: document.media_type(), bytes }, document))
+}
+
+/// The digest of a document: the one that the selector pins, and never against the server's own word.
+pub(super) fn verify_digest(headers: &HeaderMap, bytes: &[u8], selector: &str) -> Result<Digest, Cause> {
+    let own = match &Digest::parse(selector) {
+        Ok(pinned) => same_digest(pinned, bytes)?,
+        Err(_) => Digest::sha256(bytes),
+    };
+    if let Some(said) = text(headers, DOCKER_CONTENT_DIGEST).filter(|said| !said.is_empty()) {
+        let said = Digest::parse(said).map_err(|_| Cause::Nonsense("Docker-Content-Digest is no digest"))?;
+        same_digest(&said, bytes)?;
+    }
+    Ok(own)
+}
+
+pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
+    text(headers, CONTENT_TYPE)
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 fn same_digest(expected: &Digest, bytes: &[u8]) -> Result<Digest, Cause> {
