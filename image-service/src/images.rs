@@ -234,7 +234,9 @@ impl Inner {
         let (store, writables) = Store::open(&settings, |layers, trash, empty| {
             Writables::open(containers, empty, layers.clone(), trash.clone())
         })?;
-        let pulls = Pulls::new(Arc::new(store), settings.parallel_layers, settings.max_layer_bytes);
+        let store = Arc::new(store);
+        store.settle_soon();
+        let pulls = Pulls::new(store, settings.parallel_layers, settings.max_layer_bytes);
         Ok(Inner { settings, registries, registry, pulls, writables })
     }
 }

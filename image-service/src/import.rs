@@ -246,7 +246,6 @@ impl Pulls {
         let (id, config, documents) = (found.id, found.config, found.documents);
         blocking(move || {
             let hold = store.mended(hold)?;
-            store.sync(&hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))
         })

@@ -143,7 +143,6 @@ impl Pulls {
         let store = self.store.clone();
         blocking(move || {
             let hold = store.mended(hold)?;
-            store.sync(&hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))
         })

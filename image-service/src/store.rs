@@ -8,11 +8,13 @@
 //!      empty/              the lower directory of an image without layers
 //! ```
 //! A layer is at its place only when it is whole and verified; an image is in the index only when its
-//! layers are on the disk. Everything here may wait for the disk, except [`Store::snapshot`].
+//! layers are on the disk, or on their way there in this boot (see `settle`). Everything here may wait for
+//! the disk, except [`Store::snapshot`].
 
 mod index;
 mod layers;
 mod record;
+mod settle;
 mod snapshot;
 pub(crate) mod writable;
 
@@ -51,6 +53,10 @@ pub(crate) struct Store {
     images: Mutex<BTreeMap<Digest, Entry>>,
     published: RwLock<Arc<Snapshot>>,
     pinned: Vec<String>,
+    /// This boot's id; records of unsynced images name it.
+    boot: String,
+    /// Whether a thread is bringing layers to the disk.
+    settling: Mutex<bool>,
     pub(crate) layers: Arc<Layers>,
     /// Last, so that it is the last to go: dropping the others fills it.
     trash: Arc<Trash>,
@@ -61,7 +67,7 @@ struct Entry {
     record: Record,
     image: Arc<Image>,
     /// The image's right to its layers.
-    _hold: Hold,
+    hold: Hold,
 }
 
 /// An image that is wholly on the disk but not yet in the index.
@@ -104,6 +110,8 @@ impl Store {
             images: Mutex::default(),
             published: RwLock::default(),
             pinned: settings.pinned.clone(),
+            boot: boot_id(),
+            settling: Mutex::default(),
             layers,
             trash,
             root,
@@ -138,16 +146,6 @@ impl Store {
         Ok(Ingest { path, trash: self.trash.clone() })
     }
 
-    /// Waits until the layers are on the disk. Once per image, and not at all when they are known to be.
-    pub(crate) fn sync(&self, hold: &Hold) -> Result<(), Error> {
-        if self.layers.all_synced(hold) {
-            return Ok(());
-        }
-        rustix::fs::syncfs(&self.root_dir).map_err(|errno| Error::io("syncing", &self.root, errno.into()))?;
-        self.layers.mark_synced(hold);
-        Ok(())
-    }
-
     /// The hold with one more layer where the layers alone would not make the image (see `mend`).
     pub(crate) fn mended(&self, hold: Hold) -> Result<Hold, Error> {
         let failed = |error| Error::io("mending a layer in", &self.root, error);
@@ -165,10 +163,18 @@ impl Store {
         Ok(Hold::join(&self.layers, vec![hold, mended]))
     }
 
-    /// Puts a synced image into the index under more names, then shows it.
-    pub(crate) fn commit(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
+    /// Puts an image into the index under more names, then shows it; its layers may still be on their way
+    /// to the disk.
+    pub(crate) fn commit(self: &Arc<Store>, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
+        let image = self.put(content, names)?;
+        self.settle_soon();
+        Ok(image)
+    }
+
+    fn put(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
         let mut images = self.images();
-        let record = merge(images.get(&content.id).map(|entry| &entry.record), content);
+        let mut record = merge(images.get(&content.id).map(|entry| &entry.record), content);
+        record.unsynced_in = (!self.layers.all_synced(content.hold.layers())).then(|| self.boot.clone());
         let put = record::claim(images.values().map(|entry| &entry.record), record, names);
         if let (Some(entry), [same]) = (images.get(&content.id), &put[..])
             && entry.record == *same
@@ -186,7 +192,7 @@ impl Store {
                 }
                 None => {
                     let image = self.image(&record, content.config.clone(), content.accounts.clone());
-                    let entry = Entry { record, image: Arc::new(image), _hold: content.hold.clone() };
+                    let entry = Entry { record, image: Arc::new(image), hold: content.hold.clone() };
                     images.insert(content.id.clone(), entry);
                 }
             }
@@ -282,13 +288,14 @@ impl Store {
         let whole = layers.by_ref().take(diff_ids.len()).eq(&diff_ids)
             && layers.count() <= 1
             && record.layers.iter().all(|layer| self.layers.path(&layer.diff_id).is_dir());
-        if !same || !whole {
+        let arrived = record.unsynced_in.as_ref().is_none_or(|boot| *boot == self.boot);
+        if !same || !whole || !arrived {
             return None;
         }
         let accounts = self.accounts(&record.layers);
-        let hold = self.layers.adopt(&record.layers);
+        let hold = self.layers.adopt(&record.layers, record.unsynced_in.is_none());
         let image = Arc::new(self.image(&record, parsed, accounts));
-        Some(Entry { record, image, _hold: hold })
+        Some(Entry { record, image, hold })
     }
 
     /// Removes layers that nobody holds: a crash came between their unpacking and their image.
@@ -331,6 +338,12 @@ impl Drop for Ingest {
     }
 }
 
+/// Another after every start of the machine (random(4)).
+pub(crate) fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 /// The record of a content, with the names an older record of it has.
 fn merge(old: Option<&Record>, content: &Content) -> Record {
     let mut record = old.cloned().unwrap_or_else(|| Record {
@@ -340,6 +353,7 @@ fn merge(old: Option<&Record>, content: &Content) -> Record {
         layers: content.hold.layers().to_vec(),
         documents: Vec::new(),
         documents_bytes: 0,
+        unsynced_in: None,
         pulled_at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
     });
     for (digest, bytes) in &content.documents {

@@ -5,4 +5,5 @@
 
 pub mod containerd;
 pub mod pod;
+pub mod pull;
 pub mod samples;

@@ -24,6 +24,14 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
 pub const PEER_PACKAGES: &[(&str, &str)] =
     &[("/usr/bin/containerd", "containerd"), ("/usr/sbin/runc", "runc")];
 
+/// What the benchmark of pulls measures beside berth, and makes its file systems with.
+pub const PULL_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/bin/skopeo", "skopeo"),
+    ("/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/sbin/losetup", "mount"),
+];
+
 /// What comparisons of verdicts need.
 pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),

@@ -18,6 +18,7 @@ usage: cargo xtask TASK
   critest    the CRI conformance suite [--websocket] [--parallel N] [--seed N] [--focus REGEX] [--peer]
              or its benchmarks: [--benchmark]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
+  bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";
 
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         ["node", rest @ ..] => tasks::node(rest),
         ["critest", rest @ ..] => tasks::critest(rest),
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
+        ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
         ["build"] => tasks::build(),
         _ => {
             eprint!("{USAGE}");

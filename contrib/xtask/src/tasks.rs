@@ -133,6 +133,29 @@ pub(crate) fn bench_pod(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn bench_pull(args: &[&str]) -> Result<()> {
+    let mut options = bench::pull::Options::default();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--rounds" => options.rounds = value(word, words.next())?.parse().context("--rounds")?,
+            "--only" => options.only = Some(value(word, words.next())?),
+            "--backing" => options.backing = value(word, words.next())?.into(),
+            "--no-peers" => options.no_peers = true,
+            other => bail!("bench pull has no option {other}"),
+        }
+    }
+    if !namespace::is_private() {
+        tools::ensure_packages(tools::NODE_PACKAGES)?;
+        tools::ensure_packages(tools::PULL_PACKAGES)?;
+        Programs::build()?;
+        return namespace::run_in_private(&[&["bench", "pull"], args].concat());
+    }
+    namespace::bring_loopback_up()?;
+    print!("{}", wait_for(bench::pull::run(options))?);
+    Ok(())
+}
+
 pub(crate) fn demo() -> Result<()> {
     if !namespace::is_private() {
         prepare()?;

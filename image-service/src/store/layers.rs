@@ -25,6 +25,7 @@ struct Known {
     layers: HashMap<Digest, Entry>,
     bytes: u64,
     inodes: u64,
+    made: u64,
     /// The service is ending: what is held stays on the disk for the next run, which sweeps.
     closed: bool,
 }
@@ -35,6 +36,15 @@ struct Entry {
     holders: usize,
     /// Its bytes are known to be on the disk, not only on their way to it.
     synced: bool,
+    /// Which making of the layer this is: it may go and come again while the disk is synced.
+    made: u64,
+}
+
+/// A layer as it was made once.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    pub(crate) diff_id: Digest,
+    made: u64,
 }
 
 /// The right to use some layers. They exist for as long as this does.
@@ -98,27 +108,34 @@ impl Layers {
         Ok(Hold { of: self.clone(), layers: vec![layer] })
     }
 
-    /// Holds layers that a record of an earlier run names. They are on the disk, says the caller.
-    pub(crate) fn adopt(self: &Arc<Layers>, layers: &[Layer]) -> Hold {
+    /// Holds layers that a record of an earlier run names; `synced` when it says that they are on the disk.
+    pub(crate) fn adopt(self: &Arc<Layers>, layers: &[Layer], synced: bool) -> Hold {
         let mut known = self.known();
         for layer in layers {
-            known.insert(layer.clone(), true);
+            known.insert(layer.clone(), synced);
         }
         Hold { of: self.clone(), layers: layers.to_vec() }
     }
 
-    /// The layers among these that a power cut could still take.
-    pub(crate) fn all_synced(&self, hold: &Hold) -> bool {
+    /// Whether no power cut can take these any more.
+    pub(crate) fn all_synced(&self, layers: &[Layer]) -> bool {
         let known = self.known();
-        hold.layers.iter().all(|layer| known.layers.get(&layer.diff_id).is_some_and(|entry| entry.synced))
+        layers.iter().all(|layer| known.layers.get(&layer.diff_id).is_some_and(|entry| entry.synced))
+    }
+
+    /// The layers that a power cut could still take.
+    pub(crate) fn unsynced(&self) -> Vec<Unsynced> {
+        let known = self.known();
+        let unsynced = known.layers.iter().filter(|(_, entry)| !entry.synced);
+        unsynced.map(|(diff_id, entry)| Unsynced { diff_id: diff_id.clone(), made: entry.made }).collect()
     }
 
     /// Remembers that the file system was synced after these were whole.
-    pub(crate) fn mark_synced(&self, hold: &Hold) {
+    pub(crate) fn mark_synced(&self, layers: &[Unsynced]) {
         let mut known = self.known();
-        for layer in &hold.layers {
+        for layer in layers {
             if let Some(entry) = known.layers.get_mut(&layer.diff_id) {
-                entry.synced = true;
+                entry.synced |= entry.made == layer.made;
             }
         }
     }
@@ -150,11 +167,14 @@ impl Known {
     fn insert(&mut self, layer: Layer, synced: bool) {
         if let Some(entry) = self.layers.get_mut(&layer.diff_id) {
             entry.holders += 1;
+            entry.synced |= synced;
             return;
         }
         self.bytes += layer.bytes;
         self.inodes += layer.inodes;
-        self.layers.insert(layer.diff_id.clone(), Entry { layer, holders: 1, synced });
+        self.made += 1;
+        let entry = Entry { synced, made: self.made, holders: 1, layer };
+        self.layers.insert(entry.layer.diff_id.clone(), entry);
     }
 
     /// Whether that was the last holder.

@@ -20,6 +20,9 @@ pub(crate) struct Record {
     pub(crate) documents: Vec<Digest>,
     pub(crate) documents_bytes: u64,
     pub(crate) pulled_at_ms: u64,
+    /// The boot in which its layers were made, until they are known to be on the disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unsynced_in: Option<String>,
 }
 
 /// A name an image gets.
@@ -110,6 +113,7 @@ mod tests {
             documents: vec![Digest::sha256(&[id]), Digest::sha256(b"shared")],
             documents_bytes: 0,
             pulled_at_ms: 0,
+            unsynced_in: None,
         }
     }
 

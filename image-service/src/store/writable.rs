@@ -57,8 +57,7 @@ impl Writables {
         layers: Arc<Layers>,
         trash: Arc<Trash>,
     ) -> Result<Writables, Error> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let boot = boot.trim().to_owned();
+        let boot = super::boot_id();
         let writables = Writables {
             dir,
             empty_dir,
@@ -185,7 +184,7 @@ impl Writables {
         let record = self.read(&dir).filter(|record| record.boot == self.boot && self.has_all(record));
         match record {
             Some(record) => {
-                self.held().insert(container_id.to_owned(), self.layers.adopt(&record.layers));
+                self.held().insert(container_id.to_owned(), self.layers.adopt(&record.layers, false));
             }
             None => {
                 if let Err(error) = self.trash.take(&dir) {
