@@ -34,6 +34,10 @@ pub struct Settings {
     pub parallel_layers: usize,
     /// An unpacked layer larger than this is refused.
     pub max_layer_bytes: u64,
+    /// Of blobs this large, what has come is kept over broken pulls and crashes.
+    pub parts_from_bytes: u64,
+    /// Connections beyond the first that large blobs may have, over all pulls of the node.
+    pub more_connections: usize,
     /// Names that are pinned: exact (`registry.k8s.io/pause:3.9`) or with `*` at the end.
     pub pinned: Vec<String>,
 }
@@ -84,6 +88,8 @@ impl Settings {
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
+            parts_from_bytes: 8 << 20,
+            more_connections: 8,
             pinned: Vec::new(),
         }
     }
@@ -236,7 +242,7 @@ impl Inner {
         })?;
         let store = Arc::new(store);
         store.settle_soon();
-        let pulls = Pulls::new(store, settings.parallel_layers, settings.max_layer_bytes);
+        let pulls = Pulls::new(store, &settings);
         Ok(Inner { settings, registries, registry, pulls, writables })
     }
 }

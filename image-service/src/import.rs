@@ -259,7 +259,7 @@ impl Pulls {
         };
         let source = archive.place.file(&layer.file)?;
         let source = BufReader::with_capacity(READ_BYTES, source);
-        self.clone().make_layer(source, layer.expected, permission, || ()).await
+        Ok(self.clone().make_layer(source, layer.expected, permission, || ()).await?)
     }
 }
 

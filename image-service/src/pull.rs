@@ -6,7 +6,11 @@
 //! Each asker then gives the content its own name. When the last asker is gone the pull is dropped, and
 //! with it everything it had taken. A layer is fetched and unpacked once however many pulls want it.
 
+mod behind;
+mod bring;
+mod frontier;
 mod layer;
+mod resumable;
 mod source;
 
 use std::collections::HashMap;
@@ -20,6 +24,7 @@ use crate::auth::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageConfig;
+use crate::images::Settings;
 use crate::manifest;
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Store};
@@ -62,6 +67,9 @@ struct UnderWay {
 pub(crate) struct Pulls {
     pub(crate) store: Arc<Store>,
     max_layer_bytes: u64,
+    parts_from_bytes: u64,
+    /// Connections beyond the first for one blob.
+    more_connections: Arc<Semaphore>,
     /// Layers in work at once: each takes a thread, and a few buffers.
     slots: Arc<Semaphore>,
     turns: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
@@ -69,11 +77,13 @@ pub(crate) struct Pulls {
 }
 
 impl Pulls {
-    pub(crate) fn new(store: Arc<Store>, parallel_layers: usize, max_layer_bytes: u64) -> Pulls {
+    pub(crate) fn new(store: Arc<Store>, settings: &Settings) -> Pulls {
         Pulls {
             store,
-            max_layer_bytes,
-            slots: Arc::new(Semaphore::new(parallel_layers.max(1))),
+            max_layer_bytes: settings.max_layer_bytes,
+            parts_from_bytes: settings.parts_from_bytes,
+            more_connections: Arc::new(Semaphore::new(settings.more_connections)),
+            slots: Arc::new(Semaphore::new(settings.parallel_layers.max(1))),
             turns: Arc::default(),
             under_way: Arc::default(),
         }
@@ -129,9 +139,16 @@ impl Pulls {
         let (config, diff_ids) = parse_config(&name, &bytes, manifest)?;
         let layers = manifest.layers.iter().zip(diff_ids).enumerate().map(|(at, (layer, diff_id))| {
             let watch = LayerWatch { progress: &progress, at };
-            self.layer(&name, &repository, &layer.descriptor, diff_id, watch)
+            let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
+            self.layer(layer::Wanted { name, repository, descriptor, diff_id, watch })
         });
-        let holds = try_join_all(layers).await?;
+        let holds = match try_join_all(layers).await {
+            Err(error @ Error::DiskFull { .. }) => {
+                self.free_parts().await;
+                return Err(error);
+            }
+            other => other?,
+        };
         let hold = Hold::join(&self.store.layers, holds);
         let mut documents: Vec<_> = resolved
             .documents
@@ -147,6 +164,15 @@ impl Pulls {
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))
         })
         .await
+    }
+
+    /// What is kept to save a download is worth less than space.
+    async fn free_parts(&self) {
+        let parts = self.store.parts.clone();
+        let cleared = tokio::task::spawn_blocking(move || parts.clear()).await;
+        if let Ok(Err(error)) = cleared {
+            tracing::warn!(%error, "parts of blobs can't be removed; they go when they are old");
+        }
     }
 
     /// The configuration, from the index when another pull brought it.
@@ -207,6 +233,11 @@ pub(crate) struct LayerWatch<'a> {
 impl LayerWatch<'_> {
     fn came(&self, bytes: usize) {
         self.progress.send_modify(|progress| progress.layers[self.at].done_bytes += bytes as u64);
+    }
+
+    /// What had come was of no use.
+    fn again(&self) {
+        self.progress.send_modify(|progress| progress.layers[self.at].done_bytes = 0);
     }
 
     fn finished(&self) {

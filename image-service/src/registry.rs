@@ -26,6 +26,7 @@ mod session;
 mod transport;
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -251,7 +252,12 @@ impl Repository {
 
     /// Opens a blob at an offset. Broken connections are mended inside the stream.
     pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<Blob, Error> {
-        Blob::open(self.inner.clone(), descriptor, offset).await
+        self.blob_range(descriptor, offset..descriptor.size).await
+    }
+
+    /// Opens a part of a blob.
+    pub async fn blob_range(&self, descriptor: &Descriptor, range: Range<u64>) -> Result<Blob, Error> {
+        Blob::open(self.inner.clone(), descriptor, range).await
     }
 
     /// The image's configuration, whole and verified.

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/index.redb          records, manifests, configurations
 //!      layers/<diff id>/   one unpacked layer each, as overlay's lower directory
+//!      parts/<hex>/         what has come of a large blob, for the next try
 //!      ingest/<random>/    a layer being unpacked; removed at start
 //!      trash/<random>/     what nothing uses any more; removed at start
 //!      empty/              the lower directory of an image without layers
@@ -13,6 +14,7 @@
 
 mod index;
 mod layers;
+mod parts;
 mod record;
 mod settle;
 mod snapshot;
@@ -28,6 +30,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fd::OwnedFd;
 
 pub(crate) use layers::{Hold, Layers};
+pub(crate) use parts::{Came, Part, Parts};
 pub(crate) use record::Name;
 pub(crate) use snapshot::Snapshot;
 
@@ -58,6 +61,7 @@ pub(crate) struct Store {
     /// Whether a thread is bringing layers to the disk.
     settling: Mutex<bool>,
     pub(crate) layers: Arc<Layers>,
+    pub(crate) parts: Arc<Parts>,
     /// Last, so that it is the last to go: dropping the others fills it.
     trash: Arc<Trash>,
 }
@@ -101,6 +105,7 @@ impl Store {
         make_dirs(&root).map_err(failed)?;
         let trash = Arc::new(Trash::open(root.join("trash")).map_err(failed)?);
         empty(&root.join("ingest"), &trash).map_err(failed)?;
+        let parts = Parts::new(root.join("parts"), trash.clone()).map_err(failed)?;
         let layers = Layers::new(root.join("layers"), trash.clone());
         let index = Index::open(root.join("index.redb")).map_err(|error| index_error(&root, error))?;
         let root_dir = unpack::open_root(&root).map_err(|errno| failed(errno.into()))?;
@@ -113,6 +118,7 @@ impl Store {
             boot: boot_id(),
             settling: Mutex::default(),
             layers,
+            parts,
             trash,
             root,
         };
@@ -377,7 +383,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn make_dirs(root: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
     std::fs::set_permissions(root, PermissionsExt::from_mode(0o700))?;
-    for name in ["layers", "ingest", "trash", "empty"] {
+    for name in ["layers", "ingest", "parts", "trash", "empty"] {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(name))?;
     }
     std::fs::set_permissions(root.join("empty"), PermissionsExt::from_mode(0o755))

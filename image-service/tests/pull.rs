@@ -220,8 +220,17 @@ async fn the_last_who_leaves_cancels_and_nothing_is_left() {
     let some = progress.wait_for(|now| now.layers.iter().any(|layer| layer.done_bytes >= 1000));
     assert!(!some.await.unwrap().layers[0].finished);
     first.abort();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(node.names("ingest").len(), 1, "the second still waits");
+    // The small layer is done and the large one is not: the second still waits for it.
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while node.names("ingest").len() != 1 || node.names("layers").len() != 1 {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{:?} {:?}",
+            node.names("ingest"),
+            node.names("layers")
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     second.abort();
     assert!(second.await.unwrap_err().is_cancelled());
     node.check_empty().await;

@@ -21,24 +21,67 @@ pub(crate) struct Permission {
     _slot: OwnedSemaphorePermit,
 }
 
+/// A layer that a pull is to have.
+pub(super) struct Wanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) repository: &'a Repository,
+    pub(super) descriptor: &'a Descriptor,
+    pub(super) diff_id: Digest,
+    pub(super) watch: LayerWatch<'a>,
+}
+
+/// Why there is no layer.
+#[derive(Debug)]
+pub(crate) struct Unmade {
+    pub(crate) error: Error,
+    /// The bytes may not have been those that were asked for, so others may do better.
+    pub(crate) wrong_bytes: bool,
+    /// Some of them were of an earlier pull, so the registry need not be to blame.
+    pub(crate) resumed: bool,
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Unmade {
+        Unmade { error, wrong_bytes: false, resumed: false }
+    }
+}
+
+impl From<Unmade> for Error {
+    fn from(unmade: Unmade) -> Error {
+        unmade.error
+    }
+}
+
+impl Wanted<'_> {
+    pub(super) fn expected(&self) -> Expected {
+        let (digest, size) = (self.descriptor.digest.clone(), self.descriptor.size);
+        Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() }
+    }
+}
+
 impl Pulls {
-    /// Holds a layer that is there, or makes it.
-    pub(super) async fn layer(
-        &self,
-        name: &str,
-        repository: &Repository,
-        descriptor: &Descriptor,
-        diff_id: Digest,
-        watch: LayerWatch<'_>,
-    ) -> Result<Hold, Error> {
-        let hold = match self.permission(&diff_id).await? {
-            Ok(hold) => hold,
-            Err(permission) => {
-                self.fetch_layer(name, repository, descriptor, diff_id, watch, permission).await?
+    /// Holds a layer that is there, or makes it. Wrong bytes are asked for again of whoever else has them.
+    pub(super) async fn layer(&self, wanted: Wanted<'_>) -> Result<Hold, Error> {
+        loop {
+            let made = match self.permission(&wanted.diff_id).await? {
+                Ok(hold) => Ok(hold),
+                Err(permission) => self.fetch_layer(&wanted, permission).await,
+            };
+            match made {
+                Ok(hold) => {
+                    wanted.watch.finished();
+                    return Ok(hold);
+                }
+                // What was kept is gone by now, and each endpoint is distrusted once, so this ends.
+                Err(unmade) if unmade.resumed => wanted.watch.again(),
+                Err(unmade)
+                    if unmade.wrong_bytes && wanted.repository.distrust(&wanted.descriptor.digest) =>
+                {
+                    wanted.watch.again();
+                }
+                Err(unmade) => return Err(unmade.error),
             }
-        };
-        watch.finished();
-        Ok(hold)
+        }
     }
 
     /// The layer when it is there, else the permission to make it.
@@ -52,35 +95,33 @@ impl Pulls {
         Ok(Err(Permission { _turn: turn, _slot: slot }))
     }
 
-    async fn fetch_layer(
-        &self,
-        name: &str,
-        repository: &Repository,
-        descriptor: &Descriptor,
-        diff_id: Digest,
-        watch: LayerWatch<'_>,
-        permission: Permission,
-    ) -> Result<Hold, Error> {
+    async fn fetch_layer(&self, wanted: &Wanted<'_>, permission: Permission) -> Result<Hold, Unmade> {
+        if wanted.descriptor.size < self.parts_from_bytes {
+            return self.fetch_at_once(wanted, permission).await;
+        }
+        match self.take_part(wanted).await? {
+            Some(taken) => self.fetch_resumable(wanted, permission, taken).await,
+            // Another layer is made of the same blob at this very moment.
+            None => self.fetch_at_once(wanted, permission).await,
+        }
+    }
+
+    /// Nothing lies on the disk but the layer: what is small is sooner fetched again than looked for.
+    async fn fetch_at_once(&self, wanted: &Wanted<'_>, permission: Permission) -> Result<Hold, Unmade> {
         let (sender, pipe) = pipe();
-        let unwanted = Arc::new(Notify::new());
-        let give_up = {
-            let unwanted = unwanted.clone();
-            move || unwanted.notify_one()
-        };
-        let expected =
-            Expected { digest: Some(descriptor.digest.clone()), size: Some(descriptor.size), diff_id };
-        let unpack = self.clone().make_layer(pipe, expected, permission, give_up);
+        let (unwanted, give_up) = unwanted();
+        let unpack = self.clone().make_layer(pipe, wanted.expected(), permission, give_up);
         let download = async {
             tokio::select! {
                 biased;
-                downloaded = download(repository, descriptor, sender, watch) => downloaded,
+                downloaded = download(wanted.repository, wanted.descriptor, sender, wanted.watch) => downloaded,
                 () = unwanted.notified() => Downloaded::Unwanted,
             }
         };
         match tokio::join!(download, unpack) {
             (_, Ok(hold)) => Ok(hold),
-            (Downloaded::Failed(error), Err(_)) => Err(Error::registry(name, error)),
-            (Downloaded::Done | Downloaded::Unwanted, Err(error)) => Err(error),
+            (Downloaded::Failed(error), Err(_)) => Err(Error::registry(wanted.name, error).into()),
+            (Downloaded::Done | Downloaded::Unwanted, Err(unmade)) => Err(unmade),
         }
     }
 
@@ -93,17 +134,17 @@ impl Pulls {
         expected: Expected,
         permission: Permission,
         give_up: impl Fn() + Send + 'static,
-    ) -> Result<Hold, Error> {
+    ) -> Result<Hold, Unmade> {
         let limits = Limits::new(self.max_layer_bytes);
-        blocking(move || {
+        let made = blocking(move || {
             let made = make(&self.store, source, &expected, limits, &give_up);
             if made.is_err() {
                 give_up();
             }
             drop(permission);
-            made
-        })
-        .await
+            Ok(made)
+        });
+        made.await?
     }
 }
 
@@ -149,10 +190,12 @@ fn make(
     expected: &Expected,
     limits: Limits,
     give_up: &impl Fn(),
-) -> Result<Hold, Error> {
+) -> Result<Hold, Unmade> {
     let ingest = store.ingest()?;
-    let unpacked = unpack::unpack(source, ingest.open()?, expected, limits, give_up)
-        .map_err(|error| Error::layer(&expected.diff_id, store.root(), error))?;
+    let unpacked = unpack::unpack(source, ingest.open()?, expected, limits, give_up).map_err(|error| {
+        let wrong_bytes = error.may_be_wrong_bytes();
+        Unmade { error: Error::layer(&expected.diff_id, store.root(), error), wrong_bytes, resumed: false }
+    })?;
     let layer = Layer {
         diff_id: expected.diff_id.clone(),
         bytes: unpacked.bytes,
@@ -161,5 +204,12 @@ fn make(
         opaque_root: unpacked.opaque_root,
         undescribed: unpacked.undescribed,
     };
-    ingest.commit(&store.layers, layer)
+    Ok(ingest.commit(&store.layers, layer)?)
+}
+
+/// What is told when the thread that makes a layer wants no more of its bytes, and how it tells.
+pub(super) fn unwanted() -> (Arc<Notify>, impl Fn() + Send + 'static) {
+    let unwanted = Arc::new(Notify::new());
+    let told = unwanted.clone();
+    (unwanted, move || told.notify_one())
 }

@@ -5,6 +5,8 @@ use std::io::{self, BufRead, Read};
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
+use crate::unpack::stream::read_from_buffer;
+
 /// Pieces in the pipe; with the registry's pieces of some 16 to 64 KiB at most a megabyte waits.
 const PIECES: usize = 16;
 /// The first read must show enough to tell how the layer is packed.
@@ -56,11 +58,7 @@ impl Pipe {
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n = available.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&available[..n]);
-        self.consume(n);
-        Ok(n)
+        read_from_buffer(self, buffer)
     }
 }
 

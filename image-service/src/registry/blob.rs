@@ -1,6 +1,7 @@
 //! A blob as it comes: bounded by its descriptor, mended when the connection breaks, moved to another
 //! endpoint when one is beyond mending.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,13 +19,14 @@ use crate::manifest::Descriptor;
 /// connection be used again.
 const END: Duration = Duration::from_secs(1);
 
-/// The bytes of a blob from an offset on. Exactly `size - offset` bytes come, or an error; the digest
-/// is for the reader to check, who sees every byte anyway.
+/// The bytes of a part of a blob. Exactly those of its range come, or an error; the digest is for the
+/// reader to check, who sees every byte anyway.
 #[derive(Debug)]
 pub struct Blob {
     repository: Arc<Inner>,
     descriptor: Descriptor,
     position: u64,
+    end: u64,
     /// The endpoints still to be asked, the current one first.
     endpoints: Vec<usize>,
     opened: Option<Opened>,
@@ -37,8 +39,9 @@ impl Blob {
     pub(super) async fn open(
         repository: Arc<Inner>,
         descriptor: &Descriptor,
-        offset: u64,
+        range: Range<u64>,
     ) -> Result<Blob, Error> {
+        let end = range.end.min(descriptor.size);
         let endpoints = repository.order();
         let patience = repository.shared.settings.patience.clone();
         let mut blob = Blob {
@@ -46,12 +49,13 @@ impl Blob {
             retry: Retry::new(patience, endpoints.len() == 1),
             pace: Pace::default(),
             descriptor: descriptor.clone(),
-            position: offset.min(descriptor.size),
+            position: range.start.min(end),
+            end,
             opened: None,
             endpoints,
             repository,
         };
-        if blob.position < descriptor.size {
+        if blob.position < blob.end {
             blob.reopen().await?;
         }
         Ok(blob)
@@ -62,9 +66,14 @@ impl Blob {
         self.position
     }
 
+    /// Whether the server gave the range that was asked for, and not all of the blob.
+    pub fn is_part(&self) -> bool {
+        self.opened.as_ref().is_none_or(|opened| opened.is_part)
+    }
+
     /// The next bytes; None after the last.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        while self.position < self.descriptor.size {
+        while self.position < self.end {
             if self.opened.is_none() {
                 self.reopen().await?;
             }
@@ -83,7 +92,7 @@ impl Blob {
     async fn reopen(&mut self) -> Result<(), Error> {
         loop {
             let endpoint = &self.repository.endpoints[self.endpoints[0]];
-            match endpoint.blob(&self.repository.shared, &self.descriptor, self.position).await {
+            match endpoint.blob(&self.repository.shared, &self.descriptor, self.position..self.end).await {
                 Ok(opened) => {
                     self.repository.served(&self.descriptor.digest, self.endpoints[0]);
                     self.opened = Some(opened);
@@ -130,17 +139,25 @@ impl Blob {
         }
         let skipped = bytes.split_to(bytes.len().min(usize::try_from(opened.skip).unwrap_or(usize::MAX)));
         opened.skip -= skipped.len() as u64;
-        if bytes.len() as u64 > self.descriptor.size - position {
-            return Err(Cause::TooLong(self.descriptor.size));
+        let room = self.end - position;
+        if bytes.len() as u64 > room {
+            // The whole was given where a part of it was asked for.
+            if opened.is_part || self.end == self.descriptor.size {
+                return Err(Cause::TooLong(self.descriptor.size));
+            }
+            bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
         }
         self.position += bytes.len() as u64;
         self.retry.progress(bytes.len() as u64);
         Ok(bytes)
     }
 
-    /// Nothing may come after the last byte.
+    /// Nothing may come after the last byte, but where more than the part was given.
     async fn end(&mut self) -> Result<(), Cause> {
         let Some(mut opened) = self.opened.take() else { return Ok(()) };
+        if !opened.is_part && self.end < self.descriptor.size {
+            return Ok(());
+        }
         loop {
             match tokio::time::timeout(END, opened.body.frame()).await {
                 Ok(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| !data.is_empty()) => {

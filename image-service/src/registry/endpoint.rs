@@ -1,6 +1,8 @@
 //! One place that may have the repository: requests to it, with its scheme, its credentials and the
 //! redirects it gives.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderName,
@@ -37,6 +39,8 @@ pub(super) struct Endpoint {
 pub(super) struct Opened {
     pub(super) body: Incoming,
     pub(super) skip: u64,
+    /// The range that was asked for, not the whole.
+    pub(super) is_part: bool,
 }
 
 impl Endpoint {
@@ -92,27 +96,28 @@ impl Endpoint {
         Ok((parts.headers, bytes))
     }
 
-    /// The blob from `offset` on.
+    /// A part of the blob, or all of it from a server that knows no ranges.
     pub(super) async fn blob(
         &self,
         shared: &Shared,
         descriptor: &Descriptor,
-        offset: u64,
+        range: Range<u64>,
     ) -> Result<Opened, Cause> {
+        let size = descriptor.size;
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if offset > 0 {
-            let range = format!("bytes={offset}-");
+        if let Some(range) = range_header(&range, size) {
             headers.insert(RANGE, HeaderValue::from_str(&range).map_err(|_| Cause::Nonsense("range"))?);
         }
         let path = format!("/v2/{}/blobs/{}", self.place.path, descriptor.digest);
         let answer = self.get(shared, &path, &headers).await?;
-        let skip = check_range(answer.status(), answer.headers(), descriptor.size, offset)?;
+        let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
+        let skip = check_range(answer.status(), answer.headers(), size, &range)?;
         let body = answer.into_body();
-        let expected = descriptor.size - offset + skip;
+        let expected = if is_part { range.end - range.start } else { size };
         match body.size_hint().exact() {
             Some(found) if found != expected => Err(Cause::Size { expected, found }),
-            Some(_) | None => Ok(Opened { body, skip }),
+            Some(_) | None => Ok(Opened { body, skip, is_part }),
         }
     }
 
@@ -278,22 +283,31 @@ fn same_digest(expected: &Digest, bytes: &[u8]) -> Result<Digest, Cause> {
     if found == *expected { Ok(found) } else { Err(Cause::Digest { expected: expected.clone(), found }) }
 }
 
-/// How many bytes to skip: all before the offset when the server knows no ranges (RFC 9110, 14.2).
-fn check_range(status: StatusCode, headers: &HeaderMap, size: u64, offset: u64) -> Result<u64, Cause> {
+/// None for the whole. The end is said only where there is more behind it: not all servers like it.
+fn range_header(range: &Range<u64>, size: u64) -> Option<String> {
+    match (range.start, range.end) {
+        (0, end) if end == size => None,
+        (start, end) if end == size => Some(format!("bytes={start}-")),
+        (start, end) => Some(format!("bytes={start}-{}", end - 1)),
+    }
+}
+
+/// How many bytes to skip: all before the start when the server knows no ranges (RFC 9110, 14.2).
+fn check_range(status: StatusCode, headers: &HeaderMap, size: u64, asked: &Range<u64>) -> Result<u64, Cause> {
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Cause::Nonsense("the blob is encoded though we asked for it as it is"));
     }
     if status == StatusCode::OK {
-        return Ok(offset);
+        return Ok(asked.start);
     }
-    if status != StatusCode::PARTIAL_CONTENT || offset == 0 {
+    if status != StatusCode::PARTIAL_CONTENT || range_header(asked, size).is_none() {
         return Err(Cause::Nonsense("a success that is neither the whole nor the part asked for"));
     }
     let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok()).unwrap_or_default();
     let (part, total) = range.strip_prefix("bytes ").and_then(|r| r.split_once('/')).unwrap_or_default();
     let whole = total == "*" || total.parse() == Ok(size);
     let (first, last) = part.split_once('-').unwrap_or_default();
-    if !whole || first.parse() != Ok(offset) || last.parse() != Ok(size - 1) {
+    if !whole || first.parse() != Ok(asked.start) || last.parse() != Ok(asked.end - 1) {
         return Err(Cause::Nonsense("another range than was asked for"));
     }
     Ok(0)
@@ -308,7 +322,7 @@ mod tests {
         let check = |status: u16, range: &str, answer: Option<u64>| {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_RANGE, HeaderValue::from_str(range).unwrap());
-            let skip = check_range(StatusCode::from_u16(status).unwrap(), &headers, 100, 40);
+            let skip = check_range(StatusCode::from_u16(status).unwrap(), &headers, 100, &(40..100));
             assert_eq!(skip.ok(), answer, "{status} {range}");
         };
         check(200, "", Some(40));
@@ -321,5 +335,8 @@ mod tests {
         check(206, "", None);
         check(206, "lines 40-99/100", None);
         check(204, "", None);
+        assert_eq!(range_header(&(0..100), 100), None);
+        assert_eq!(range_header(&(40..100), 100).as_deref(), Some("bytes=40-"));
+        assert_eq!(range_header(&(0..40), 100).as_deref(), Some("bytes=0-39"));
     }
 }

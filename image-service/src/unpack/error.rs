@@ -82,6 +82,26 @@ impl Error {
         matches!(self, Error::Step { step, errno: Errno::NOSPC | Errno::DQUOT, .. } if *step != XATTR)
     }
 
+    /// Whether the bytes may have been others than were asked for: their digest was wrong, or was never
+    /// reached because they made no archive.
+    pub(crate) fn may_be_wrong_bytes(&self) -> bool {
+        match self {
+            // The digest of the bytes is compared before that of what they unpack to.
+            Error::DiffId { .. } => false,
+            // The machine's own trouble.
+            Error::Step { .. } => false,
+            Error::Stream(_)
+            | Error::Truncated
+            | Error::Header(_)
+            | Error::Refused { .. }
+            | Error::TooLarge(_)
+            | Error::TooMany(_)
+            | Error::Bomb { .. }
+            | Error::Size { .. }
+            | Error::Digest { .. } => true,
+        }
+    }
+
     /// Whether a digest or size was wrong, rather than a rule broken.
     pub(crate) fn is_mismatch(&self) -> bool {
         matches!(self, Error::Size { .. } | Error::Digest { .. } | Error::DiffId { .. })

@@ -36,11 +36,7 @@ impl<R: BufRead> Source<R> {
 
 impl<R: BufRead> Read for Source<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n = available.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&available[..n]);
-        self.consume(n);
-        Ok(n)
+        read_from_buffer(self, buffer)
     }
 }
 
@@ -172,11 +168,7 @@ impl<B: Blocks> Diff<B> {
 
 impl<B: Blocks> Read for Diff<B> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let n = available.len().min(buffer.len());
-        buffer[..n].copy_from_slice(&available[..n]);
-        self.consume(n);
-        Ok(n)
+        read_from_buffer(self, buffer)
     }
 }
 
@@ -191,6 +183,15 @@ impl<B: Blocks> BufRead for Diff<B> {
     fn consume(&mut self, n: usize) {
         self.consumed += n;
     }
+}
+
+/// `Read::read` for whatever has a buffer.
+pub(crate) fn read_from_buffer(source: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let available = source.fill_buf()?;
+    let n = available.len().min(buffer.len());
+    buffer[..n].copy_from_slice(&available[..n]);
+    source.consume(n);
+    Ok(n)
 }
 
 /// What a failed read means. Our own bounds travel inside `io::Error`, since `Read` knows no other.

@@ -25,8 +25,16 @@ impl Seen {
 
     /// Where the range that is asked for begins.
     pub(crate) fn offset(&self) -> usize {
-        let range = self.header("range").and_then(|range| range.strip_prefix("bytes="));
-        range.and_then(|range| range.trim_end_matches('-').parse().ok()).unwrap_or(0)
+        self.range().and_then(|(start, _)| start.parse().ok()).unwrap_or(0)
+    }
+
+    /// The last byte that is asked for, when it is said.
+    fn last(&self) -> Option<usize> {
+        self.range()?.1.parse().ok()
+    }
+
+    fn range(&self) -> Option<(&str, &str)> {
+        self.header("range")?.strip_prefix("bytes=")?.split_once('-')
     }
 }
 
@@ -38,6 +46,8 @@ pub(crate) enum Manner {
     Cut(usize),
     /// One byte at a time, with a pause after each.
     Drip(Duration),
+    /// So many bytes at a time, with a pause after each.
+    Paced(usize, Duration),
     /// So many bytes, then silence.
     Silent(usize),
     /// No length is promised: chunks.
@@ -69,14 +79,23 @@ impl Reply {
         self
     }
 
-    /// The bytes from the offset that was asked for, as a server that knows ranges gives them.
+    /// With one byte that is another.
+    pub(crate) fn spoiled(mut self, at: usize) -> Reply {
+        if let Some(byte) = self.body.get_mut(at) {
+            *byte ^= 0x55;
+        }
+        self
+    }
+
+    /// The bytes that were asked for, as a server that knows ranges gives them.
     pub(crate) fn ranged(seen: &Seen, body: &[u8]) -> Reply {
         let (offset, size) = (seen.offset(), body.len());
-        match offset {
-            0 => Reply::new(200, body),
-            _ if offset >= size => Reply::new(416, ""),
-            _ => Reply::new(206, &body[offset..])
-                .header("Content-Range", format!("bytes {offset}-{}/{size}", size - 1)),
+        let last = seen.last().unwrap_or(size.saturating_sub(1)).min(size.saturating_sub(1));
+        match seen.range() {
+            None => Reply::new(200, body),
+            Some(_) if offset > last => Reply::new(416, ""),
+            Some(_) => Reply::new(206, &body[offset..=last])
+                .header("Content-Range", format!("bytes {offset}-{last}/{size}")),
         }
     }
 }
@@ -218,13 +237,8 @@ fn answer(stream: &mut impl Write, reply: &Reply) -> Option<()> {
             std::thread::sleep(Duration::from_secs(30));
             return None;
         }
-        Manner::Drip(pause) => {
-            for byte in body {
-                stream.write_all(&[*byte]).ok()?;
-                stream.flush().ok()?;
-                std::thread::sleep(pause);
-            }
-        }
+        Manner::Drip(pause) => paced(stream, body, 1, pause)?,
+        Manner::Paced(bytes, pause) => paced(stream, body, bytes, pause)?,
         Manner::Chunked => {
             chunk(stream, body)?;
             stream.write_all(b"0\r\n\r\n").ok()?;
@@ -234,6 +248,15 @@ fn answer(stream: &mut impl Write, reply: &Reply) -> Option<()> {
         },
     }
     stream.flush().ok()
+}
+
+fn paced(stream: &mut impl Write, body: &[u8], bytes: usize, pause: Duration) -> Option<()> {
+    for piece in body.chunks(bytes) {
+        stream.write_all(piece).ok()?;
+        stream.flush().ok()?;
+        std::thread::sleep(pause);
+    }
+    Some(())
 }
 
 fn chunk(stream: &mut impl Write, body: &[u8]) -> Option<()> {

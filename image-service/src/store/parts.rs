@@ -1,0 +1,222 @@
+//! What has come of large blobs that are not whole yet: kept over a broken pull and over a crash, so that
+//! the next pull asks only for the rest.
+//!
+//! ```text
+//! ROOT/parts/<hex of the blob's digest>/<offset>   bytes of the blob from there on
+//! ```
+//! A file's length says how much of it has come; nothing else is written down. Nothing here is believed:
+//! whoever reads a blob hashes all of it, and a part that makes a wrong blob is removed. After a power cut a
+//! file may hold anything, which is the same case.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use crate::digest::Digest;
+use crate::gc::Trash;
+
+/// What nobody came back for is given up after this long.
+const KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Blobs of which parts are kept; the oldest go first.
+const MAX_PARTS: usize = 32;
+/// Files of one blob: no pull leaves more, whatever was split.
+const MAX_FILES: usize = 256;
+
+#[derive(Debug)]
+pub(crate) struct Parts {
+    dir: PathBuf,
+    trash: Arc<Trash>,
+    /// Those that a pull has in its hands, and what is to become of them after.
+    open: Mutex<BTreeMap<PathBuf, Then>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Keep,
+    Remove,
+}
+
+/// One blob's parts, in the hands of one pull.
+#[derive(Debug)]
+pub(crate) struct Part {
+    of: Arc<Parts>,
+    path: PathBuf,
+}
+
+/// A run of bytes that came together: from `start` on, `filled` of them.
+#[derive(Debug)]
+pub(crate) struct Came {
+    pub(crate) start: u64,
+    pub(crate) filled: u64,
+    pub(crate) file: Arc<File>,
+}
+
+impl Parts {
+    /// Opens the directory and removes what is too old or too much.
+    pub(crate) fn new(dir: PathBuf, trash: Arc<Trash>) -> io::Result<Arc<Parts>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            found.push((entry.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+        }
+        found.sort();
+        let too_many = found.len().saturating_sub(MAX_PARTS);
+        for (at, (modified, path)) in found.into_iter().enumerate() {
+            if at < too_many || modified.elapsed().is_ok_and(|age| age > KEPT) {
+                trash.take(&path)?;
+            }
+        }
+        Ok(Arc::new(Parts { dir, trash, open: Mutex::default() }))
+    }
+
+    /// What has come of a blob, sorted and without overlap; None while another pull has it in hand.
+    pub(crate) fn take(self: &Arc<Parts>, blob: &Digest, size: u64) -> io::Result<Option<(Part, Vec<Came>)>> {
+        let path = self.dir.join(blob.hex());
+        if self.open().insert(path.clone(), Then::Keep).is_some() {
+            return Ok(None);
+        }
+        let part = Part { of: self.clone(), path };
+        let came = match part.read(size) {
+            Ok(came) => came,
+            // Whatever lies there is no part of ours.
+            Err(_) => {
+                part.of.trash.take(&part.path)?;
+                Vec::new()
+            }
+        };
+        std::fs::create_dir_all(&part.path)?;
+        Ok(Some((part, came)))
+    }
+
+    /// Gives back the space of everything: of what a pull has in hand, when it lets go.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        let mut open = self.open();
+        open.values_mut().for_each(|then| *then = Then::Remove);
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if !open.contains_key(&path) {
+                self.trash.take(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Then>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Part {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file for a run of bytes from `start` on.
+    pub(crate) fn begin(&self, start: u64) -> io::Result<Arc<File>> {
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true);
+        options.open(self.path.join(start.to_string())).map(Arc::new)
+    }
+
+    /// The blob is whole elsewhere, or was wrong.
+    pub(crate) fn remove(&self) {
+        if let Err(error) = self.of.trash.take(&self.path) {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "a part of a blob can't be removed; it goes when it is old");
+        }
+    }
+
+    fn read(&self, size: u64) -> io::Result<Vec<Came>> {
+        let mut files = Vec::new();
+        let entries = match std::fs::read_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(files),
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|_| io::ErrorKind::InvalidData)?;
+            let start: u64 = name.parse().map_err(|_| io::ErrorKind::InvalidData)?;
+            if start >= size || files.len() == MAX_FILES || !entry.file_type()?.is_file() {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let file = File::options().read(true).write(true).open(entry.path())?;
+            let filled = file.metadata()?.len();
+            files.push(Came { start, filled, file: Arc::new(file) });
+        }
+        files.sort_by_key(|came| came.start);
+        let ends: Vec<u64> = files.iter().skip(1).map(|came| came.start).chain([size]).collect();
+        for (came, end) in files.iter_mut().zip(ends) {
+            came.filled = came.filled.min(end - came.start);
+        }
+        Ok(files)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let mut open = self.of.open();
+        if open.get(&self.path) == Some(&Then::Remove) {
+            self.remove();
+        }
+        open.remove(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(dir: &Path) -> Arc<Parts> {
+        for name in ["parts", "trash"] {
+            std::fs::create_dir_all(dir.join(name)).unwrap();
+        }
+        Parts::new(dir.join("parts"), Arc::new(Trash::open(dir.join("trash")).unwrap())).unwrap()
+    }
+
+    #[test]
+    fn what_came_is_found_again_and_only_once_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = parts(dir.path());
+        let blob = Digest::sha256(b"x");
+        let (part, came) = parts.take(&blob, 100).unwrap().unwrap();
+        assert!(came.is_empty() && parts.take(&blob, 100).unwrap().is_none());
+        for (start, length) in [(60, 500), (0, 7), (30, 50)] {
+            part.begin(start).unwrap().set_len(length).unwrap();
+        }
+        drop(part);
+        let (part, came) = parts.take(&blob, 100).unwrap().unwrap();
+        let found: Vec<_> = came.iter().map(|came| (came.start, came.filled)).collect();
+        assert_eq!(found, [(0, 7), (30, 30), (60, 40)]);
+        part.remove();
+        drop(part);
+        assert!(parts.take(&blob, 100).unwrap().unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_part_or_old_or_unwanted_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = parts(dir.path());
+        let blob = Digest::sha256(b"x");
+        for stranger in ["y", "100", "-1", "0/sub"] {
+            let path = dir.path().join("parts").join(blob.hex()).join(stranger);
+            std::fs::create_dir_all(path).unwrap();
+            let (part, came) = all.take(&blob, 100).unwrap().unwrap();
+            assert!(came.is_empty(), "{stranger}");
+            assert_eq!(std::fs::read_dir(part.path()).unwrap().count(), 0, "{stranger}");
+        }
+        for n in 0..MAX_PARTS + 5 {
+            std::fs::create_dir_all(dir.path().join(format!("parts/{n}"))).unwrap();
+        }
+        let all = parts(dir.path());
+        let count = || std::fs::read_dir(dir.path().join("parts")).unwrap().count();
+        assert_eq!(count(), MAX_PARTS);
+        let (held, _) = all.take(&blob, 100).unwrap().unwrap();
+        all.clear().unwrap();
+        assert_eq!(count(), 1);
+        drop(held);
+        assert_eq!(count(), 0);
+    }
+}
