@@ -50,14 +50,16 @@ section! {
 section! {
     /// Pulling and storing images.
     pub struct ImageSection {
-        /// Registries, mirrors and short names, in the containers' format.
+        /// Registries, mirrors and short names, in the containers' format. What it says is read anew on SIGHUP.
         registries_conf: PathBuf = "/etc/containers/registries.conf".into(),
         /// Drop-ins of it.
         registries_conf_dir: PathBuf = "/etc/containers/registries.conf.d".into(),
-        /// Directories with `HOST[:PORT]/*.crt|*.cert|*.key` for TLS with registries; the first that has the host wins.
-        certs_dirs: Vec<PathBuf> = vec!["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into()],
+        /// Directories with `HOST[:PORT]/*.crt|*.cert|*.key` for TLS with registries, or with `HOST[:PORT]/hosts.toml` as containerd has it; the first that has the host wins.
+        certs_dirs: Vec<PathBuf> = vec!["/etc/containers/certs.d".into(), "/etc/docker/certs.d".into(), "/etc/containerd/certs.d".into()],
         /// Files with credentials, in the format of `docker login`; the kubelet's own come first.
         auth_files: Vec<PathBuf> = vec!["/etc/berth/auth.json".into(), "/run/containers/0/auth.json".into(), "/var/lib/kubelet/config.json".into()],
+        /// Credentials for pods of one namespace: `NAMESPACE.json` in here, before the files above.
+        namespace_auth_dir: PathBuf = "/etc/berth/auth.d".into(),
         /// Which signatures an image must bear.
         policy: PathBuf = "/etc/containers/policy.json".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
@@ -195,6 +197,21 @@ impl Config {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }
         Ok(self)
+    }
+
+    /// What the images are told of all this.
+    pub fn image_settings(&self) -> image_service::Settings {
+        image_service::Settings {
+            registries_conf: self.image.registries_conf.clone(),
+            registries_conf_dir: self.image.registries_conf_dir.clone(),
+            certs_dirs: self.image.certs_dirs.clone(),
+            auth_files: self.image.auth_files.clone(),
+            namespace_auth_dir: self.image.namespace_auth_dir.clone(),
+            policy: self.image.policy.clone(),
+            parallel_layers: self.image.parallel_layers,
+            pinned: self.image.pinned.clone(),
+            ..image_service::Settings::new(&self.root)
+        }
     }
 
     /// These settings with what can change while serving taken from `newer`.

@@ -145,7 +145,7 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
     for name in ["runtime", "seccomp"] {
         make_private_dir(&config.run.join(name))?;
     }
-    let images = image_service::Images::open(image_settings(&config)).await.context("opening the images")?;
+    let images = image_service::Images::open(config.image_settings()).await.context("opening the images")?;
     let network = network::Network::open(network_settings(&config)).context("opening the network")?;
     let monitors = Monitors::new(&monitor_path(&config)?).context("preparing monitors")?;
     let settings = stream::Settings {
@@ -156,19 +156,6 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
     let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
     let stats = stats::Stats::open().context("opening the cgroups")?;
     Ok(Node::new(Parts { config, store, images, network, monitors, streams, stats }))
-}
-
-fn image_settings(config: &Config) -> image_service::Settings {
-    image_service::Settings {
-        registries_conf: config.image.registries_conf.clone(),
-        registries_conf_dir: config.image.registries_conf_dir.clone(),
-        certs_dirs: config.image.certs_dirs.clone(),
-        auth_files: config.image.auth_files.clone(),
-        policy: config.image.policy.clone(),
-        parallel_layers: config.image.parallel_layers,
-        pinned: config.image.pinned.clone(),
-        ..image_service::Settings::new(&config.root)
-    }
 }
 
 fn network_settings(config: &Config) -> network::Settings {
@@ -248,7 +235,13 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, log: LogHandle) {
             Ok(config) => {
                 let old = Config::clone(&node.config());
                 node.set_config(old.reloaded(config));
-                tracing::info!("settings were read anew");
+                match node.images.reload().await {
+                    Ok(()) => tracing::info!("settings and registries were read anew"),
+                    Err(error) => {
+                        let error = anyhow::Error::new(error);
+                        tracing::error!("registries stay as they were: {error:#}");
+                    }
+                }
             }
             Err(error) => tracing::error!("settings stay as they were: {error:#}"),
         }

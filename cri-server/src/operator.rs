@@ -1,6 +1,6 @@
 //! `berth`, the operator's command, and the service of the daemon that it asks what CRI has no words for.
 //!
-//! Everything but `doctor` and `config` goes through the CRI socket: the daemon owns the facts.
+//! Everything but `doctor`, `config` and `image explain` goes through the CRI socket: the daemon owns the facts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +61,13 @@ enum ConfigCommand {
 enum ImageCommand {
     /// Takes in an OCI layout (directory or tar) or a docker archive from this machine's disk.
     Import(ImportArguments),
+    /// Says whom a pull of a name would ask, with whose credentials, what the policy says, and why.
+    Explain {
+        name: String,
+        /// For pods of this namespace, which may have credentials of their own.
+        #[arg(long)]
+        namespace: Option<String>,
+    },
     /// Lists the images of this node.
     List,
     /// Pulls an image as the kubelet would.
@@ -91,6 +98,8 @@ pub enum Error {
     OtherVersion,
     #[error(transparent)]
     Config(#[from] config::Error),
+    #[error(transparent)]
+    Images(#[from] image_service::Error),
     #[error("{what}")]
     Io { what: String, source: std::io::Error },
     #[error("something is missing")]
@@ -126,6 +135,9 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     match &arguments.command {
         Command::Doctor => doctor::doctor(&arguments.config, arguments.socket.as_deref()),
         Command::Config(command) => config_command::run(command, &arguments.config),
+        Command::Image(ImageCommand::Explain { name, namespace }) => {
+            image::explain(&arguments.config, name, namespace.as_deref())
+        }
         Command::Image(command) => wait(image::run(command, &arguments.socket()?)),
         Command::Status => wait(status::status(&arguments.socket()?)),
     }

@@ -81,7 +81,7 @@ impl Error {
             registry::Error::Unavailable(_) => Error::RegistryUnavailable { name, source },
             registry::Error::Verification(why) => Error::Verification { what: name, why: why.to_string() },
             registry::Error::Invalid(_) => Error::Unusable { name, source },
-            registry::Error::Configuration(_) => Error::Configuration(source),
+            registry::Error::Configuration(_) | registry::Error::Hosts(_) => Error::Configuration(source),
         }
     }
 

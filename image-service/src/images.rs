@@ -28,6 +28,8 @@ pub struct Settings {
     pub registries_conf_dir: PathBuf,
     pub certs_dirs: Vec<PathBuf>,
     pub auth_files: Vec<PathBuf>,
+    /// Has `NAMESPACE.json` for namespaces with credentials of their own, in the format of the others.
+    pub namespace_auth_dir: PathBuf,
     pub policy: PathBuf,
     pub platform: Platform,
     /// Layers downloaded and unpacked at once on the whole node.
@@ -68,7 +70,6 @@ pub struct Images {
 #[derive(Debug)]
 struct Inner {
     settings: Settings,
-    registries: RegistriesConf,
     registry: Registry,
     pulls: Pulls,
     writables: Writables,
@@ -82,8 +83,13 @@ impl Settings {
             containers_dir: root.join("containers"),
             registries_conf: PathBuf::from("/etc/containers/registries.conf"),
             registries_conf_dir: PathBuf::from("/etc/containers/registries.conf.d"),
-            certs_dirs: vec![PathBuf::from("/etc/containers/certs.d"), PathBuf::from("/etc/docker/certs.d")],
+            certs_dirs: vec![
+                PathBuf::from("/etc/containers/certs.d"),
+                PathBuf::from("/etc/docker/certs.d"),
+                PathBuf::from("/etc/containerd/certs.d"),
+            ],
             auth_files: Vec::new(),
+            namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
             policy: PathBuf::from("/etc/containers/policy.json"),
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
@@ -125,6 +131,19 @@ impl Images {
         Ok(images)
     }
 
+    /// Reads `registries.conf` again; pulls under way go on by the old one. After an error all do. (Auth
+    /// files, certificates, `hosts.toml` and the policy are read at each pull.)
+    pub async fn reload(&self) -> Result<(), Error> {
+        let inner = self.inner.clone();
+        blocking(move || {
+            let settings = &inner.settings;
+            let registries = RegistriesConf::load(&settings.registries_conf, &settings.registries_conf_dir);
+            inner.registry.set_registries(registries.map_err(Error::registries)?);
+            Ok(())
+        })
+        .await
+    }
+
     /// All images, sorted by id.
     pub fn list(&self) -> Vec<Arc<Image>> {
         self.store().snapshot().list()
@@ -137,7 +156,7 @@ impl Images {
             return Some(image.clone());
         }
         // What a short name was pulled as, its order of candidates says.
-        let candidates = self.inner.registries.candidates(name_or_id).unwrap_or_default();
+        let candidates = self.inner.registry.registries().candidates(name_or_id).unwrap_or_default();
         let plain = Reference::parse(name_or_id).ok();
         let named = candidates.iter().chain(&plain).find_map(|reference| snapshot.by_reference(reference));
         named.or_else(|| snapshot.by_id_prefix(name_or_id)).cloned()
@@ -193,13 +212,15 @@ impl Images {
         let inner = &self.inner;
         let name = &request.reference;
         let policy = Policy::in_force(&inner.settings.policy).map_err(Error::Policy)?;
-        let candidates = inner.registries.candidates(name).map_err(Error::registries)?;
+        let candidates = inner.registry.registries().candidates(name).map_err(Error::registries)?;
+        let own = namespace_auth_file(&inner.settings, request.namespace.as_deref());
         let mut last = Error::NotFound { name: name.clone(), source: None };
         for reference in candidates {
             policy.check(&reference).map_err(Error::Policy)?;
             let failed = |error| Error::registry(name, error);
             let credentials = request.credentials.as_ref().filter(|given| given.suit(name, &reference));
-            let repository = inner.registry.repository(&reference, credentials).map_err(failed)?;
+            let repository =
+                inner.registry.repository_for(&reference, credentials, own.as_slice()).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
                 Ok(resolved) => return Ok((reference, repository, resolved)),
                 Err(error) => last = failed(error),
@@ -230,7 +251,7 @@ impl Inner {
         let registries = RegistriesConf::load(&settings.registries_conf, &settings.registries_conf_dir)
             .map_err(Error::registries)?;
         let registry = Registry::new(registry::Settings {
-            registries: registries.clone(),
+            registries,
             certs_dirs: settings.certs_dirs.clone(),
             auth_files: settings.auth_files.clone(),
             ..registry::Settings::default()
@@ -243,7 +264,7 @@ impl Inner {
         let store = Arc::new(store);
         store.settle_soon();
         let pulls = Pulls::new(store, &settings);
-        Ok(Inner { settings, registries, registry, pulls, writables })
+        Ok(Inner { settings, registry, pulls, writables })
     }
 }
 
@@ -257,6 +278,13 @@ impl Drop for Inner {
 fn names(reference: &Reference, digest: &Digest) -> Vec<Name> {
     let by_digest = Name::Digest(reference.with_digest(digest.clone()).to_string());
     reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
+}
+
+/// A namespace's own file. One that is no name as Kubernetes has them (RFC 1123) has none: it could be a path.
+pub(crate) fn namespace_auth_file(settings: &Settings, namespace: Option<&str>) -> Option<PathBuf> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let good = |name: &&str| !name.is_empty() && name.len() <= 63 && name.bytes().all(plain);
+    namespace.filter(good).map(|name| settings.namespace_auth_dir.join(format!("{name}.json")))
 }
 
 fn make_private_dir(path: &Path) -> std::io::Result<()> {

@@ -13,7 +13,9 @@ pub mod registries_conf;
 pub mod registry;
 
 mod error;
+mod explain;
 mod gc;
+mod hosts_toml;
 pub mod image;
 mod images;
 mod import;
@@ -27,6 +29,7 @@ pub mod unpack;
 
 pub use auth::Credentials;
 pub use error::Error;
+pub use explain::{Explanation, explain};
 pub use image::{Accounts, Image, ImageConfig, Layer};
 pub use images::{Images, RootfsPlan, Settings, Usage};
 pub use platform::Platform;

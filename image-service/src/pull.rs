@@ -34,6 +34,8 @@ use crate::store::{Content, Hold, Store};
 pub struct PullRequest {
     pub reference: String,
     pub credentials: Option<Credentials>,
+    /// Of the pod that the image is for: it may have credentials of its own on this node.
+    pub namespace: Option<String>,
     /// Gets the newest state whenever it changes; a slow watcher misses steps, never the end.
     pub progress: Option<watch::Sender<Progress>>,
 }
@@ -142,7 +144,8 @@ impl Pulls {
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
             self.layer(layer::Wanted { name, repository, descriptor, diff_id, watch })
         });
-        let holds = match try_join_all(layers).await {
+        let holds = try_join_all(layers).await;
+        let holds = match holds {
             Err(error @ Error::DiskFull { .. }) => {
                 self.free_parts().await;
                 return Err(error);

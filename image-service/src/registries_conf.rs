@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use http::HeaderMap;
+use http::uri::Scheme;
 use serde::Deserialize;
 
 use crate::reference::{self, InvalidReference, Reference};
@@ -31,6 +33,38 @@ pub struct Endpoint {
     /// TLS without verification is accepted, and plain HTTP after that.
     pub insecure: bool,
     pub role: Role,
+    pub access: Access,
+}
+
+/// How an endpoint is spoken to, where that is not as usual. `hosts.toml` says such things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// The only scheme there is; None: https, and what `insecure` allows.
+    pub scheme: Option<Scheme>,
+    /// Where the API is: `/v2`, as the distribution-spec has it, unless the operator knows better.
+    pub base: String,
+    /// Instead of what `certs.d` has for the host.
+    pub tls: Option<Tls>,
+    /// Sent with each request to the endpoint itself.
+    pub headers: HeaderMap,
+    /// The registry that is meant, for a mirror of many (`?ns=`).
+    pub namespace: Option<String>,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        let base = "/v2".to_owned();
+        Access { scheme: None, base, tls: None, headers: HeaderMap::new(), namespace: None }
+    }
+}
+
+/// Roots and keys in files, read when a connection is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Tls {
+    pub ca: Vec<PathBuf>,
+    /// Certificates with their keys; the first that can be read is shown.
+    pub client: Vec<(PathBuf, PathBuf)>,
+    pub skip_verify: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +170,11 @@ impl RegistriesConf {
         Ok(endpoints)
     }
 
+    /// The prefix of the rule that speaks of the reference, if one does.
+    pub fn rule_of(&self, reference: &Reference) -> Option<&str> {
+        self.rule_for(&reference.repository()).map(|(rule, _)| rule.prefix.as_str())
+    }
+
     /// Whether the operator said of this very host (not of one that points to it) that its certificate
     /// need not be good. For a server that a registry names: it inherits nothing.
     pub fn is_insecure_host(&self, host: &str) -> bool {
@@ -210,7 +249,7 @@ impl RegistriesConf {
 impl Endpoint {
     fn of(reference: &Reference, insecure: bool, role: Role) -> Endpoint {
         let (host, path) = (reference.domain().to_owned(), reference.path().to_owned());
-        Endpoint { host, path, insecure, role }
+        Endpoint { host, path, insecure, role, access: Access::default() }
     }
 }
 
@@ -354,7 +393,13 @@ fn rewrite(
     if dotted {
         Reference::parse(&format!("{host}.invalid/a")).map_err(failed)?;
     }
-    Ok(Endpoint { host: host.to_owned(), path: checked.path().to_owned(), insecure, role })
+    Ok(Endpoint {
+        host: host.to_owned(),
+        path: checked.path().to_owned(),
+        insecure,
+        role,
+        access: Access::default(),
+    })
 }
 
 fn list_drop_ins(dir: &Path) -> Result<Vec<PathBuf>, Error> {

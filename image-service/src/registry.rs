@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::{Bytes, BytesMut};
 use http::uri::Scheme;
 
@@ -48,7 +49,7 @@ use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
 
 pub use self::blob::Blob;
-pub use self::explain::{Explained, Shown};
+pub use self::explain::{Explained, Shown, Why};
 pub use self::failure::Failure;
 pub use self::referrers::Artifact;
 
@@ -123,6 +124,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    /// What registries.conf says now.
+    registries: ArcSwap<RegistriesConf>,
     transport: Transport,
     tokens: Tokens,
     schemes: Schemes,
@@ -180,6 +183,9 @@ pub enum Error {
     /// registries.conf forbids this registry, or makes no name of it.
     #[error(transparent)]
     Blocked(#[from] registries_conf::Error),
+    /// A hosts.toml can't be used.
+    #[error("hosts.toml can't be used")]
+    Hosts(#[from] crate::hosts_toml::Error),
     /// No endpoint has it.
     #[error("{0}")]
     NotFound(Failure),
@@ -206,7 +212,18 @@ impl Registry {
         let transport =
             Transport::new(settings.certs_dirs.clone(), settings.patience.clone(), &settings.proxies);
         let (tokens, schemes) = (Tokens::default(), Schemes::default());
-        Registry { shared: Arc::new(Shared { settings, transport, tokens, schemes }) }
+        let registries = ArcSwap::from_pointee(settings.registries.clone());
+        Registry { shared: Arc::new(Shared { settings, registries, transport, tokens, schemes }) }
+    }
+
+    /// What registries.conf says now.
+    pub fn registries(&self) -> Arc<RegistriesConf> {
+        self.shared.registries.load_full()
+    }
+
+    /// From now on this is what registries.conf says; pulls under way go on by what it said.
+    pub fn set_registries(&self, registries: RegistriesConf) {
+        self.shared.registries.store(Arc::new(registries));
     }
 
     /// Decides which endpoints to ask; asks none yet.
@@ -215,8 +232,20 @@ impl Registry {
         reference: &Reference,
         credentials: Option<&Credentials>,
     ) -> Result<Repository, Error> {
-        let places = self.shared.settings.registries.endpoints(reference)?;
-        let endpoint = |place| Endpoint::new(place, reference.domain(), credentials);
+        self.repository_for(reference, credentials, &[])
+    }
+
+    /// The same for somebody who has files with credentials of their own; those are looked at first.
+    pub fn repository_for(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        own_auth_files: &[PathBuf],
+    ) -> Result<Repository, Error> {
+        let auth_files: Arc<[PathBuf]> =
+            own_auth_files.iter().chain(&self.shared.settings.auth_files).cloned().collect();
+        let (_, places) = self.shared.places(reference)?;
+        let endpoint = |place| Endpoint::new(place, reference.domain(), credentials, auth_files.clone());
         let inner = Inner {
             reference: reference.clone(),
             endpoints: places.into_iter().map(endpoint).collect(),
@@ -225,6 +254,21 @@ impl Registry {
             shared: self.shared.clone(),
         };
         Ok(Repository { inner: Arc::new(inner) })
+    }
+}
+
+impl Shared {
+    /// Whom to ask: by registries.conf where a rule of it speaks of the reference, else by hosts.toml.
+    fn places(&self, reference: &Reference) -> Result<(Why, Vec<registries_conf::Endpoint>), Error> {
+        let registries = self.registries.load();
+        let why = match registries.rule_of(reference) {
+            Some(prefix) => Why::Rule(prefix.to_owned()),
+            None => match crate::hosts_toml::endpoints(&self.settings.certs_dirs, reference)? {
+                Some((path, places)) => return Ok((Why::Hosts(path), places)),
+                None => Why::Nothing,
+            },
+        };
+        Ok((why, registries.endpoints(reference)?))
     }
 }
 

@@ -5,6 +5,7 @@
 #[path = "support/docker_registry.rs"]
 mod docker_registry;
 #[path = "support/fake.rs"]
+#[allow(dead_code)]
 mod fake;
 #[path = "support/picture.rs"]
 mod picture;

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::measure::size;
 use super::say::say;
 use super::table::table;
-use super::{Error, ImageCommand, ImportArguments, client};
+use super::{Error, ImageCommand, ImportArguments, client, config_command};
 
 /// Answers of a node with thousands of images.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -24,9 +24,19 @@ pub(super) async fn run(command: &ImageCommand, socket: &Path) -> Result<(), Err
     let channel = client::connect(socket).await?;
     match command {
         ImageCommand::Import(arguments) => import(channel, arguments).await,
+        // The node's files say it, so no daemon is asked.
+        ImageCommand::Explain { .. } => Ok(()),
         ImageCommand::List => list(channel).await,
         ImageCommand::Pull { reference } => pull(channel, reference).await,
     }
+}
+
+pub(super) fn explain(config: &Path, name: &str, namespace: Option<&str>) -> Result<(), Error> {
+    let settings = config_command::read(config)?.image_settings();
+    for explanation in image_service::explain(&settings, name, namespace)? {
+        say(&explanation.to_string())?;
+    }
+    Ok(())
 }
 
 /// The daemon reads the archive itself, so the path must mean the same to it.

@@ -83,7 +83,7 @@ impl Operator for Service {
         let (sender, progress) = watch::channel(Progress::default());
         let images = self.images.clone();
         let work = async move {
-            let request = PullRequest { reference, credentials: None, progress: Some(sender) };
+            let request = PullRequest { reference, progress: Some(sender), ..PullRequest::default() };
             images.pull(request).await.map(|image| vec![image])
         };
         Ok(Response::new(follow(Box::pin(work), progress)))

@@ -62,7 +62,9 @@ impl ImageService for Images {
         let work = async {
             let reference = name(request.image)?;
             let credentials = request.auth.map(credentials).transpose()?.flatten();
-            let pull = PullRequest { reference, credentials, ..PullRequest::default() };
+            let namespace =
+                request.sandbox_config.and_then(|pod| pod.metadata).map(|metadata| metadata.namespace);
+            let pull = PullRequest { reference, credentials, namespace, ..PullRequest::default() };
             let image = self.node.images.pull(pull).await?;
             Ok(v1::PullImageResponse { image_ref: image.id.clone() })
         };

@@ -9,6 +9,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use crate::registries_conf::Tls;
+
 /// A bundle of every root there is has a quarter of this.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
@@ -42,6 +44,20 @@ impl Identity {
         }
         let dir = certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
         dir.map_or_else(|| Ok(Identity::default()), |dir| Identity::of(&dir))
+    }
+
+    /// From the files that a hosts.toml names.
+    pub(super) fn given(tls: &Tls) -> Result<Identity, Error> {
+        let mut identity = Identity::default();
+        for path in &tls.ca {
+            identity.roots.extend(certificates(path)?);
+        }
+        if let Some((cert, key)) = tls.client.first() {
+            let pem = |source| Error::Pem { path: key.clone(), source };
+            let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(pem)?;
+            identity.key = Some((certificates(cert)?, private));
+        }
+        Ok(identity)
     }
 
     fn of(dir: &Path) -> Result<Identity, Error> {

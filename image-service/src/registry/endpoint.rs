@@ -2,6 +2,8 @@
 //! redirects it gives.
 
 use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
@@ -21,7 +23,7 @@ use super::{Fetched, Shared, body};
 use crate::auth::{Credentials, challenge};
 use crate::digest::Digest;
 use crate::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, MediaType};
-use crate::registries_conf::{self, Role};
+use crate::registries_conf::{self, Role, Tls};
 
 const MAX_REDIRECTS: usize = 5;
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -49,19 +51,20 @@ impl Endpoint {
         place: registries_conf::Endpoint,
         domain: &str,
         given: Option<&Credentials>,
+        auth_files: Arc<[PathBuf]>,
     ) -> Endpoint {
         let given = match place.role {
             Role::Primary => given.filter(|credentials| credentials.are_for(&[domain, &place.host])),
             Role::Mirror => None,
         };
-        let session = Session::new(&place.host, &place.path, given.cloned());
+        let session = Session::new(&place.host, &place.path, given.cloned(), auth_files);
         let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host }.to_owned();
         Endpoint { place, host, session }
     }
 
-    /// The repository's name at this endpoint.
-    pub(super) fn path(&self) -> &str {
-        &self.place.path
+    /// The path of something in the repository: `manifests/…`, `blobs/…`, `referrers/…`.
+    pub(super) fn path(&self, what: &str) -> String {
+        format!("{}/{}/{what}", self.place.access.base, self.place.path)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -79,7 +82,7 @@ impl Endpoint {
         let accept = MediaType::ALL.map(MediaType::as_str).join(", ");
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, HeaderValue::from_str(&accept).map_err(|_| Cause::Nonsense("accept"))?);
-        let path = format!("/v2/{}/manifests/{selector}", self.place.path);
+        let path = self.path(&format!("manifests/{selector}"));
         let (headers, bytes) = self.document(shared, &path, &headers).await?;
         verify_document(&headers, bytes, selector, expected)
     }
@@ -109,7 +112,7 @@ impl Endpoint {
         if let Some(range) = range_header(&range, size) {
             headers.insert(RANGE, HeaderValue::from_str(&range).map_err(|_| Cause::Nonsense("range"))?);
         }
-        let path = format!("/v2/{}/blobs/{}", self.place.path, descriptor.digest);
+        let path = self.path(&format!("blobs/{}", descriptor.digest));
         let answer = self.get(shared, &path, &headers).await?;
         let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
         let skip = check_range(answer.status(), answer.headers(), size, &range)?;
@@ -129,8 +132,9 @@ impl Endpoint {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Response<Incoming>, Cause> {
-        if !self.place.insecure {
-            return self.get_by(shared, &Scheme::HTTPS, path, headers).await;
+        let only = self.place.access.scheme.as_ref();
+        if let Some(scheme) = only.or((!self.place.insecure).then_some(&Scheme::HTTPS)) {
+            return self.get_by(shared, scheme, path, headers).await;
         }
         if let Some(scheme) = shared.schemes.get(&self.host) {
             let answer = self.get_by(shared, &scheme, path, headers).await;
@@ -159,8 +163,15 @@ impl Endpoint {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Response<Incoming>, Cause> {
+        let path = match &self.place.access.namespace {
+            Some(meant) if !path.contains("ns=") => {
+                let joint = if path.contains('?') { '&' } else { '?' };
+                format!("{path}{joint}ns={}", origin::encode(meant))
+            }
+            _ => path.to_owned(),
+        };
         let uri =
-            origin::make(scheme, &self.host, path).ok_or(Cause::Nonsense("the endpoint makes no URL"))?;
+            origin::make(scheme, &self.host, &path).ok_or(Cause::Nonsense("the endpoint makes no URL"))?;
         let home = Origin::of(&uri).ok_or(Cause::Nonsense("the endpoint makes no URL"))?;
         let mut authorization = self.session.current().await;
         let mut answered = false;
@@ -204,8 +215,11 @@ impl Endpoint {
             if let Ok(request) = &mut request {
                 *request.headers_mut() = headers.clone();
                 request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(super::AGENT));
-                if let Some(authorization) = authorization.filter(|_| at_home) {
-                    request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+                if at_home {
+                    request.headers_mut().extend(self.place.access.headers.clone());
+                    if let Some(authorization) = authorization {
+                        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+                    }
                 }
             }
             let request = request.map_err(|_| Cause::Redirect("its target is no URL"))?;
@@ -224,7 +238,10 @@ impl Endpoint {
     /// What the operator said of the registry holds for where it sends us, since digests guard the bytes
     /// there; but a key of ours is shown only to the host it lies under.
     fn trust(&self, origin: &Origin, home: &Origin) -> Trust {
-        if self.place.insecure {
+        if let Some(tls) = &self.place.access.tls {
+            let client = if origin == home { tls.client.clone() } else { Vec::new() };
+            Trust::Given(Arc::new(Tls { client, ..tls.clone() }))
+        } else if self.place.insecure {
             Trust::Anyone
         } else if origin == home {
             Trust::Verified

@@ -1,7 +1,7 @@
 //! Which endpoints, certificates and credentials would be used for a reference, and why: for people.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Error, Registry};
 use crate::auth::files::{self, Source};
@@ -19,6 +19,20 @@ pub struct Explained {
     /// The directory of `certs.d` that counts for it.
     pub certs_dir: Option<PathBuf>,
     pub credentials: Shown,
+    /// The only scheme, where it is said.
+    pub scheme: Option<String>,
+    pub why: Why,
+}
+
+/// What sends a pull there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// The rule of registries.conf with this prefix.
+    Rule(String),
+    /// This hosts.toml.
+    Hosts(PathBuf),
+    /// It is the name's own registry.
+    Nothing,
 }
 
 /// Whose credentials an endpoint that asks for some would be shown.
@@ -47,6 +61,7 @@ impl Registry {
         credentials: Option<&Credentials>,
     ) -> Result<Vec<Explained>, Error> {
         let settings = &self.shared.settings;
+        let (why, places) = self.shared.places(reference)?;
         let explain = |place: crate::registries_conf::Endpoint| {
             let hosts = [reference.domain(), place.host.as_str()];
             let given = credentials.filter(|given| !given.is_empty() && given.are_for(&hosts));
@@ -56,16 +71,25 @@ impl Registry {
             };
             let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host };
             let certs_dir = settings.certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
+            let certs_dir = certs_dir.filter(|dir| place.access.tls.is_none() && has_certificates(dir));
             Ok(Explained {
                 place: format!("{}/{}", place.host, place.path),
                 role: place.role,
                 insecure: place.insecure,
                 certs_dir,
                 credentials,
+                scheme: place.access.scheme.map(|scheme| scheme.to_string()),
+                why: why.clone(),
             })
         };
-        settings.registries.endpoints(reference)?.into_iter().map(explain).collect()
+        places.into_iter().map(explain).collect()
     }
+}
+
+/// A directory may be there for its hosts.toml only.
+fn has_certificates(dir: &Path) -> bool {
+    let names = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    names.into_iter().any(|path| path.extension().is_some_and(|kind| kind == "crt" || kind == "cert"))
 }
 
 fn shown(auth_files: &[PathBuf], host: &str, path: &str) -> Result<Shown, Error> {
@@ -87,26 +111,33 @@ impl fmt::Display for Explained {
             Role::Mirror => "mirror",
             Role::Primary => "registry",
         };
-        let how = if self.insecure { "https unverified, then http" } else { "https" };
+        let how = match &self.scheme {
+            Some(scheme) => scheme.as_str(),
+            None if self.insecure => "https unverified, then http",
+            None => "https",
+        };
         write!(out, "{role} {} by {how}", self.place)?;
         if let Some(dir) = &self.certs_dir {
             write!(out, ", certificates of {}", dir.display())?;
         }
         match &self.credentials {
-            Shown::Given => write!(out, ", the credentials given"),
-            Shown::File { path, key } => write!(out, ", credentials for {key} in {}", path.display()),
+            Shown::Given => write!(out, ", the credentials given")?,
+            Shown::File { path, key } => write!(out, ", credentials for {key} in {}", path.display())?,
             Shown::Helper { path, name } => {
-                write!(out, ", credentials by docker-credential-{name}, named in {}", path.display())
+                write!(out, ", credentials by docker-credential-{name}, named in {}", path.display())?;
             }
-            Shown::Nothing => write!(out, ", no credentials"),
+            Shown::Nothing => write!(out, ", no credentials")?,
+        }
+        match &self.why {
+            Why::Rule(prefix) => write!(out, ", since registries.conf has a rule for {prefix}"),
+            Why::Hosts(path) => write!(out, ", since {} says so", path.display()),
+            Why::Nothing => write!(out, ", since nothing speaks of it but its name"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::registries_conf::RegistriesConf;
     use crate::registry::Settings;
@@ -118,6 +149,7 @@ mod tests {
         let files = r#"{"auths":{"m.io/k8s":{"auth":"aG9zdDpw"}},"credHelpers":{"k8s.gcr.io":"gcr"}}"#;
         std::fs::write(&auth, files).unwrap();
         std::fs::create_dir_all(certs.join("m.io")).unwrap();
+        std::fs::write(certs.join("m.io/ca.crt"), "").unwrap();
         let mut registries = RegistriesConf::default();
         let conf = "[[registry]]\nlocation='k8s.gcr.io'\n[[registry.mirror]]\nlocation='m.io/k8s'\n\
                     [[registry.mirror]]\nlocation='n.io'\ninsecure=true";
@@ -134,18 +166,18 @@ mod tests {
             explained.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         let mirror = format!(
-            "mirror m.io/k8s/pause by https, certificates of {}, credentials for m.io/k8s in {}",
+            "mirror m.io/k8s/pause by https, certificates of {}, credentials for m.io/k8s in {}, since registries.conf has a rule for k8s.gcr.io",
             certs.join("m.io").display(),
             auth.display()
         );
-        let other = "mirror n.io/pause by https unverified, then http, no credentials".to_owned();
+        let other = "mirror n.io/pause by https unverified, then http, no credentials, since registries.conf has a rule for k8s.gcr.io".to_owned();
         let helper = format!(
-            "registry k8s.gcr.io/pause by https, credentials by docker-credential-gcr, named in {}",
+            "registry k8s.gcr.io/pause by https, credentials by docker-credential-gcr, named in {}, since registries.conf has a rule for k8s.gcr.io",
             auth.display()
         );
         assert_eq!(tell(None), [mirror.clone(), other.clone(), helper]);
         let given = Credentials { username: "u".to_owned(), ..Credentials::default() };
-        let own = "registry k8s.gcr.io/pause by https, the credentials given".to_owned();
+        let own = "registry k8s.gcr.io/pause by https, the credentials given, since registries.conf has a rule for k8s.gcr.io".to_owned();
         assert_eq!(tell(Some(&given)), [mirror, other, own]);
     }
 }

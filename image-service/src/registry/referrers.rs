@@ -80,7 +80,7 @@ impl Endpoint {
     ) -> Result<Vec<Descriptor>, Cause> {
         let wanted = |entry: &Descriptor| artifact_type.is_none_or(|wanted| entry.is_of(wanted));
         let query = artifact_type.map(|wanted| format!("?artifactType={}", origin::encode(wanted)));
-        let start = format!("/v2/{}/referrers/{subject}{}", self.path(), query.unwrap_or_default());
+        let start = self.path(&format!("referrers/{subject}{}", query.unwrap_or_default()));
         let mut next = Some(start);
         let mut all = Vec::new();
         for page in 0..MAX_PAGES {
@@ -113,7 +113,7 @@ impl Endpoint {
         let algorithm = subject.as_str().trim_end_matches(hex).trim_end_matches(':');
         // The specification cuts the hex at 64 digits, so that a tag stays a tag.
         let tag = format!("{algorithm}-{}", &hex[..hex.len().min(64)]);
-        let path = format!("/v2/{}/manifests/{tag}", self.path());
+        let path = self.path(&format!("manifests/{tag}"));
         match self.document(shared, &path, &index_only()?).await {
             Ok((headers, bytes)) => Ok(entries(&bytes, &headers)?.into_iter().filter(wanted).collect()),
             Err(Cause::NotFound(_)) => Ok(Vec::new()),
@@ -126,7 +126,7 @@ impl Endpoint {
         for kind in [MediaType::OciManifest, MediaType::DockerManifest] {
             accept.append(ACCEPT, HeaderValue::from_static(kind.as_str()));
         }
-        let path = format!("/v2/{}/manifests/{selector}", self.path());
+        let path = self.path(&format!("manifests/{selector}"));
         let (headers, bytes) = self.document(shared, &path, &accept).await?;
         let digest = super::endpoint::verify_digest(&headers, &bytes, selector)?;
         let manifest = manifest::parse_artifact(&bytes, super::endpoint::content_type(&headers))?;
@@ -152,7 +152,9 @@ fn next_page(headers: &HeaderMap) -> Result<Option<String>, Cause> {
     let Some(link) = headers.get(LINK).and_then(|link| link.to_str().ok()) else { return Ok(None) };
     let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     match target {
-        Some((target, rest)) if rest.contains("next") && target.starts_with("/v2/") => {
+        Some((target, rest))
+            if rest.contains("next") && target.starts_with('/') && !target.starts_with("//") =>
+        {
             Ok(Some(target.to_owned()))
         }
         Some((_, rest)) if !rest.contains("next") => Ok(None),

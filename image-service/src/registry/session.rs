@@ -10,7 +10,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -59,16 +60,23 @@ pub(super) struct Session {
     grant: tokio::sync::Mutex<Option<Grant>>,
     host: String,
     path: String,
+    auth_files: Arc<[PathBuf]>,
 }
 
 impl Session {
-    pub(super) fn new(host: &str, path: &str, given: Option<Credentials>) -> Session {
+    pub(super) fn new(
+        host: &str,
+        path: &str,
+        given: Option<Credentials>,
+        auth_files: Arc<[PathBuf]>,
+    ) -> Session {
         Session {
             given: given.filter(|credentials| !credentials.is_empty()),
             found: tokio::sync::OnceCell::new(),
             grant: tokio::sync::Mutex::new(None),
             host: host.to_owned(),
             path: path.to_owned(),
+            auth_files,
         }
     }
 
@@ -92,7 +100,7 @@ impl Session {
         {
             return Ok(newer.header.clone());
         }
-        let credentials = self.credentials(shared).await?;
+        let credentials = self.credentials().await?;
         let new = match challenge.ok_or(Cause::Challenge)? {
             Challenge::Basic => basic(credentials)?,
             Challenge::Bearer { .. } if credentials.is_some_and(|c| !c.registry_token.is_empty()) => {
@@ -111,11 +119,11 @@ impl Session {
         Ok(grant.insert(new).header.clone())
     }
 
-    async fn credentials(&self, shared: &Shared) -> Result<Option<&Credentials>, Cause> {
+    async fn credentials(&self) -> Result<Option<&Credentials>, Cause> {
         if self.given.is_some() {
             return Ok(self.given.as_ref());
         }
-        let find = || auth::files::find(&shared.settings.auth_files, &self.host, &self.path);
+        let find = || auth::files::find(&self.auth_files, &self.host, &self.path);
         Ok(self.found.get_or_try_init(find).await?.as_ref().filter(|credentials| !credentials.is_empty()))
     }
 }
@@ -316,7 +324,7 @@ fn realm_trust(shared: &Shared, realm: &Uri, at: &Asker) -> Trust {
     let host = realm.authority().map(ToString::to_string).unwrap_or_default();
     if Origin::of(realm).is_some_and(|origin| origin.same_host(&at.origin)) {
         at.trust.clone()
-    } else if shared.settings.registries.is_insecure_host(&host) {
+    } else if shared.registries.load().is_insecure_host(&host) {
         Trust::Anyone
     } else {
         Trust::VerifiedBy(at.host.clone())

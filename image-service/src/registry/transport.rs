@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use super::certs::{self, Identity};
 use super::dial::Dial;
 use super::{Patience, Proxies};
+use crate::registries_conf::Tls;
 
 /// How sure we must be of a server.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ pub(super) enum Trust {
     VerifiedBy(String),
     /// Anyone will do: the operator said `insecure`.
     Anyone,
+    /// As a hosts.toml says.
+    Given(Arc<Tls>),
 }
 
 type HttpClient = Client<Dial<HttpsConnector<super::dial::Line>>, Full<Bytes>>;
@@ -115,8 +118,11 @@ impl Transport {
         let config = if uri.scheme_str() == Some("https") {
             let identity = self.identity(host, trust)?;
             match trust {
+                Trust::Given(tls) if tls.skip_verify => certs::trusting_anyone(identity)?,
                 Trust::Anyone => certs::trusting_anyone(identity)?,
-                Trust::Verified | Trust::VerifiedBy(_) => certs::verifying(self.roots().await, identity)?,
+                Trust::Verified | Trust::VerifiedBy(_) | Trust::Given(_) => {
+                    certs::verifying(self.roots().await, identity)?
+                }
             }
         } else {
             certs::verifying(Arc::new(RootCertStore::empty()), Identity::default())?
@@ -141,6 +147,9 @@ impl Transport {
 
     /// Roots and key for a host; a client key is shown only to the host it lies under.
     fn identity(&self, host: &str, trust: &Trust) -> Result<Identity, Error> {
+        if let Trust::Given(tls) = trust {
+            return Ok(Identity::given(tls)?);
+        }
         let mut identity = Identity::load(&self.certs_dirs, host)?;
         if let Trust::VerifiedBy(origin) = trust {
             identity.roots.extend(Identity::load(&self.certs_dirs, origin)?.roots);

@@ -6,6 +6,7 @@
 //! syncs the file system; then the records say so.
 
 use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use rustix::fd::OwnedFd;
 
@@ -15,6 +16,9 @@ use super::layers::Unsynced;
 use super::record::Record;
 use crate::digest::Digest;
 use crate::error::Error;
+
+/// Pulls come in bunches, and one sync serves all that came before it.
+const BUNCH: Duration = Duration::from_millis(300);
 
 impl Store {
     /// Starts the thread, unless one is at it or nothing is to be done. It holds the store only while it
@@ -89,6 +93,7 @@ impl Store {
 
 /// One sync of everything there is by now. Says whether another is due.
 fn settle(store: &Weak<Store>) -> bool {
+    std::thread::sleep(BUNCH);
     let Some((root, layers)) = begin(store) else { return false };
     let synced = rustix::fs::syncfs(&root);
     let Some(store) = store.upgrade() else { return false };
@@ -107,4 +112,98 @@ fn begin(store: &Weak<Store>) -> Option<(OwnedFd, Vec<Unsynced>)> {
     let store = store.upgrade()?;
     let root = store.root_dir.try_clone().ok()?;
     Some((root, store.layers.unsynced()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Accounts, ImageConfig, Layer};
+    use crate::images::Settings;
+    use crate::store::{Content, Hold, Name};
+
+    fn open(dir: &std::path::Path) -> Arc<Store> {
+        let opened = Store::open(&Settings::new(dir), |_, _, _| Ok(())).unwrap();
+        Arc::new(opened.0)
+    }
+
+    fn put(store: &Arc<Store>, n: u8) -> Digest {
+        let diff_id = Digest::sha256(&[n]);
+        let layer = Layer {
+            diff_id: diff_id.clone(),
+            bytes: 1,
+            inodes: 1,
+            has_root: false,
+            opaque_root: false,
+            undescribed: Vec::new(),
+        };
+        let hold = store.ingest().unwrap().commit(&store.layers, layer).unwrap();
+        let config = serde_json::json!({"os": "linux", "architecture": "amd64",
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]}});
+        let bytes = serde_json::to_vec(&config).unwrap();
+        let (config, _) = ImageConfig::parse(&bytes).unwrap();
+        let id = Digest::sha256(&bytes);
+        let hold = Hold::join(&store.layers, vec![hold]);
+        let documents = vec![(id.clone(), bytes)];
+        let content = Content { id: id.clone(), config, accounts: Accounts::default(), hold, documents };
+        store.put(&content, &[Name::Tag(format!("a:{n}"))]).unwrap();
+        id
+    }
+
+    fn ids(store: &Store) -> Vec<String> {
+        store.snapshot().list().iter().map(|image| image.id.clone()).collect()
+    }
+
+    #[test]
+    fn what_a_power_cut_may_have_taken_is_dropped_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        let settled = put(&store, 1);
+        assert!(settle_once(&store) && store.layers.unsynced().is_empty());
+        // As if the machine had been started anew between these and the next start.
+        Arc::get_mut(&mut store).unwrap().boot = "another".to_owned();
+        put(&store, 2);
+        store.layers.close();
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(ids(&store), [settled.to_string()]);
+        assert_eq!(std::fs::read_dir(dir.path().join("images/layers")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_crash_of_the_daemon_takes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let id = put(&store, 1);
+        store.layers.close();
+        drop(store);
+        let store = open(dir.path());
+        assert_eq!(ids(&store), [id.to_string()]);
+        // It is still to be brought to the disk, and then the record says so.
+        assert_eq!(store.layers.unsynced().len(), 1);
+        store.settle_soon();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while !store.images().values().all(|entry| entry.record.unsynced_in.is_none()) {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn images_that_the_disk_did_not_take_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        put(&store, 1);
+        store.give_up(&store.layers.unsynced(), &std::io::Error::from_raw_os_error(5));
+        assert_eq!(ids(&store), Vec::<String>::new());
+        assert!(store.layers.unsynced().is_empty());
+    }
+
+    /// One round of the thread, here.
+    fn settle_once(store: &Arc<Store>) -> bool {
+        let (root, layers) = begin(&Arc::downgrade(store)).unwrap();
+        rustix::fs::syncfs(&root).unwrap();
+        store.settled(&layers).unwrap();
+        let images = store.images();
+        images.values().all(|entry| entry.record.unsynced_in.is_none())
+    }
 }

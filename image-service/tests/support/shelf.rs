@@ -164,14 +164,21 @@ impl Node {
 
     /// Nothing of any image is left, and nothing unfinished. What is taken away goes by and by.
     pub async fn check_empty(&self) {
-        self.check_settled().await;
-        assert_eq!(self.names("layers"), Vec::<String>::new());
+        self.check_gone(&["layers", "ingest", "trash"]).await;
     }
 
     pub async fn check_settled(&self) {
+        self.check_gone(&["ingest", "trash"]).await;
+    }
+
+    async fn check_gone(&self, dirs: &[&str]) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.names("ingest").is_empty() || !self.names("trash").is_empty() {
-            assert!(Instant::now() < deadline, "{:?} {:?}", self.names("ingest"), self.names("trash"));
+        loop {
+            let left: Vec<_> = dirs.iter().flat_map(|dir| self.names(dir)).collect();
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{left:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
