@@ -116,7 +116,7 @@ fn inherited(number: i32) -> Result<OwnedFd, Error> {
 fn close_what_nobody_meant_us_to_have(daemon: Option<&OwnedFd>) -> Result<(), Error> {
     let stdin = std::io::stdin();
     let keep = daemon.map_or(stdin.as_fd(), |daemon| daemon.as_fd());
-    kernel::close_all_but(3, keep).named("closing", "inherited descriptors")
+    kernel::close_all_but(3, [keep]).named("closing", "inherited descriptors")
 }
 
 /// A monitor belongs to no directory and no terminal, and orphans of its containers are its own.

@@ -19,6 +19,7 @@ pub(crate) use exec::{ExecKit, exec};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 
 use kernel::{CStringArray, MountAttr, clone_flags as flag};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -51,6 +52,8 @@ pub(crate) struct Kit<'a> {
     pub(crate) joined: &'a [(u64, OwnedFd)],
     pub(crate) tasks: &'a [OwnedFd],
     pub(crate) start: &'a OwnedFd,
+    /// Where whoever starts the container hears that a startContainer hook failed; it closes at exec.
+    pub(crate) outcome: Option<&'a OwnedFd>,
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) preserve_fds: u32,
@@ -210,7 +213,12 @@ fn pid_on_host(kit: &Kit<'_>) -> Result<i32, Failure> {
 fn run(kit: &Kit<'_>, found: &Found) -> i32 {
     // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers'
     // streams, whose other ends wait for their end. Our line ends as well, which tells the parent that this is done.
-    if let Err(failure) = kernel::close_all_but(3 + kit.preserve_fds, kit.start.as_fd()).at(Step::Stdio, 3) {
+    let first = 3 + kit.preserve_fds;
+    let closed = match kit.outcome {
+        Some(outcome) => kernel::close_all_but(first, [kit.start.as_fd(), outcome.as_fd()]),
+        None => kernel::close_all_but(first, [kit.start.as_fd()]),
+    };
+    if let Err(failure) = closed.at(Step::Stdio, 3) {
         kit.line.failed(failure);
         return FAILED;
     }
@@ -218,6 +226,11 @@ fn run(kit: &Kit<'_>, found: &Found) -> i32 {
         return FAILED;
     }
     if let Err(error) = kit.hooks.start_container(found.pid) {
+        // `start` hears it too: runtime.md, "Lifecycle" 7.
+        if let (Some(outcome), crate::Error::Hook { path, reason }) = (kit.outcome, &error) {
+            let text = [path.as_os_str().as_bytes(), b"\0", reason.as_bytes()].concat();
+            let _ = rustix::io::write(outcome, &text);
+        }
         complain(&crate::chain(&error));
         return FAILED;
     }

@@ -39,7 +39,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use spec::Spec;
-use state::{Init, State, StateDir, Status};
+use state::{Init, Outcome, State, StateDir, Status};
 
 /// The containers under one directory.
 #[derive(Debug, Clone)]
@@ -167,14 +167,17 @@ impl Runtime {
     /// Lets the init of a created container go on to its program.
     ///
     /// # Errors
-    /// `State` when it is not waiting for that, and a poststart hook's failure.
+    /// `State` when it is not waiting for that, and the failure of a startContainer or a poststart hook.
     pub fn start(&self, id: &str) -> Result<(), Error> {
         let dir = StateDir::of(&self.root, id)?;
         let record = dir.read()?;
+        let outcome = dir.open_outcome()?;
         if dir.release().is_err() {
             let is = record.status(&dir).as_str();
             return Err(Error::State { id: id.to_owned(), is, wanted: Status::Created.as_str() });
         }
+        // poststart hooks run "after the user-specified process is executed" (runtime.md, "Lifecycle" 9).
+        outcome.map_or(Ok(()), Outcome::wait)?;
         hooks::run_all(&record.hooks.poststart, &record.state(Status::Running)).inspect_err(|_| {
             // runtime.md, "Lifecycle" 9: a poststart hook that fails stops the container.
             let _ = self.kill(id, KILL, Scope::All);
@@ -258,13 +261,14 @@ impl Runtime {
     }
 
     /// Takes away whatever there is of a container; from any point, and twice. An unknown one is gone already.
+    /// Answers with what its poststop hooks had to complain of, for the log.
     ///
     /// # Errors
     /// `State` when it still runs and may not be killed; `Unmake` with all that could not be taken away.
-    pub fn delete(&self, id: &str, force: Force) -> Result<(), Error> {
+    pub fn delete(&self, id: &str, force: Force) -> Result<Vec<String>, Error> {
         let dir = StateDir::of(&self.root, id)?;
         if !dir.exists() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if force == Force::Refuse
             && let Some(record) = dir.read_if_there()?
@@ -278,7 +282,7 @@ impl Runtime {
         }
         if force == Force::Kill && matches!(dir.read_if_there(), Err(Error::Config { .. })) {
             // A disk lost power, or somebody wrote there: what it named cannot be known any more.
-            return dir.remove();
+            return dir.remove().map(|()| Vec::new());
         }
         unmake::unmake(&dir).map_err(|left| Error::Unmake { id: id.to_owned(), left })
     }

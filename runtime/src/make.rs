@@ -22,7 +22,7 @@ use crate::listener::Listener;
 use crate::plan::{self, Pivot, Plan, Source};
 use crate::report::{Failure, Line, Step, Word, lines};
 use crate::seccomp::{self, Filter};
-use crate::spec::Spec;
+use crate::spec::{Hooks, Spec};
 use crate::state::{Init, Record, StateDir, Status};
 use crate::{
     CreateRequest, Error, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, sources, unmake, userns,
@@ -61,6 +61,7 @@ struct Opened {
     hierarchies: Vec<child::Hierarchy>,
     joined: Vec<(u64, OwnedFd)>,
     start: OwnedFd,
+    outcome: Option<OwnedFd>,
     cgroup: Cgroup,
     filter: Option<Filter>,
 }
@@ -161,9 +162,19 @@ impl Making<'_> {
             hierarchies: if wants_cgroups { sources::hierarchies(&cgroup.path())? } else { Vec::new() },
             joined,
             start,
+            outcome: self.outcome()?,
             cgroup,
             filter,
         })
+    }
+
+    /// Only for those whose hooks make `start` wait for the program.
+    fn outcome(&self) -> Result<Option<OwnedFd>, Error> {
+        let waits = |hooks: &Hooks| !(hooks.start_container.is_empty() && hooks.poststart.is_empty());
+        match &self.request.spec.hooks {
+            Some(hooks) if waits(hooks) => self.dir.make_outcome().map(Some),
+            _ => Ok(None),
+        }
     }
 
     /// The one whose ids the layers are shown with: the joined one, or one like that which is to be made.
@@ -206,6 +217,7 @@ impl Making<'_> {
             joined: &opened.joined,
             tasks: opened.cgroup.task_files(),
             start: &opened.start,
+            outcome: opened.outcome.as_ref(),
             stdio,
             filter: opened.filter.as_ref(),
             preserve_fds: self.request.preserve_fds,

@@ -33,6 +33,41 @@ pub(crate) const FLAG_NEW_LISTENER: u32 = 1 << 3;
 const FLAG_TSYNC_ESRCH: u32 = 1 << 4;
 const FLAG_WAIT_KILLABLE_RECV: u32 = 1 << 5;
 
+/// What `architectures` may name (config-linux.md, "Seccomp", and libseccomp's later ones).
+pub const ARCHITECTURE_NAMES: [&str; 23] = [
+    "SCMP_ARCH_AARCH64",
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+    "SCMP_ARCH_X32",
+    "SCMP_ARCH_X86",
+    "SCMP_ARCH_X86_64",
+];
+
+/// What `flags` may name.
+pub const FLAG_NAMES: [&str; 4] = [
+    "SECCOMP_FILTER_FLAG_LOG",
+    "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
+    "SECCOMP_FILTER_FLAG_TSYNC",
+    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
+];
+
 /// A compiled profile, ready for seccomp(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
@@ -122,17 +157,17 @@ fn architectures(profile: &spec::Seccomp) -> Result<Vec<Arch>, Error> {
 /// Architectures of the specification whose programs none of our machines can run are nothing to judge: a
 /// call from one would be killed, listed or not.
 fn architecture(name: &str) -> Result<Option<Arch>, Error> {
-    match name.strip_prefix("SCMP_ARCH_").unwrap_or_default() {
-        "X86_64" => Ok(Some(Arch::X86_64)),
-        "X86" => Ok(Some(Arch::X86)),
-        "X32" => Ok(Some(Arch::X32)),
-        "AARCH64" => Ok(Some(Arch::Aarch64)),
-        "ARM" => Ok(Some(Arch::Arm)),
-        "MIPS" | "MIPS64" | "MIPS64N32" | "MIPSEL" | "MIPSEL64" | "MIPSEL64N32" | "PPC" | "PPC64"
-        | "PPC64LE" | "S390" | "S390X" | "PARISC" | "PARISC64" | "RISCV64" | "LOONGARCH64" | "M68K"
-        | "SH" | "SHEB" => Ok(None),
-        _ => Err(Error::Architecture { name: name.to_owned() }),
+    if !ARCHITECTURE_NAMES.contains(&name) {
+        return Err(Error::Architecture { name: name.to_owned() });
     }
+    Ok(match name {
+        "SCMP_ARCH_X86_64" => Some(Arch::X86_64),
+        "SCMP_ARCH_X86" => Some(Arch::X86),
+        "SCMP_ARCH_X32" => Some(Arch::X32),
+        "SCMP_ARCH_AARCH64" => Some(Arch::Aarch64),
+        "SCMP_ARCH_ARM" => Some(Arch::Arm),
+        _ => None,
+    })
 }
 
 fn needs_listener(profile: &spec::Seccomp) -> Result<bool, Error> {
@@ -151,16 +186,34 @@ fn needs_listener(profile: &spec::Seccomp) -> Result<bool, Error> {
 fn flags(profile: &spec::Seccomp, listener: bool) -> Result<u32, Error> {
     let mut flags = if listener { FLAG_NEW_LISTENER } else { 0 };
     for name in &profile.flags {
-        flags |= match name.as_str() {
-            "SECCOMP_FILTER_FLAG_TSYNC" if listener => FLAG_TSYNC | FLAG_TSYNC_ESRCH,
-            "SECCOMP_FILTER_FLAG_TSYNC" => FLAG_TSYNC,
-            "SECCOMP_FILTER_FLAG_LOG" => FLAG_LOG,
-            "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => FLAG_SPEC_ALLOW,
+        flags |= match flag(name).ok_or_else(|| Error::Flag { name: name.clone() })? {
+            FLAG_TSYNC if listener => FLAG_TSYNC | FLAG_TSYNC_ESRCH,
             // It says how listeners are waited for; the kernel refuses it where there is none.
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" if listener => FLAG_WAIT_KILLABLE_RECV,
-            "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => 0,
-            _ => return Err(Error::Flag { name: name.clone() }),
+            FLAG_WAIT_KILLABLE_RECV if !listener => 0,
+            other => other,
         };
     }
     Ok(flags)
+}
+
+fn flag(name: &str) -> Option<u32> {
+    match name {
+        "SECCOMP_FILTER_FLAG_TSYNC" => Some(FLAG_TSYNC),
+        "SECCOMP_FILTER_FLAG_LOG" => Some(FLAG_LOG),
+        "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => Some(FLAG_SPEC_ALLOW),
+        "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV" => Some(FLAG_WAIT_KILLABLE_RECV),
+        _ => None,
+    }
+}
+
+/// Those of `FLAG_NAMES` that this kernel knows.
+#[must_use]
+pub fn supported_flags() -> Vec<&'static str> {
+    let known = |name: &&&str| {
+        let flag = flag(name).unwrap_or_default();
+        // This one counts only beside a listener.
+        let beside = if flag == FLAG_WAIT_KILLABLE_RECV { FLAG_NEW_LISTENER } else { 0 };
+        kernel::seccomp_knows_flags(flag | beside)
+    };
+    FLAG_NAMES.iter().filter(known).copied().collect()
 }

@@ -114,9 +114,34 @@ pub(crate) struct StateDir {
 const RECORD: &str = "state.json";
 const RECORD_NEW: &str = "state.json.new";
 const FIFO: &str = "start.fifo";
+/// Where the init says, between `start` and its program, that a hook failed.
+const OUTCOME: &str = "outcome.fifo";
 const FILTER: &str = "seccomp.bpf";
 const RESOURCES: &str = "resources.json";
 const RESOURCES_NEW: &str = "resources.json.new";
+
+/// What became of an init after its `start`.
+#[derive(Debug)]
+pub(crate) struct Outcome(OwnedFd);
+
+impl Outcome {
+    /// Waits until the init is its program, or has said that a hook failed. Each hook has its bound.
+    pub(crate) fn wait(self) -> Result<(), Error> {
+        use rustix::event::{PollFd, PollFlags, poll};
+        let at = |e: Errno| Error::step("waiting for", "the startContainer hooks", e);
+        let mut text = [0; 4096];
+        let length = loop {
+            let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+            match poll(&mut fds, None).and_then(|_| rustix::io::read(&self.0, &mut text)) {
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                other => break other.map_err(at)?,
+            }
+        };
+        let mut parts = text[..length].splitn(2, |&byte| byte == 0);
+        let mut part = || String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+        if length == 0 { Ok(()) } else { Err(Error::Hook { path: part().into(), reason: part() }) }
+    }
+}
 
 impl StateDir {
     /// An id becomes a directory's name, so it may hold only what runc allows.
@@ -216,6 +241,30 @@ impl StateDir {
         let fifo = open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())?;
         unlink(&path)?;
         rustix::io::write(fifo, b"0").map(drop)
+    }
+
+    /// Made and opened to be written: it ends when the init has become its program, or has ended.
+    pub(crate) fn make_outcome(&self) -> Result<OwnedFd, Error> {
+        use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+        let path = self.path.join(OUTCOME);
+        let open_for = |flags: OFlags| open(&path, flags | OFlags::CLOEXEC, Mode::empty());
+        // Nobody can open it for writing alone before somebody reads.
+        let both = mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .and_then(|()| open_for(OFlags::RDWR));
+        both.and_then(|_both| open_for(OFlags::WRONLY))
+            .map_err(|e| Error::step("making", path.display().to_string(), e))
+    }
+
+    /// To be opened before `release`, and read to its end after it; none where nothing is waited for.
+    pub(crate) fn open_outcome(&self) -> Result<Option<Outcome>, Error> {
+        use rustix::fs::{Mode, OFlags, open};
+        let path = self.path.join(OUTCOME);
+        match open(&path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+            Err(Errno::NOENT) => Ok(None),
+            other => other
+                .map(|fifo| Some(Outcome(fifo)))
+                .map_err(|e| Error::step("opening", path.display().to_string(), e)),
+        }
     }
 
     pub(crate) fn waits_for_start(&self) -> bool {

@@ -6,27 +6,28 @@ use std::os::fd::AsFd as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::Error;
 use crate::state::{Record, StateDir, Status};
+use crate::{Error, chain};
 use crate::{hooks, rdt};
 
 /// How long a killed init may take to die: it first ends everything in its PID namespace.
 const DEATH_S: i64 = 10;
 
 /// Takes away processes, cgroup and record, going on past what it cannot do and giving all that back.
-pub(crate) fn unmake(dir: &StateDir) -> Result<(), Vec<Error>> {
-    let mut left = Vec::new();
+/// Answers with what poststop hooks had to complain of.
+pub(crate) fn unmake(dir: &StateDir) -> Result<Vec<String>, Vec<Error>> {
+    let (mut left, mut warnings) = (Vec::new(), Vec::new());
     match dir.read_if_there() {
-        Ok(Some(record)) => unmake_record(dir, &record, &mut left),
+        Ok(Some(record)) => warnings = unmake_record(dir, &record, &mut left),
         // Made and nothing else yet.
         Ok(None) => {}
         Err(error) => left.push(error),
     }
     // The record stays as long as there is something that only it knows of.
-    if left.is_empty() { dir.remove().map_err(|error| vec![error]) } else { Err(left) }
+    if left.is_empty() { dir.remove().map(|()| warnings).map_err(|error| vec![error]) } else { Err(left) }
 }
 
-fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
+fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) -> Vec<String> {
     if record.of_earlier_boot {
         // Its processes ended with that boot; whoever is in a cgroup of that name by now is another's.
         return run_poststop(record);
@@ -34,7 +35,10 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
     let in_cgroup = |source| Error::Cgroup { id: record.id.clone(), source };
     let cgroup = match record.cgroup() {
         Ok(cgroup) => cgroup,
-        Err(source) => return left.push(in_cgroup(source)),
+        Err(source) => {
+            left.push(in_cgroup(source));
+            return Vec::new();
+        }
     };
     // The FIFO is made when the cgroup is ours, and before anything of ours is in it.
     if record.init.is_some() || dir.waits_for_start() {
@@ -55,17 +59,14 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) {
     if let Some(Err(error)) = record.rdt.as_ref().map(rdt::Groups::remove) {
         left.push(error);
     }
-    if left.is_empty() && record.init.is_some() {
-        run_poststop(record);
-    }
+    if left.is_empty() && record.init.is_some() { run_poststop(record) } else { Vec::new() }
 }
 
-/// "If any poststop hook fails, the runtime MUST log a warning, but the remaining hooks and lifecycle continue":
-/// they write to our standard error themselves.
-fn run_poststop(record: &Record) {
-    for hook in &record.hooks.poststop {
-        let _ = hooks::run_all(std::slice::from_ref(hook), &record.state(Status::Stopped));
-    }
+/// runtime.md, "Lifecycle" 13: one that fails is worth a warning, and keeps neither the others nor the removal back.
+fn run_poststop(record: &Record) -> Vec<String> {
+    let state = record.state(Status::Stopped);
+    let run = |hook| hooks::run_all(std::slice::from_ref(hook), &state).err();
+    record.hooks.poststop.iter().filter_map(run).map(|error| format!("poststop {}", chain(&error))).collect()
 }
 
 /// A cgroup shared with others is not killed as a whole by everybody, but the init always is.

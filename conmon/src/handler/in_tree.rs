@@ -60,7 +60,8 @@ impl InTree<'_> {
     }
 
     pub(super) fn delete(self, id: &str) -> Result<(), Error> {
-        Ok(self.runtime().delete(id, Force::Kill)?)
+        // Its hooks have written to our standard error what they had to say.
+        Ok(self.runtime().delete(id, Force::Kill).map(drop)?)
     }
 
     fn runtime(self) -> Runtime {

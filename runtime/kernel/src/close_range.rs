@@ -6,18 +6,23 @@ use rustix::io::Result;
 
 use crate::call::answer;
 
-/// Closes everything from `first` on, except one. Only for a program that has just begun and opened nothing yet, and for
-/// a child of [`crate::clone3`] that has nothing left to do but wait on that one and exec: the owners of the others are
+/// Closes everything from `first` on, except these. Only for a program that has just begun and opened nothing yet, and
+/// for a child of [`crate::clone3`] that has nothing left to do but wait on them and exec: the owners of the others are
 /// in memory that it shares with nobody and never returns to.
 ///
 /// # Errors
 /// Whatever close_range(2) says.
-pub fn close_all_but(first: u32, keep: BorrowedFd<'_>) -> Result<()> {
-    let keep = keep.as_raw_fd().unsigned_abs();
-    if keep > first {
-        close(first, keep - 1)?;
+pub fn close_all_but<const N: usize>(first: u32, keep: [BorrowedFd<'_>; N]) -> Result<()> {
+    let mut keep = keep.map(|fd| fd.as_raw_fd().unsigned_abs());
+    keep.sort_unstable();
+    let mut from = first;
+    for number in keep {
+        if number > from {
+            close(from, number - 1)?;
+        }
+        from = from.max(number + 1);
     }
-    close(first.max(keep + 1), u32::MAX)
+    close(from, u32::MAX)
 }
 
 fn close(first: u32, last: u32) -> Result<()> {

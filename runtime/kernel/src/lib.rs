@@ -46,6 +46,6 @@ pub use process::{
     set_undumpable,
 };
 pub use sched::{SchedAttr, ioprio_set, sched_setaffinity, sched_setattr, set_mempolicy};
-pub use seccomp::{SockFilter, seccomp_set_mode_filter};
+pub use seccomp::{SockFilter, seccomp_knows_flags, seccomp_set_mode_filter};
 pub use shared_bytes::SharedBytes;
 pub use stack::madvise_stack;

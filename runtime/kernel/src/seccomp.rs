@@ -43,3 +43,15 @@ pub fn seccomp_set_mode_filter(program: &[SockFilter], flags: u32) -> io::Result
     // that, and nobody else has seen it.
     Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
+
+/// Whether seccomp(2) knows all of these flags: without a program it complains of that (EFAULT) only after it has
+/// looked at them (seccomp(2), NOTES).
+#[must_use]
+pub fn seccomp_knows_flags(flags: u32) -> bool {
+    let none = std::ptr::null::<libc::sock_fprog>();
+    // SAFETY: the null pointer is what the call is to refuse, so nothing is read and no filter is loaded.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, libc::c_ulong::from(flags), none)
+    };
+    answer < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}

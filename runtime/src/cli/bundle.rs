@@ -1,6 +1,7 @@
 //! Reading JSON files of a bundle, and writing pid files.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use runtime::spec::{self, Spec};
@@ -12,8 +13,23 @@ use super::Error;
 pub(crate) fn load(bundle: &Path) -> Result<(PathBuf, Spec), Error> {
     let at = |e| Error::io("opening the bundle", bundle.display().to_string(), e);
     let bundle = fs::canonicalize(bundle).map_err(at)?;
+    refuse_anothers(&bundle)?;
     let spec = read_json(&bundle.join("config.json"))?;
     Ok((bundle, spec))
+}
+
+/// Its hooks run with our rights, so whoever can write the configuration has them: root and we may, nobody else.
+fn refuse_anothers(bundle: &Path) -> Result<(), Error> {
+    let path = bundle.join("config.json");
+    let metadata = fs::metadata(&path).map_err(|e| Error::io("reading", path.display().to_string(), e))?;
+    let owner = metadata.uid();
+    if owner == 0 || owner == rustix::process::geteuid().as_raw() {
+        return Ok(());
+    }
+    let whose = format!("config.json of {} belongs to user {owner}", bundle.display());
+    Err(Error::Usage(format!(
+        "{whose}, whose hooks would run with our rights (OCI bundle.md, Filesystem Bundle): chown it to root"
+    )))
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {

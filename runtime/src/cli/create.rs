@@ -88,7 +88,7 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     start(global, &options)?;
     let code = signals.forward_until_end(&process);
     if !options.keep {
-        global.runtime.delete(&options.id, Force::Kill)?;
+        global.runtime.delete(&options.id, Force::Kill)?.iter().for_each(|warning| global.log.warn(warning));
     }
     code
 }

@@ -42,7 +42,7 @@ pub(crate) fn delete(global: &Global, mut args: Args) -> Result<u8, Error> {
         // OCI: deleting what does not exist is an error; only a forced delete is a wish rather than a statement.
         global.runtime.state(&id)?;
     }
-    global.runtime.delete(&id, force)?;
+    global.runtime.delete(&id, force)?.iter().for_each(|warning| global.log.warn(warning));
     Ok(0)
 }
 

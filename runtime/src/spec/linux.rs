@@ -78,6 +78,19 @@ pub enum NamespaceKind {
     Time,
 }
 
+impl NamespaceKind {
+    pub const ALL: [NamespaceKind; 8] = [
+        NamespaceKind::Cgroup,
+        NamespaceKind::Ipc,
+        NamespaceKind::Mount,
+        NamespaceKind::Network,
+        NamespaceKind::Pid,
+        NamespaceKind::Time,
+        NamespaceKind::User,
+        NamespaceKind::Uts,
+    ];
+}
+
 /// A device node to be made in the container.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

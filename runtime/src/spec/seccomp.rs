@@ -67,6 +67,20 @@ pub enum Action {
     Notify,
 }
 
+impl Action {
+    pub const ALL: [Action; 9] = [
+        Action::Allow,
+        Action::Errno,
+        Action::Kill,
+        Action::KillProcess,
+        Action::KillThread,
+        Action::Log,
+        Action::Notify,
+        Action::Trace,
+        Action::Trap,
+    ];
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
     #[serde(rename = "SCMP_CMP_NE")]
@@ -83,4 +97,16 @@ pub enum Operator {
     Greater,
     #[serde(rename = "SCMP_CMP_MASKED_EQ")]
     MaskedEqual,
+}
+
+impl Operator {
+    pub const ALL: [Operator; 7] = [
+        Operator::Equal,
+        Operator::GreaterOrEqual,
+        Operator::Greater,
+        Operator::LessOrEqual,
+        Operator::Less,
+        Operator::MaskedEqual,
+        Operator::NotEqual,
+    ];
 }

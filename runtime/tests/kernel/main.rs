@@ -5,7 +5,9 @@
 mod bundle;
 mod commands;
 mod exec;
+mod features;
 mod freeze;
+mod hooks;
 mod hostile;
 mod identity;
 mod life;

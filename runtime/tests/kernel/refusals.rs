@@ -260,3 +260,16 @@ fn what_would_change_the_host_through_a_joined_namespace_is_refused() {
     check(3, "uts", "uts", |s| s["hostname"] = json!("changed"), "hostname");
     check(3, "uts", "uts", |s| s["domainname"] = json!("changed"), "domainname");
 }
+
+/// Hooks of a configuration run with our rights.
+#[test]
+fn a_bundle_that_belongs_to_somebody_else_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("true");
+    bundle.write();
+    std::os::unix::fs::chown(bundle.path().join("config.json"), Some(4242), None).unwrap();
+    bundle.say(&["run", "ID"]).refused(&["belongs to user 4242", "bundle.md"]);
+    assert_eq!(bundle.status(), "none");
+}
