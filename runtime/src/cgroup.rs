@@ -9,6 +9,7 @@
 
 mod apply;
 mod beside;
+mod delegate;
 mod devices;
 mod files;
 mod layout;
@@ -148,6 +149,17 @@ impl Cgroup {
     #[must_use]
     pub fn path(&self) -> String {
         format!("/{}", self.path)
+    }
+
+    /// Gives it to a user of the host, on a node with cgroup2 alone: v1 cannot be delegated safely.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn give_to(&self, uid: u32) -> Result<(), Error> {
+        match self.layout.unified().filter(|_| !self.layout.is_hybrid()) {
+            Some(unified) => delegate::give(&self.dir(unified), uid),
+            None => Ok(()),
+        }
     }
 
     /// The cgroup2 directory, for clone3(CLONE_INTO_CGROUP).

@@ -44,10 +44,12 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let filter = record.seccomp_flags.map(|flags| dir.read_filter(flags)).transpose()?;
     let cgroup = cgroup(exec, &record)?;
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
+    let root = record.shared_root.as_ref().and(record.init).map(|init| root_of(init.pid)).transpose()?;
     let kit = ExecKit {
         process: &process,
         line: &theirs,
         init: init.as_fd(),
+        root: root.as_ref(),
         namespaces: record.namespaces & !flag::NEWPID,
         tasks: cgroup.task_files(),
         stdio: make::stdio(&exec.stdio),
@@ -73,6 +75,14 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
             Err(error)
         }
     }
+}
+
+/// Its number is its own: the pidfd of a process that lives is at hand.
+fn root_of(pid: i32) -> Result<OwnedFd, Error> {
+    use rustix::fs::{Mode, OFlags, open};
+    let path = format!("/proc/{pid}/root");
+    open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| Error::step("opening", path, e))
 }
 
 /// config.md, `execCPUAffinity`: `initial` counts before the process is in the container's cgroup, where it may be born.

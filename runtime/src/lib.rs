@@ -23,6 +23,7 @@ mod netdev;
 mod plan;
 mod rdt;
 mod report;
+mod shared_root;
 mod sources;
 mod unmake;
 mod update;

@@ -19,9 +19,10 @@ use crate::cgroup::Cgroup;
 use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
 use crate::listener::Listener;
-use crate::plan::{self, Pivot, Plan, Source};
+use crate::plan::{self, Pivot, Plan, Source, Within};
 use crate::report::{Failure, Line, Step, Word, lines};
 use crate::seccomp::{self, Filter};
+use crate::shared_root::SharedRoot;
 use crate::spec::{Hooks, Spec};
 use crate::state::{Init, Record, StateDir, Status};
 use crate::{
@@ -79,6 +80,11 @@ impl Making<'_> {
         let mut opened = self.open()?;
         record.cgroup_path = opened.cgroup.path();
         record.seccomp_flags = opened.filter.as_ref().map(|filter| filter.flags);
+        record.shared_root = SharedRoot::of(&self.plan, opened.root.as_fd())?;
+        if record.shared_root.is_some() {
+            // Before it is attached: a crash later on must not leave it there.
+            self.dir.write(&record)?;
+        }
         if let (Some(groups), Some(rdt)) = (&record.rdt, &self.plan.rdt) {
             groups.make(rdt)?;
         }
@@ -121,6 +127,7 @@ impl Making<'_> {
             memory_policy: self.plan.memory_policy.clone(),
             listener: self.listener(),
             rdt: None,
+            shared_root: None,
             process: spec.process.clone().unwrap_or_default(),
             hooks: spec.hooks.clone().unwrap_or_default(),
             created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
@@ -147,6 +154,9 @@ impl Making<'_> {
             None => Cgroup::create(&plan.cgroup_path, &plan.resources),
         };
         let cgroup = made.map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
+        if let Some(uid) = plan.cgroup_owner {
+            cgroup.give_to(uid).map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
+        }
         // In this order: the FIFO tells `unmake` that the cgroup is this container's, and may hold its processes.
         let start = self.dir.make_fifo()?;
         let filter = self.filter()?;
@@ -322,8 +332,10 @@ impl Making<'_> {
     }
 
     fn attach_at(&self) -> Result<CString, Error> {
-        let place = match &self.plan.root.path {
-            Some(path) if self.plan.root.pivot == Pivot::AfterHooks => path.as_path(),
+        let root = &self.plan.root;
+        let at_its_path = root.pivot == Pivot::AfterHooks || root.within == Within::Shared;
+        let place = match &root.path {
+            Some(path) if at_its_path => path.as_path(),
             Some(_) | None => Path::new("/"),
         };
         CString::new(place.as_os_str().as_bytes())

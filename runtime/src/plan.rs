@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     /// The scope that systemd is to make for it.
     pub(crate) scope: Option<ScopePlan>,
     pub(crate) resources: Resources,
+    /// Whose the cgroup becomes, where the container sees its own alone and may write there.
+    pub(crate) cgroup_owner: Option<u32>,
 }
 
 /// The container's root file system.
@@ -76,6 +78,17 @@ pub(crate) struct Root {
     /// A value of `kernel::propagation`.
     pub(crate) propagation: u64,
     pub(crate) pivot: Pivot,
+    pub(crate) within: Within,
+}
+
+/// Whose mount namespace the root is attached in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Within {
+    /// The container's own, which is pivoted into it.
+    Own,
+    /// One that is joined, or the runtime's: others live there too, so the root is attached at its path, entered by
+    /// chroot, and taken away with the container.
+    Shared,
 }
 
 impl Plan {
@@ -126,13 +139,14 @@ pub(crate) fn plan(
     }
     let process =
         spec.process.as_ref().ok_or_else(|| Error::invalid("process", "is required to start a container"))?;
+    let process_uid = process.user.uid;
     let namespaces = namespaces::plan(linux)?;
     let mounts = mounts::plan(spec, bundle, &namespaces)?;
     let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
     let scope = scope(driver, id, spec, linux)?;
     Ok(Plan {
         root: root(bundle, spec, &namespaces, rootfs)?,
-        devices: if own_dev { devices::plan(linux)? } else { Vec::new() },
+        devices: if own_dev { devices::plan(linux)? } else { devices::outside_dev(linux)? },
         own_dev,
         masked: paths("linux.maskedPaths", &linux.masked_paths)?,
         readonly: paths("linux.readonlyPaths", &linux.readonly_paths)?,
@@ -150,6 +164,7 @@ pub(crate) fn plan(
             .map_or_else(|| cgroup_path(id, linux), |scope| Ok(scope.cgroup_path()))?,
         scope,
         resources: linux.resources.clone().unwrap_or_default(),
+        cgroup_owner: cgroup_owner(linux, process_uid, &namespaces, &mounts),
         namespaces,
         mounts,
     })
@@ -176,17 +191,46 @@ fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) ->
             Error::invalid("linux.rootfsPropagation", format!("{word:?} is no propagation"))
         })?,
     };
-    Ok(Root { path, readonly: root.readonly, propagation, pivot: pivot(spec, namespaces) })
+    let within = if namespaces.new & flag::NEWNS != 0 { Within::Own } else { Within::Shared };
+    if within == Within::Shared && path.is_none() {
+        return Err(Error::unsupported(
+            "linux.namespaces",
+            "layers without a path need a mount namespace of the container's own",
+        ));
+    }
+    let pivot = pivot(spec, namespaces, within);
+    Ok(Root { path, readonly: root.readonly, propagation, pivot, within })
 }
 
-fn pivot(spec: &Spec, namespaces: &Namespaces) -> Pivot {
+fn pivot(spec: &Spec, namespaces: &Namespaces, within: Within) -> Pivot {
     let before_pivot =
         |h: &Hooks| !(h.prestart.is_empty() && h.create_runtime.is_empty() && h.create_container.is_empty());
     match &spec.hooks {
         Some(hooks) if before_pivot(hooks) => Pivot::AfterHooks,
-        _ if namespaces.has(kernel::clone_flags::NEWUSER) => Pivot::AfterMounts,
+        _ if namespaces.has(flag::NEWUSER) || within == Within::Shared => Pivot::AfterMounts,
         _ => Pivot::First,
     }
+}
+
+/// config-linux.md, "Cgroup ownership": the host's number of the process's user, unless that is root. What a joined user
+/// namespace maps to is not ours to say.
+fn cgroup_owner(linux: &Linux, uid: u32, namespaces: &Namespaces, mounts: &[Mount]) -> Option<u32> {
+    let writable = |mount: &Mount| {
+        matches!(mount.source, Source::Cgroup)
+            && mount.destination.as_bytes() == b"sys/fs/cgroup"
+            && mount.attr.set & kernel::mount_attr::RDONLY == 0
+    };
+    if namespaces.late & flag::NEWCGROUP == 0 || !mounts.iter().any(writable) {
+        return None;
+    }
+    let owner = match namespaces.has(flag::NEWUSER) {
+        false => Some(uid),
+        true => linux.uid_mappings.iter().find_map(|map| {
+            let at = uid.checked_sub(map.container_id).filter(|at| *at < map.size)?;
+            (namespaces.new & flag::NEWUSER != 0).then(|| map.host_id + at)
+        }),
+    };
+    owner.filter(|owner| *owner != 0)
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<Vec<CString>, Error> {
@@ -276,7 +320,7 @@ mod tests {
         };
         refused(|s| s.process = None, "process:");
         refused(|s| s.root = None, "root:");
-        refused(|s| s.linux.as_mut().unwrap().namespaces.clear(), "linux.namespaces");
+        refused(|s| s.linux.as_mut().unwrap().namespaces.clear(), "linux.uidMappings");
         refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a/../../b".into()), "linux.cgroupsPath");
         refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a.slice:x:y".into()), "linux.cgroupsPath");
         refused(
@@ -287,6 +331,31 @@ mod tests {
         refused(|s| s.linux.as_mut().unwrap().masked_paths.push("/a\0b".into()), "linux.maskedPaths[1]");
         refused(|s| s.linux.as_mut().unwrap().devices[0].kind = "x".into(), "linux.devices[0].type");
         refused(|s| s.linux.as_mut().unwrap().devices[0].major = -1, "linux.devices[0].major");
+    }
+
+    #[test]
+    fn a_cgroup_that_may_be_written_to_is_the_users() {
+        let owner = |options: &[&str], uid: u32, kinds: &[NamespaceKind]| {
+            let spec = spec(|s| {
+                let mut mount: crate::spec::Mount = serde_json::from_str(
+                    r#"{"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}"#,
+                )
+                .unwrap();
+                mount.options = options.iter().map(|word| (*word).to_owned()).collect();
+                s.mounts = vec![mount];
+                s.process.as_mut().unwrap().user.uid = uid;
+                let linux = s.linux.as_mut().unwrap();
+                linux
+                    .namespaces
+                    .extend(kinds.iter().map(|&kind| crate::spec::Namespace { kind, path: None }));
+            });
+            check(&spec).unwrap().cgroup_owner
+        };
+        let own = &[NamespaceKind::Cgroup];
+        assert_eq!(owner(&["rw"], 3, own), Some(1003), "as the map of the user namespace has it");
+        assert_eq!(owner(&["ro"], 3, own), None);
+        assert_eq!(owner(&["rw"], 3, &[]), None);
+        assert_eq!(owner(&["rw"], 10, own), None, "past the map");
     }
 
     #[test]

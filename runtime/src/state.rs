@@ -17,6 +17,7 @@ use crate::cgroup::{self, Cgroup, Scope};
 use crate::listener::Listener;
 use crate::plan::MemoryPolicy;
 use crate::seccomp::{self, Filter};
+use crate::shared_root::SharedRoot;
 use crate::spec::{self, Hooks};
 use crate::{Error, rdt};
 
@@ -80,6 +81,8 @@ pub(crate) struct Record {
     pub(crate) memory_policy: Option<MemoryPolicy>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) listener: Option<Listener>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) shared_root: Option<SharedRoot>,
     /// The container's place in resctrl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rdt: Option<rdt::Groups>,

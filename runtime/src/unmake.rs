@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use crate::shared_root::SharedRoot;
 use crate::state::{Record, StateDir, Status};
 use crate::{Error, chain};
 use crate::{hooks, rdt};
@@ -54,6 +55,9 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) -> Vec<
     } else {
         // Nothing of ours ran in it, and it may be somebody else's: a path in use is what made `create` fail.
         cgroup.remove_if_empty();
+    }
+    if let Some(Err(error)) = record.shared_root.as_ref().map(SharedRoot::detach) {
+        left.push(error);
     }
     // A class with processes in it can go too, but they would fall back to the node's.
     if let Some(Err(error)) = record.rdt.as_ref().map(rdt::Groups::remove) {

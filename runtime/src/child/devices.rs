@@ -24,18 +24,23 @@ pub(crate) const LINKS: &[(&CStr, &CStr)] = &[
 ];
 
 pub(super) fn fill(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
-    if !kit.plan.own_dev {
-        return Ok(());
-    }
-    let dev = find_or_make(kit.root, c"dev", Kind::Dir, Links::Follow).at(Step::DeviceLink, 0)?;
+    let dev = match kit.plan.own_dev {
+        true => Some(find_or_make(kit.root, c"dev", Kind::Dir, Links::Follow).at(Step::DeviceLink, 0)?),
+        false => None,
+    };
     for (i, device) in kit.plan.devices.iter().enumerate() {
-        if device.dir.as_bytes() == b"dev" {
-            make(kit, i, device, dev.as_fd()).at(Step::Device, i)?;
-        } else {
-            let dir = find_or_make(kit.root, &device.dir, Kind::Dir, Links::Follow).at(Step::Device, i)?;
-            make(kit, i, device, dir.as_fd()).at(Step::Device, i)?;
+        match &dev {
+            Some(dev) if device.dir.as_bytes() == b"dev" => {
+                make(kit, i, device, dev.as_fd()).at(Step::Device, i)?;
+            }
+            _ => {
+                let dir =
+                    find_or_make(kit.root, &device.dir, Kind::Dir, Links::Follow).at(Step::Device, i)?;
+                make(kit, i, device, dir.as_fd()).at(Step::Device, i)?;
+            }
         }
     }
+    let Some(dev) = dev else { return Ok(()) };
     for (i, (name, target)) in LINKS.iter().enumerate() {
         link(&dev, name, target).at(Step::DeviceLink, i)?;
     }

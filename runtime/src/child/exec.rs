@@ -18,6 +18,8 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) process: &'a ProcessPlan,
     pub(crate) line: &'a Line,
     pub(crate) init: BorrowedFd<'a>,
+    /// The init's root, where its mount namespace has another.
+    pub(crate) root: Option<&'a OwnedFd>,
     /// Of the init; without the PID namespace, which we were born into.
     pub(crate) namespaces: u64,
     pub(crate) tasks: &'a [OwnedFd],
@@ -50,7 +52,12 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     setsid().at(Step::Session, 0)?;
     renew_keyring(kit.keyring)?;
     let label = exec_label(process)?;
-    kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
+    if kit.namespaces != 0 {
+        kernel::setns(kit.init, kit.namespaces).at(Step::JoinNamespace, 0)?;
+    }
+    if let Some(root) = kit.root {
+        super::root::enter(root.as_fd())?;
+    }
     if kit.namespaces & flag::NEWUSER != 0 {
         let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
         rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;

@@ -1,5 +1,7 @@
 //! The root file system: attached, filled, pivoted into.
 
+use std::os::fd::BorrowedFd;
+
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, propagation};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -9,7 +11,7 @@ use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
 use super::terminal::{self, Terminal};
 use super::{Done, Kit, devices, identity, masks, mounts};
 use crate::RootChange;
-use crate::plan::Pivot;
+use crate::plan::{Pivot, Within};
 use crate::report::{At as _, Failure, Step};
 
 /// The root with everything in it, and ourselves in it.
@@ -47,16 +49,26 @@ pub(super) fn make(kit: &Kit<'_>, pid: i32) -> Result<Option<Terminal>, Failure>
 
 /// Private or a slave before anything is attached: nothing that we do may reach the host's mounts.
 fn attach_root(kit: &Kit<'_>) -> Done {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    let attach = || {
+        move_mount(kit.root, c"", rustix::fs::CWD, kit.attach_at.as_c_str(), flags).at(Step::AttachRoot, 0)
+    };
+    if kit.plan.root.within == Within::Shared {
+        // Its propagation is its owners' affair.
+        return attach();
+    }
     let wanted = kit.plan.root.propagation;
     let of_host = if wanted == propagation::PRIVATE { propagation::PRIVATE } else { propagation::SLAVE };
     let attr = MountAttr { propagation: of_host, ..MountAttr::default() };
     mount_setattr_at(c"/", Depth::Recursive, &attr).at(Step::Privacy, 0)?;
-    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-    move_mount(kit.root, c"", rustix::fs::CWD, kit.attach_at.as_c_str(), flags).at(Step::AttachRoot, 0)
+    attach()
 }
 
 /// pivot_root(2), NOTES: the old root ends up below the new one, and is let go of from there.
 fn pivot(kit: &Kit<'_>) -> Done {
+    if kit.plan.root.within == Within::Shared {
+        return enter(kit.root);
+    }
     if kit.root_change == RootChange::Chroot {
         return cover_root(kit);
     }
@@ -72,7 +84,11 @@ fn cover_root(kit: &Kit<'_>) -> Done {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(kit.root, c"", rustix::fs::CWD, c"/", flags).at(Step::PivotRoot, 0)?;
     }
-    fchdir(kit.root).at(Step::PivotRoot, 1)?;
+    enter(kit.root)
+}
+
+pub(super) fn enter(root: BorrowedFd<'_>) -> Done {
+    fchdir(root).at(Step::PivotRoot, 1)?;
     chroot(c".").at(Step::PivotRoot, 2)?;
     chdir(c"/").at(Step::PivotRoot, 3)
 }

@@ -29,6 +29,18 @@ pub(crate) struct Device {
 const DEFAULTS: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
 
+/// Where /dev is somebody else's (a bind mount of the host's), nothing is made in it; elsewhere it is all the same.
+pub(super) fn outside_dev(linux: &spec::Linux) -> Result<Vec<Device>, Error> {
+    let mut devices = Vec::new();
+    for (i, device) in linux.devices.iter().enumerate() {
+        let device = one(&format!("linux.devices[{i}]"), device)?;
+        if device.dir.as_bytes() != b"dev" && !device.dir.as_bytes().starts_with(b"dev/") {
+            devices.push(device);
+        }
+    }
+    Ok(devices)
+}
+
 pub(super) fn plan(linux: &spec::Linux) -> Result<Vec<Device>, Error> {
     let mut devices = Vec::with_capacity(DEFAULTS.len() + linux.devices.len());
     for (i, device) in linux.devices.iter().enumerate() {

@@ -68,9 +68,6 @@ pub(super) fn plan(linux: &Linux) -> Result<Namespaces, Error> {
             None => namespaces.new |= flag,
         }
     }
-    if namespaces.new & flag::NEWNS == 0 {
-        return Err(Error::unsupported("linux.namespaces", "a container without a new mount namespace"));
-    }
     // The user namespace last: whoever has joined it has no say over the others any more.
     namespaces.joined.sort_by_key(|joined| joined.flag == flag::NEWUSER);
     namespaces.maps = maps(linux, &namespaces)?;

@@ -274,3 +274,21 @@ fn a_mount_of_the_list_can_be_changed_by_a_later_entry() {
     bundle.spec["mounts"].as_array_mut().unwrap().last_mut().unwrap()["destination"] = json!("/tmp");
     bundle.run().refused(&["remounting /tmp (mounts[5])", "Invalid argument"]);
 }
+
+#[test]
+fn a_dev_of_the_host_is_left_alone_and_devices_elsewhere_are_made() {
+    if !is_root() {
+        return;
+    }
+    let dev = tempfile::tempdir().unwrap();
+    let mut bundle = Bundle::new("ls /dev | wc -l; stat -c '%n %t:%T' /srv/zero");
+    bundle.spec["mounts"].as_array_mut().unwrap().drain(1..3);
+    bundle.bind(dev.path(), "/dev", &["rbind"]);
+    bundle.spec["linux"]["devices"] = json!([
+        {"path": "/srv/zero", "type": "c", "major": 1, "minor": 5},
+        {"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}
+    ]);
+    bundle.spec["linux"]["maskedPaths"] = json!([]);
+    assert_eq!(bundle.run().ok(), "0\n/srv/zero 1:5");
+    assert_eq!(fs::read_dir(dev.path()).unwrap().count(), 0);
+}

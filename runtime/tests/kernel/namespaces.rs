@@ -155,3 +155,91 @@ fn sysctls_are_the_containers_own() {
     bundle.spec["linux"]["sysctl"] = json!({"kernel.shm_rmid_forced": "1+kernel.core_pattern=x"});
     bundle.run().refused(&["kernel.shm_rmid_forced", "Invalid argument"]);
 }
+
+/// Runs `script` in a mount namespace of the test's own, which stands for the host's; `rt` is the runtime's command.
+fn on_a_host_of_its_own(bundle: &Bundle, script: &str) -> String {
+    bundle.write();
+    let runtime = bundle.command(&[]);
+    let words: Vec<String> = runtime.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let program = runtime.get_program().to_string_lossy();
+    let script = format!("set -e; rt() {{ {program} {} \"$@\"; }}; {script}", words.join(" "));
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+        .current_dir(bundle.path())
+        .output()
+        .unwrap();
+    let said = crate::bundle::Said::from(output);
+    assert_eq!(said.code, 0, "{} {}", said.out, said.err);
+    said.out
+}
+
+#[test]
+fn a_mount_namespace_is_inherited_where_none_is_named() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    let id = bundle.id.clone();
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "mount");
+    let look = format!(
+        "rt create --pid-file pid {id} </dev/null >out 2>&1; rt start {id}; pid=$(cat pid); \
+         test $(readlink /proc/$pid/ns/mnt) = $(readlink /proc/self/ns/mnt) && echo same; \
+         rt exec {id} sh -c 'ls /; readlink /proc/self/ns/pid' | tr '\\n' ' '; readlink /proc/$pid/root; \
+         rt delete --force {id}; grep -c {} /proc/self/mountinfo || true",
+        bundle.path().display()
+    );
+    let out = on_a_host_of_its_own(&bundle, &look);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "same");
+    assert!(lines[1].contains("bin dev etc proc sys tmp") && lines[1].contains("pid:["), "{out}");
+    assert!(lines[1].ends_with(&bundle.rootfs().display().to_string()), "{out}");
+    assert_eq!(lines[2], "0", "what was mounted is gone: {out}");
+}
+
+#[test]
+fn a_mount_namespace_is_joined_by_path() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("readlink /proc/self/ns/mnt; test -d /bin && echo inside; exec sleep 100");
+    let id = bundle.id.clone();
+    let path = bundle.path().join("pod").display().to_string();
+    let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|one| one["type"] != "mount");
+    namespaces.push(json!({"type": "mount", "path": path}));
+    // The sleeper holds the namespace that is joined.
+    let look = format!(
+        "unshare --mount --propagation private sleep 60 >/dev/null 2>&1 & holder=$!; sleep 0.3; ln -s /proc/$holder/ns/mnt pod; \
+         rt create {id} </dev/null >out 2>&1; rt start {id}; sleep 0.3; cat out; readlink /proc/$holder/ns/mnt; \
+         grep -c {0} /proc/$holder/mountinfo || true; grep -c {0} /proc/self/mountinfo || true; \
+         rt exec {id} sh -c 'test -d /bin && echo inside'; \
+         rt delete --force {id}; grep -c {0} /proc/$holder/mountinfo || true; kill $holder",
+        bundle.path().display()
+    );
+    let out = on_a_host_of_its_own(&bundle, &look);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[1], "inside", "{out}");
+    assert_eq!(lines[0], lines[2], "{out}");
+    assert_ne!(lines[3], "0", "attached there: {out}");
+    assert_eq!(lines[4..], ["0", "inside", "0"], "not here, and gone with the container: {out}");
+}
+
+#[test]
+fn a_failed_create_takes_its_root_out_of_a_shared_mount_namespace() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    let id = bundle.id.clone();
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|one| one["type"] != "mount");
+    bundle.spec["process"]["args"] = json!(["nosuch"]);
+    let look = format!(
+        "mount --bind rootfs rootfs; rt create {id} </dev/null >out 2>&1 && exit 9; grep -c {} /proc/self/mountinfo",
+        bundle.path().display()
+    );
+    assert_eq!(
+        on_a_host_of_its_own(&bundle, &look),
+        "1\n",
+        "the bind mount of somebody else, and nothing of ours"
+    );
+}
