@@ -3,10 +3,12 @@
 mod command;
 mod in_tree;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 
-use conmon_protocol::{ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
+use conmon_protocol::{CgroupDriver, ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
+use runtime::cgroup::ScopePlan;
 use runtime::spec::{NamespaceKind, Resources, Root, Spec};
 use serde::Deserialize as _;
 
@@ -50,11 +52,12 @@ enum Of<'a> {
 
 fn of(plan: &ContainerPlan) -> Of<'_> {
     match &plan.handler {
-        Handler::InTree { root, seccomp_cache } => {
-            Of::InTree(InTree { root, seccomp_cache: seccomp_cache.as_deref() })
+        Handler::InTree { root, seccomp_cache, cgroup_driver } => {
+            let seccomp_cache = seccomp_cache.as_deref();
+            Of::InTree(InTree { root, seccomp_cache, cgroup_driver: *cgroup_driver })
         }
-        Handler::Command { path, root, systemd_cgroup } => {
-            Of::Command(Command { program: path, root, systemd_cgroup: *systemd_cgroup, plan })
+        Handler::Command { path, root, cgroup_driver } => {
+            Of::Command(Command { program: path, root, cgroup_driver: *cgroup_driver, plan })
         }
     }
 }
@@ -62,7 +65,7 @@ fn of(plan: &ContainerPlan) -> Of<'_> {
 /// Makes a container whose process waits for [`start`]. `None` as streams means a terminal.
 pub(crate) fn create(plan: &ContainerPlan, ends: Option<Ends>) -> Result<Made, Error> {
     let spec = read_spec(plan)?;
-    let (cgroup, owns_pid_namespace) = (cgroup_of(&spec), owns_pid_namespace(&spec));
+    let (cgroup, owns_pid_namespace) = (cgroup_of(plan, &spec)?, owns_pid_namespace(&spec));
     let process = match of(plan) {
         Of::InTree(runtime) => runtime.create(plan, spec, ends)?,
         Of::Command(runtime) => runtime.create(ends)?,
@@ -114,7 +117,7 @@ pub(crate) fn update(
     let known: Resources = Resources::deserialize(&resources)
         .map_err(|error| Error::refused(RefusalKind::Invalid, format!("the resources to set: {error}")))?;
     match of(plan) {
-        Of::InTree(_) => in_tree::update(&plan.container_id, cgroup, &known),
+        Of::InTree(runtime) => runtime.update(&plan.container_id, cgroup, &known),
         Of::Command(runtime) => runtime.update(&resources),
     }
 }
@@ -149,8 +152,19 @@ fn read_spec(plan: &ContainerPlan) -> Result<Spec, Error> {
     Ok(spec)
 }
 
-fn cgroup_of(spec: &Spec) -> Option<String> {
-    spec.linux.as_ref().and_then(|linux| linux.cgroups_path.clone())
+/// Where its processes are counted.
+fn cgroup_of(plan: &ContainerPlan, spec: &Spec) -> Result<Option<String>, Error> {
+    let path = spec.linux.as_ref().and_then(|linux| linux.cgroups_path.clone());
+    let (Handler::InTree { cgroup_driver, .. } | Handler::Command { cgroup_driver, .. }) = &plan.handler;
+    match cgroup_driver {
+        CgroupDriver::Cgroupfs => Ok(path),
+        // Below the scope every runtime has its own ways.
+        CgroupDriver::Systemd => {
+            let scope = ScopePlan::of(path.as_deref(), &plan.container_id, &BTreeMap::new());
+            let id = plan.container_id.clone();
+            Ok(Some(scope.map_err(|source| runtime::Error::Cgroup { id, source })?.scope_path()))
+        }
+    }
 }
 
 /// When the first process of its own PID namespace ends, the kernel ends all others.

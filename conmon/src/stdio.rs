@@ -151,7 +151,11 @@ mod tests {
                 uid: rustix::process::geteuid().as_raw(),
                 gid: rustix::process::getegid().as_raw(),
             },
-            handler: Handler::InTree { root: dir.join("runtime"), seccomp_cache: None },
+            handler: Handler::InTree {
+                root: dir.join("runtime"),
+                seccomp_cache: None,
+                cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+            },
         }
     }
 

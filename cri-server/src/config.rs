@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use conmon_protocol::CgroupDriver;
 use serde::{Deserialize, Serialize};
 
 pub(crate) mod section;
@@ -92,6 +93,9 @@ section! {
     pub struct RuntimeSection {
         /// The handler of pods that name none: `berth` is the runtime in the monitor.
         default_handler: String = IN_TREE.into(),
+        /// Who makes cgroups: `cgroupfs`, or `systemd` (cgroup v2 only), as the kubelet's own cgroupDriver. Not
+        /// reloaded.
+        cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,
         /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`.
         handlers: BTreeMap<String, HandlerSection> = BTreeMap::new(),
     }
@@ -217,7 +221,9 @@ impl Config {
     /// These settings with what can change while serving taken from `newer`.
     #[must_use]
     pub fn reloaded(self, newer: Config) -> Config {
-        Config { log: newer.log, runtime: newer.runtime, container: newer.container, ..self }
+        // Pods that are there keep their cgroups, and the kubelet asks for the driver once.
+        let runtime = RuntimeSection { cgroup_driver: self.runtime.cgroup_driver, ..newer.runtime };
+        Config { log: newer.log, runtime, container: newer.container, ..self }
     }
 
     /// A whole `berth.toml` with every key at its default and what it means.

@@ -3,6 +3,7 @@
 //! rpc hears, plan and life decide, make and unmake perform, one task per sandbox puts them in order, and
 //! `world` is what readers see. ARCHITECTURE.md has the map.
 
+pub mod apparmor;
 pub mod config;
 pub mod container;
 pub mod error;

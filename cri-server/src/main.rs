@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
+use conmon_protocol::CgroupDriver;
 use cri_server::config::{self, Config};
 use cri_server::monitor::Monitors;
 use cri_server::node::{Node, Parts};
@@ -141,6 +142,7 @@ async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Re
 
 /// Opens the parts. Nothing is made here but directories.
 async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
+    check_cgroup_driver(&config)?;
     let store = Store::open(&config.run).context("opening the store")?;
     for name in ["runtime", "seccomp"] {
         make_private_dir(&config.run.join(name))?;
@@ -156,6 +158,20 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
     let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
     let stats = stats::Stats::open().context("opening the cgroups")?;
     Ok(Node::new(Parts { config, store, images, network, monitors, streams, stats }))
+}
+
+/// A daemon that could make no container says so before a kubelet counts on it.
+fn check_cgroup_driver(config: &Config) -> anyhow::Result<()> {
+    let there = |path: &str| Path::new(path).exists();
+    if config.runtime.cgroup_driver == CgroupDriver::Systemd
+        && !(there("/sys/fs/cgroup/cgroup.controllers") && there("/run/systemd/system"))
+    {
+        anyhow::bail!(
+            "runtime.cgroup_driver = \"systemd\" needs systemd as the node's init and cgroup v2 alone; boot with \
+             systemd.unified_cgroup_hierarchy=1, or set it to \"cgroupfs\""
+        );
+    }
+    Ok(())
 }
 
 fn network_settings(config: &Config) -> network::Settings {

@@ -218,6 +218,15 @@ impl Runtime {
         Ok(StateDir::of(&self.root, id)?.read()?.process)
     }
 
+    /// Its cgroup.
+    ///
+    /// # Errors
+    /// `NotFound`, or the node has no cgroups.
+    pub fn cgroup(&self, id: &str) -> Result<cgroup::Cgroup, Error> {
+        let record = StateDir::of(&self.root, id)?.read()?;
+        record.cgroup().map_err(|source| Error::Cgroup { id: id.to_owned(), source })
+    }
+
     /// Signals the init, or everything in the container's cgroup.
     ///
     /// # Errors

@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) net_devices: Vec<NetDevice>,
     pub(crate) rdt: Option<RdtPlan>,
     pub(crate) process: ProcessPlan,
+    /// The SELinux label of the files in the container's own file systems.
+    pub(crate) mount_label: Option<CString>,
     pub(crate) cgroup_path: String,
     /// The scope that systemd is to make for it.
     pub(crate) scope: Option<ScopePlan>,
@@ -144,6 +146,7 @@ pub(crate) fn plan(
     let mounts = mounts::plan(spec, bundle, &namespaces)?;
     let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
     let scope = scope(driver, id, spec, linux)?;
+    let mount_label = mount_label(linux)?;
     Ok(Plan {
         root: root(bundle, spec, &namespaces, rootfs)?,
         devices: if own_dev { devices::plan(linux)? } else { devices::outside_dev(linux)? },
@@ -159,6 +162,7 @@ pub(crate) fn plan(
         net_devices: netdev::plan(linux, &namespaces)?,
         rdt: linux.intel_rdt.as_ref().map(rdt::plan).transpose()?,
         process: process::plan(process)?,
+        mount_label,
         cgroup_path: scope
             .as_ref()
             .map_or_else(|| cgroup_path(id, linux), |scope| Ok(scope.cgroup_path()))?,
@@ -173,6 +177,12 @@ pub(crate) fn plan(
 /// A process that joins a container by `exec`.
 pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, Error> {
     process::plan(process)
+}
+
+/// config-linux.md, "Mount Label".
+fn mount_label(linux: &Linux) -> Result<Option<CString>, Error> {
+    let label = linux.mount_label.as_deref().filter(|label| !label.is_empty());
+    label.map(|label| path::c_string("linux.mountLabel", label)).transpose()
 }
 
 fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) -> Result<Root, Error> {

@@ -24,7 +24,9 @@ use overlay::Layers;
 /// The root file system. `userns`: layers belong to the host's ids, and are shown to the container with its own.
 pub(crate) fn root(plan: &Plan, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Error> {
     match (rootfs, &plan.root.path) {
-        (Rootfs::Overlay { lower, upper, work }, _) => overlay::mount(&Layers { lower, upper, work, userns }),
+        (Rootfs::Overlay { lower, upper, work }, _) => {
+            overlay::mount(&Layers { lower, upper, work, userns, label: plan.mount_label.as_deref() })
+        }
         (Rootfs::Bundle, Some(path)) => directory(path, plan.root.propagation),
         (Rootfs::Bundle, None) => Err(Error::invalid("root.path", "is missing")),
     }

@@ -13,7 +13,8 @@ pub mod reply;
 pub use ask::{Ask, Request, Scope};
 pub use frame::{Decoder, Frame, FrameError, HEADER, MAX_FDS, MAX_FRAME, encode};
 pub use plan::{
-    ContainerPlan, ExecPlan, Handler, IdMap, IdMaps, Owner, PidSharing, PodPlan, Rootfs, Sharing, Stdin,
+    CgroupDriver, ContainerPlan, ExecPlan, Handler, IdMap, IdMaps, Owner, PidSharing, PodPlan, Rootfs,
+    Sharing, Stdin,
 };
 pub use reply::{Answer, ContainerState, Event, Exit, Message, Phase, PodState, Refusal, RefusalKind};
 

@@ -19,7 +19,21 @@ pub struct PodPlan {
     pub sysctls: Vec<(String, String)>,
     /// Size of /dev/shm when the pod owns its IPC namespace; `None` is the default of 64 MiB.
     pub shm_size_bytes: Option<u64>,
+    /// The path of the pod's cgroup; empty: the pod has none of its own.
     pub cgroup_parent: String,
+    #[serde(default)]
+    pub cgroup_driver: CgroupDriver,
+}
+
+/// Who makes the cgroups of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// The runtime, with directories.
+    #[default]
+    Cgroupfs,
+    /// systemd: each container is a scope.
+    Systemd,
 }
 
 /// Whose namespace the pod lives in.
@@ -98,9 +112,14 @@ pub struct Owner {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Handler {
     /// Our own runtime, linked into the monitor.
-    InTree { root: PathBuf, seccomp_cache: Option<PathBuf> },
+    InTree {
+        root: PathBuf,
+        seccomp_cache: Option<PathBuf>,
+        #[serde(default)]
+        cgroup_driver: CgroupDriver,
+    },
     /// Another OCI runtime, driven by its command line.
-    Command { path: PathBuf, root: PathBuf, systemd_cgroup: bool },
+    Command { path: PathBuf, root: PathBuf, cgroup_driver: CgroupDriver },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use conmon_protocol::{ContainerPlan, RefusalKind, Rootfs, Scope};
+use conmon_protocol::{CgroupDriver, ContainerPlan, RefusalKind, Rootfs, Scope};
 use runtime::spec::Process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode};
@@ -39,7 +39,7 @@ const MAX_WORDS: usize = 64 << 10;
 pub(super) struct Command<'a> {
     pub(super) program: &'a Path,
     pub(super) root: &'a Path,
-    pub(super) systemd_cgroup: bool,
+    pub(super) cgroup_driver: CgroupDriver,
     pub(super) plan: &'a ContainerPlan,
 }
 
@@ -185,7 +185,7 @@ impl Command<'_> {
     fn command(self, verb: &str) -> std::process::Command {
         let mut command = std::process::Command::new(self.program);
         command.arg("--root").arg(self.root);
-        if self.systemd_cgroup {
+        if self.cgroup_driver == CgroupDriver::Systemd {
             command.arg("--systemd-cgroup");
         }
         command.arg("--log").arg(self.file(LOG)).args(["--log-format", "json", verb]);

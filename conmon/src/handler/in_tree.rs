@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use conmon_protocol::{ContainerPlan, RefusalKind, Rootfs, Scope};
-use runtime::cgroup::Cgroup;
+use conmon_protocol::{CgroupDriver, ContainerPlan, RefusalKind, Rootfs, Scope};
+use runtime::cgroup::{Cgroup, Driver};
 use runtime::spec::{Process, Resources, Spec};
 use runtime::{CreateRequest, Force, Runtime, Stdio};
 
@@ -16,6 +16,7 @@ use crate::stdio::Ends;
 pub(super) struct InTree<'a> {
     pub(super) root: &'a Path,
     pub(super) seccomp_cache: Option<&'a Path>,
+    pub(super) cgroup_driver: CgroupDriver,
 }
 
 impl InTree<'_> {
@@ -64,20 +65,28 @@ impl InTree<'_> {
         Ok(self.runtime().delete(id, Force::Kill).map(drop)?)
     }
 
+    /// The kernel has the limits, and systemd those of its scopes; no record of the runtime does.
+    pub(super) fn update(self, id: &str, cgroup: Option<&str>, resources: &Resources) -> Result<(), Error> {
+        let path = cgroup.ok_or_else(|| {
+            Error::refused(RefusalKind::Unsupported, format!("container {id} has no cgroup of its own"))
+        })?;
+        let failed = |source| runtime::Error::Cgroup { id: id.to_owned(), source };
+        let cgroup = match self.cgroup_driver {
+            CgroupDriver::Cgroupfs => Cgroup::at(path).map_err(failed)?,
+            CgroupDriver::Systemd => self.runtime().cgroup(id)?,
+        };
+        Ok(cgroup.update(resources).map_err(failed)?)
+    }
+
     fn runtime(self) -> Runtime {
         let mut runtime = Runtime::new(self.root);
         runtime.seccomp_cache = self.seccomp_cache.map(Path::to_path_buf);
+        runtime.cgroup_driver = match self.cgroup_driver {
+            CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+            CgroupDriver::Systemd => Driver::Systemd,
+        };
         runtime
     }
-}
-
-/// The kernel has the limits; no record of the runtime does.
-pub(super) fn update(id: &str, cgroup: Option<&str>, resources: &Resources) -> Result<(), Error> {
-    let path = cgroup.ok_or_else(|| {
-        Error::refused(RefusalKind::Unsupported, format!("container {id} has no cgroup of its own"))
-    })?;
-    let failed = |source| runtime::Error::Cgroup { id: id.to_owned(), source };
-    Ok(Cgroup::at(path).and_then(|cgroup| cgroup.update(resources)).map_err(failed)?)
 }
 
 impl From<runtime::Process> for Entered {

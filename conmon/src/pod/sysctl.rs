@@ -134,6 +134,7 @@ mod tests {
             sysctls: vec![(name.into(), value.into())],
             shm_size_bytes: None,
             cgroup_parent: String::new(),
+            cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         }
     }
 

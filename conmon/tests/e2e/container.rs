@@ -94,8 +94,11 @@ fn what_can_not_be_made_is_refused_with_its_reason_and_nothing_stays() {
     plan.log_path = Some("/nowhere/0.log".into());
     check(plan, RefusalKind::Failed, "opening the log /nowhere/0.log");
     let mut plan = good;
-    plan.handler =
-        Handler::Command { path: "/no/such/runtime".into(), root: "/x".into(), systemd_cgroup: false };
+    plan.handler = Handler::Command {
+        path: "/no/such/runtime".into(),
+        root: "/x".into(),
+        cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+    };
     check(plan, RefusalKind::Failed, "starting the runtime /no/such/runtime");
     assert!(pod.state().is_empty());
     assert_eq!(open_fds(pod.monitor.id()), before);

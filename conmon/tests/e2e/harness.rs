@@ -76,6 +76,7 @@ impl Pod {
             sysctls: Vec::new(),
             shm_size_bytes: None,
             cgroup_parent: self.cgroup_parent.clone(),
+            cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         }
     }
 
@@ -108,8 +109,14 @@ impl Pod {
     fn handler(&self) -> Handler {
         let root = self.run.path().join("runtime");
         match self.foreign.clone() {
-            Some(path) => Handler::Command { path, root, systemd_cgroup: false },
-            None => Handler::InTree { root, seccomp_cache: None },
+            Some(path) => {
+                Handler::Command { path, root, cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs }
+            }
+            None => Handler::InTree {
+                root,
+                seccomp_cache: None,
+                cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+            },
         }
     }
 

@@ -7,6 +7,7 @@ use conmon_protocol::{Answer, Ask, Handler, Rootfs};
 use proto::v1;
 
 use super::{Facts, Life, Made, plan};
+use crate::apparmor;
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
@@ -46,6 +47,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
     let host = gather(order.config.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;
+    load_profile(&plan).await?;
 
     progress.enter(Step::ContainerStore);
     let record = node.store.sandbox(&order.sandbox.id).container(&order.id);
@@ -82,6 +84,17 @@ async fn gather(config: v1::ContainerConfig) -> Result<plan::HostFacts, Error> {
         Ok(Err(_)) => Err(Error::Stopping),
         Err(_) => Err(Error::SlowHost { seconds: GATHER_TIMEOUT.as_secs() }),
     }
+}
+
+/// Our own AppArmor profile is there from the first container on that needs it.
+async fn load_profile(plan: &plan::ContainerPlan) -> Result<(), Error> {
+    let wanted = plan.spec.process().as_ref().and_then(|process| process.apparmor_profile().as_deref());
+    if wanted != Some(apparmor::DEFAULT) {
+        return Ok(());
+    }
+    let at = |e| Error::io(format!("loading the AppArmor profile {}", apparmor::DEFAULT), e);
+    let loaded = tokio::task::spawn_blocking(apparmor::require_default).await.map_err(|_| Error::Stopping)?;
+    loaded.map_err(|error| at(std::io::Error::other(error)))
 }
 
 fn decide(
@@ -125,21 +138,22 @@ fn monitor_plan(
         terminal: plan.terminal,
         stdin: plan.stdin,
         stdio_owner: plan.stdio_owner,
-        handler: handler(node, &order.sandbox.plan.handler),
+        handler: handler(node, &order.sandbox.plan),
     }
 }
 
-fn handler(node: &Node, name: &str) -> Handler {
+fn handler(node: &Node, sandbox: &sandbox::Plan) -> Handler {
     let config = node.config();
+    let (name, cgroup_driver) = (&sandbox.handler, sandbox.pod.cgroup_driver);
     match config.runtime.handlers.get(name) {
         Some(handler) => Handler::Command {
             path: handler.path.clone(),
             root: handler.root.clone().unwrap_or_else(|| config.run.join(format!("runtime-{name}"))),
-            systemd_cgroup: false,
+            cgroup_driver,
         },
         None => {
             let seccomp_cache = Some(config.run.join("seccomp"));
-            Handler::InTree { root: config.run.join("runtime"), seccomp_cache }
+            Handler::InTree { root: config.run.join("runtime"), seccomp_cache, cgroup_driver }
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{Owner, PodPlan, Stdin};
+use conmon_protocol::{CgroupDriver, Owner, PodPlan, Stdin};
 use oci_spec::runtime::{Linux, Process, Root, Spec};
 use proto::v1;
 use serde::{Deserialize, Serialize};
@@ -143,10 +143,31 @@ impl From<&User> for v1::ContainerUser {
 /// The version of the runtime specification whose words the plan uses.
 const OCI_VERSION: &str = "1.2.0";
 
+/// Scopes are named as other engines name theirs, so that monitoring agents find the container's id.
+const SCOPE_PREFIX: &str = "cri-berth";
+/// Where containers are whose pod has no slice of its own.
+const DEFAULT_SLICE: &str = "/berth.slice";
+
 /// The cgroup of a container under its sandbox's.
 pub fn cgroup_path(cgroup_parent: &str, container_id: &str) -> String {
     let parent = if cgroup_parent.is_empty() { "/berth" } else { cgroup_parent.trim_end_matches('/') };
     format!("{parent}/berth-{container_id}")
+}
+
+/// The same as a path that a runtime is given, and where the container's processes will be counted.
+fn cgroup(pod: &PodPlan, container_id: &str) -> (String, String) {
+    match pod.cgroup_driver {
+        CgroupDriver::Cgroupfs => {
+            let path = cgroup_path(&pod.cgroup_parent, container_id);
+            (path.clone(), path)
+        }
+        CgroupDriver::Systemd => {
+            let parent = if pod.cgroup_parent.is_empty() { DEFAULT_SLICE } else { &pod.cgroup_parent };
+            let slice = parent.rsplit('/').next().unwrap_or(parent);
+            let counted = format!("{parent}/{SCOPE_PREFIX}-{container_id}.scope");
+            (format!("{slice}:{SCOPE_PREFIX}:{container_id}"), counted)
+        }
+    }
 }
 
 /// Decides what to make.
@@ -170,7 +191,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
         .set_process(Some(process));
     Ok(ContainerPlan {
         spec,
-        cgroup_path: cgroup_path(&inputs.sandbox.pod.cgroup_parent, inputs.container_id),
+        cgroup_path: cgroup(inputs.sandbox.pod, inputs.container_id).1,
         log_path: log::log_path(inputs)?,
         terminal: inputs.config.tty,
         stdin: stdin(inputs.config),
@@ -254,7 +275,7 @@ fn linux(
         .set_namespaces(Some(namespaces::namespaces(inputs, security)?))
         .set_uid_mappings(maps.map(|maps| namespaces::id_mappings(&maps.uids)))
         .set_gid_mappings(maps.map(|maps| namespaces::id_mappings(&maps.gids)))
-        .set_cgroups_path(Some(cgroup_path(&inputs.sandbox.pod.cgroup_parent, inputs.container_id).into()))
+        .set_cgroups_path(Some(cgroup(inputs.sandbox.pod, inputs.container_id).0.into()))
         .set_resources(Some(resources::resources(inputs, &asked, &devices)?))
         .set_devices(Some(devices.nodes))
         .set_seccomp(security::filter(inputs, security, &capabilities)?)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use conmon_protocol::CgroupDriver;
 use proto::v1;
 use proto::v1::runtime_service_server::RuntimeService;
 use tokio::sync::oneshot;
@@ -77,7 +78,10 @@ impl RuntimeService for Runtime {
     }
 
     async fn runtime_config(&self, _: Request<v1::RuntimeConfigRequest>) -> Reply<v1::RuntimeConfigResponse> {
-        let cgroup_driver = v1::CgroupDriver::Cgroupfs.into();
+        let cgroup_driver = match self.node.config().runtime.cgroup_driver {
+            CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs.into(),
+            CgroupDriver::Systemd => v1::CgroupDriver::Systemd.into(),
+        };
         let linux = Some(v1::LinuxRuntimeConfiguration { cgroup_driver });
         Ok(Response::new(v1::RuntimeConfigResponse { linux }))
     }

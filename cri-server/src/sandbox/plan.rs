@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use conmon_protocol::{IdMap, IdMaps, PidSharing, PodPlan, Sharing};
+use conmon_protocol::{CgroupDriver, IdMap, IdMaps, PidSharing, PodPlan, Sharing};
 use network::{Dns, PortMapping, Protocol};
 use proto::v1::{self, NamespaceMode};
 use serde::{Deserialize, Serialize};
@@ -83,7 +83,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         user: spaces.user,
         sysctls,
         shm_size_bytes: None,
-        cgroup_parent: cgroup_parent(&linux.cgroup_parent)?,
+        cgroup_parent: cgroup_parent(&linux.cgroup_parent, inputs.handlers.cgroup_driver)?,
+        cgroup_driver: inputs.handlers.cgroup_driver,
     };
     Ok(Plan {
         pod,
@@ -279,13 +280,18 @@ fn hostname(config: &v1::PodSandboxConfig, spaces: &Spaces, host: &Host<'_>) -> 
     })
 }
 
-fn cgroup_parent(parent: &str) -> Result<String, Invalid> {
+/// Where the pod's cgroup is. The kubelet has made it.
+fn cgroup_parent(parent: &str, driver: CgroupDriver) -> Result<String, Invalid> {
     const FIELD: &str = "config.linux.cgroup_parent";
+    if driver == CgroupDriver::Systemd {
+        return if parent.is_empty() { Ok(String::new()) } else { slice_path(FIELD, parent) };
+    }
     if parent.ends_with(".slice") {
-        return Err(unsupported(
-            FIELD,
-            "the systemd cgroup driver; set cgroupDriver: cgroupfs, so the slice",
-        ));
+        let reason = format!(
+            "{parent} is a slice, and berth's cgroup driver is cgroupfs: set runtime.cgroup_driver = \"systemd\" \
+             in berth.toml, or cgroupDriver: cgroupfs in the kubelet's configuration"
+        );
+        return Err(wrong(FIELD, reason));
     }
     if parent.split('/').any(|part| part == "..") || parent.contains('\0') {
         return Err(wrong(FIELD, "must not lead upwards"));
@@ -294,6 +300,19 @@ fn cgroup_parent(parent: &str) -> Result<String, Invalid> {
         return Ok(format!("/{parent}"));
     }
     Ok(parent.to_string())
+}
+
+/// The kubelet names a slice, with the slices above it or without: systemd.slice(5) says where it is.
+fn slice_path(field: &'static str, parent: &str) -> Result<String, Invalid> {
+    let slice = parent.rsplit('/').next().unwrap_or(parent);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:\\".contains(&byte);
+    let parts: Vec<&str> = slice.strip_suffix(".slice").unwrap_or_default().split('-').collect();
+    if parts.iter().any(|part| part.is_empty()) || !slice.bytes().all(plain) || slice.len() > 255 {
+        let reason =
+            format!("{parent:?} is no slice such as a-b.slice, which the systemd cgroup driver wants");
+        return Err(wrong(field, reason));
+    }
+    Ok((1..=parts.len()).map(|count| format!("/{}.slice", parts[..count].join("-"))).collect())
 }
 
 fn handler(name: &str, known: &crate::config::RuntimeSection) -> Result<String, Invalid> {

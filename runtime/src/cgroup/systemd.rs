@@ -122,7 +122,13 @@ impl ScopePlan {
     /// Where the container's own cgroup will be, in the system's manager. Another's is found when it is made.
     #[must_use]
     pub fn cgroup_path(&self) -> String {
-        format!("/{}/{SUB_CGROUP}", name::cgroup_path(&self.slice, &self.scope.unit))
+        format!("{}/{SUB_CGROUP}", self.scope_path())
+    }
+
+    /// Where the scope itself will be.
+    #[must_use]
+    pub fn scope_path(&self) -> String {
+        format!("/{}", name::cgroup_path(&self.slice, &self.scope.unit))
     }
 
     fn properties(&self, keeper: &Keeper, writes: &[Write]) -> Result<Vec<Property>, Error> {

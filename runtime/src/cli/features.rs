@@ -19,8 +19,9 @@ pub(crate) fn features(args: Args) -> Result<u8, Error> {
         "mountOptions": MOUNT_OPTION_NAMES.as_slice(),
         "linux": linux(),
         "annotations": { "io.berth.runtime.version": env!("CARGO_PKG_VERSION") },
-        // Engines may hand down annotations of their users': no name here means that none changes what we do.
-        "potentiallyUnsafeConfigAnnotations": []
+        // Of annotations that engines hand down for their users, these change what we do: a name that ends with a dot
+        // stands for all that begin so.
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property."]
     });
     println!("{features:#}");
     Ok(0)

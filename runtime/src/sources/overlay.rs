@@ -2,6 +2,7 @@
 
 mod older_kernels;
 
+use std::ffi::CStr;
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ pub(super) struct Layers<'a> {
     pub(super) upper: &'a Path,
     pub(super) work: &'a Path,
     pub(super) userns: Option<BorrowedFd<'a>>,
+    /// The SELinux label that all files show.
+    pub(super) label: Option<&'a CStr>,
 }
 
 /// `volatile`: unmounting syncs nothing, and a layer that a crash of the machine left is thrown away anyhow.
@@ -55,6 +58,9 @@ fn mount_detached(layers: &Layers<'_>) -> rustix::io::Result<OwnedFd> {
         add_layers(context, layers)?;
     }
     fsconfig_set_flag(context, c"volatile")?;
+    if let Some(label) = layers.label {
+        fsconfig_set_string(context, c"context", label)?;
+    }
     fsconfig_create(context)?;
     // Only now does the overlay have mounts of its own; until here it knew but ours.
     drop(shifted);

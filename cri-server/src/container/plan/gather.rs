@@ -15,6 +15,7 @@ use proto::v1;
 use rustix::fs::OFlags;
 
 use super::{Invalid, capabilities, security};
+use crate::apparmor;
 
 /// A profile larger than this is a mistake or an attack.
 const PROFILE_MAX_BYTES: u64 = 1 << 20;
@@ -37,6 +38,8 @@ pub struct HostFacts {
     pub mounts: Vec<MountSource>,
     /// The text of the localhost seccomp profile, when one is asked for.
     pub seccomp_profile: Option<Vec<u8>>,
+    /// Whether the AppArmor profile that is asked for by name, if one is, is there.
+    pub apparmor_loaded: bool,
 }
 
 /// What does not change while berthd runs.
@@ -109,6 +112,7 @@ pub fn gather(config: &v1::ContainerConfig) -> Result<HostFacts, Invalid> {
         all_devices: if security.privileged { all_devices() } else { Vec::new() },
         mounts: mount_sources(&config.mounts)?,
         seccomp_profile: seccomp_profile(&security)?,
+        apparmor_loaded: apparmor_loaded(&security)?,
     })
 }
 
@@ -333,6 +337,12 @@ fn propagation_of(path: &Path, table: &[MountPoint]) -> Propagation {
     let holding = table.iter().filter(|mount| path.starts_with(&mount.path));
     let deepest = holding.max_by_key(|mount| mount.path.components().count());
     deepest.map_or(Propagation::Private, |mount| mount.propagation)
+}
+
+/// A kernel that cannot be asked has none loaded.
+fn apparmor_loaded(security: &v1::LinuxContainerSecurityContext) -> Result<bool, Invalid> {
+    let asked = security::localhost_apparmor(security)?;
+    Ok(asked.is_none_or(|name| apparmor::is_loaded(&name).unwrap_or(false)))
 }
 
 fn seccomp_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Option<Vec<u8>>, Invalid> {

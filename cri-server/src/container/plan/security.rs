@@ -114,15 +114,27 @@ pub(super) fn apparmor(
     match asked_apparmor(security)? {
         (_, _) if security.privileged => Ok(None),
         (ProfileType::Unconfined, _) => Ok(on.then(|| "unconfined".to_owned())),
-        (ProfileType::RuntimeDefault, Explicit::Yes) if on => {
-            Err(Invalid::unsupported(field, "a default AppArmor profile"))
-        }
-        (ProfileType::RuntimeDefault, _) => Ok(None),
+        (ProfileType::RuntimeDefault, _) => Ok(on.then(|| inputs.settings.apparmor_profile.clone())),
         (ProfileType::Localhost, _) if !on => {
             Err(Invalid::wrong(field, "AppArmor is not enabled on this host"))
         }
-        (ProfileType::Localhost, Explicit::Profile(name)) => Ok(Some(name)),
+        (ProfileType::Localhost, Explicit::Profile(name)) => {
+            require(inputs.host.apparmor_loaded, field, || {
+                format!("the profile {name} is not loaded on this host; apparmor_parser loads it")
+            })?;
+            Ok(Some(name))
+        }
         (ProfileType::Localhost, _) => Err(Invalid::wrong(field, "localhost_ref is empty")),
+    }
+}
+
+/// The profile of this host that is asked for by its name.
+pub(super) fn localhost_apparmor(
+    security: &LinuxContainerSecurityContext,
+) -> Result<Option<String>, Invalid> {
+    match asked_apparmor(security)? {
+        (ProfileType::Localhost, Explicit::Profile(name)) if !security.privileged => Ok(Some(name)),
+        _ => Ok(None),
     }
 }
 

@@ -12,6 +12,9 @@ section! {
         default_env: Vec<String> = Vec::new(),
         /// Processes and threads a container may have; 0 leaves it to the pod's cgroup.
         pids_limit: i64 = 0,
+        /// The AppArmor profile of containers that ask for the runtime's default or for none, where AppArmor is on:
+        /// berthd loads `berth-default`; any other must be loaded already, but for `unconfined`.
+        apparmor_profile: String = crate::apparmor::DEFAULT.into(),
         /// Gives privileged containers the default devices only, not all of the host's.
         privileged_without_host_devices: bool = false,
     }

@@ -73,6 +73,7 @@ impl Case {
                 sysctls: Vec::new(),
                 shm_size_bytes: None,
                 cgroup_parent: "/kubepods/poduid-1".into(),
+                cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
             },
             image: TestImage {
                 entrypoint: vec!["/entry".into()],
@@ -96,6 +97,7 @@ impl Case {
                 all_devices: Vec::new(),
                 mounts: Vec::new(),
                 seccomp_profile: None,
+                apparmor_loaded: true,
             },
             settings: Settings::default(),
         }
@@ -599,7 +601,36 @@ fn apparmor_and_selinux_are_no_promise_where_they_are_off() {
         case.host.machine.apparmor = true;
         case.security().apparmor = profile(ProfileType::Localhost, "localhost/mine");
     });
-    assert_eq!(plan.spec.process().as_ref().unwrap().apparmor_profile().as_deref(), Some("mine"));
+    assert_eq!(apparmor_of(&plan), Some("mine"));
+}
+
+fn apparmor_of(plan: &ContainerPlan) -> Option<&str> {
+    plan.spec.process().as_ref().unwrap().apparmor_profile().as_deref()
+}
+
+#[test]
+#[allow(deprecated, reason = "older clients still say it so")]
+fn where_apparmor_is_on_a_container_has_the_default_profile_unless_it_asks_otherwise() {
+    let check = |expected: Option<&str>, change: &dyn Fn(&mut Case)| {
+        let plan = planned(|case| {
+            case.host.machine.apparmor = true;
+            change(case);
+        });
+        assert_eq!(apparmor_of(&plan), expected);
+    };
+    check(Some("berth-default"), &|_| {});
+    check(Some("berth-default"), &|case| case.security().apparmor = profile(ProfileType::RuntimeDefault, ""));
+    check(Some("unconfined"), &|case| case.security().apparmor = profile(ProfileType::Unconfined, ""));
+    check(Some("berth-default"), &|case| case.security().apparmor_profile = "runtime/default".into());
+    check(Some("unconfined"), &|case| case.security().apparmor_profile = "unconfined".into());
+    check(Some("mine"), &|case| case.security().apparmor_profile = "localhost/mine".into());
+    check(None, &Case::privileged);
+    check(Some("the-nodes"), &|case| case.settings.apparmor_profile = "the-nodes".into());
+    refused("mine is not loaded", |case| {
+        case.host.machine.apparmor = true;
+        case.host.apparmor_loaded = false;
+        case.security().apparmor = profile(ProfileType::Localhost, "mine");
+    });
 }
 
 fn masked(plan: &ContainerPlan) -> usize {
@@ -792,4 +823,15 @@ proptest::proptest! {
             proptest::prop_assert!(!below.components().any(|part| part.as_os_str() == ".."));
         }
     }
+}
+
+#[test]
+fn a_scope_is_in_the_pods_slice_and_counted_there() {
+    let mut pod = Case::new().pod;
+    pod.cgroup_driver = CgroupDriver::Systemd;
+    pod.cgroup_parent = "/a.slice/a-b.slice".into();
+    let expected = ("a-b.slice:cri-berth:c".to_owned(), "/a.slice/a-b.slice/cri-berth-c.scope".to_owned());
+    assert_eq!(cgroup(&pod, "c"), expected);
+    pod.cgroup_parent = String::new();
+    assert_eq!(cgroup(&pod, "c").1, "/berth.slice/cri-berth-c.scope");
 }

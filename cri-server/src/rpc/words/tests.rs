@@ -26,6 +26,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
         sysctls: vec![],
         shm_size_bytes: None,
         cgroup_parent: String::new(),
+        cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
     };
     let plan = sandbox::Plan {
         pod,

@@ -98,6 +98,7 @@ fn what_cannot_be_is_refused_with_its_field() {
     check(request(|config| config.hostname = "x".repeat(65)), "config.hostname: is longer");
     check(request(|config| linux(config).cgroup_parent = "/a/../..".into()), "upwards");
     check(request(|config| linux(config).cgroup_parent = "/kubepods.slice".into()), "cgroupfs");
+    check(request(|config| linux(config).cgroup_parent = "/kubepods.slice".into()), "runtime.cgroup_driver");
     check(v1::RunPodSandboxRequest { runtime_handler: "kata".into(), ..request(|_| {}) }, "\"kata\"");
     check(namespaces(|o| o.network = NamespaceMode::Container.into()), "POD or NODE");
     check(namespaces(|o| o.pid = NamespaceMode::Target.into()), "namespace_options.pid");
@@ -123,4 +124,23 @@ fn what_cannot_be_is_refused_with_its_field() {
     check(asked, "SELinux");
     let dns = v1::DnsConfig { servers: vec!["1.1.1.1\noptions debug".into()], ..Default::default() };
     check(request(|config| config.dns_config = Some(dns)), "resolv.conf");
+}
+
+#[test]
+fn a_slice_is_where_systemd_puts_it() {
+    let check = |parent: &str, path: Option<&str>| {
+        assert_eq!(cgroup_parent(parent, CgroupDriver::Systemd).ok().as_deref(), path, "{parent:?}");
+    };
+    check(
+        "kubepods-besteffort-pod1.slice",
+        Some("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice"),
+    );
+    check("/kubepods.slice/kubepods-pod1.slice", Some("/kubepods.slice/kubepods-pod1.slice"));
+    check("/test.slice", Some("/test.slice"));
+    check("", Some(""));
+    check("/kubepods/pod1", None);
+    check("/a--b.slice", None);
+    check("-.slice", None);
+    check("/a.slice/..", None);
+    check("a b.slice", None);
 }

@@ -56,6 +56,7 @@ fn facts(node: &Node) -> Arc<Facts> {
         sysctls: vec![],
         shm_size_bytes: None,
         cgroup_parent: String::new(),
+        cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
     };
     let plan = crate::sandbox::Plan {
         pod,

@@ -76,6 +76,12 @@ fn options(layers: &Layers<'_>, base: &Path) -> Result<CString> {
     escape(layers.upper, &mut data);
     data.extend_from_slice(b",workdir=");
     escape(layers.work, &mut data);
+    if let Some(label) = layers.label {
+        // Quoted for the commas of its categories.
+        data.extend_from_slice(b",context=\"");
+        data.extend_from_slice(label.to_bytes());
+        data.push(b'"');
+    }
     CString::new(data).map_err(|_| Errno::INVAL)
 }
 
@@ -98,8 +104,17 @@ mod tests {
     #[test]
     fn options_are_short_and_escaped() {
         let lower = [PathBuf::from("/l/2"), PathBuf::from("/l/a:b,c")];
-        let layers = Layers { lower: &lower, upper: Path::new("/u,p"), work: Path::new("/w"), userns: None };
+        let layers = Layers {
+            lower: &lower,
+            upper: Path::new("/u,p"),
+            work: Path::new("/w"),
+            userns: None,
+            label: None,
+        };
         let data = options(&layers, Path::new("/l")).unwrap();
         assert_eq!(data.to_str().unwrap(), r"volatile,lowerdir=2:a\:b\,c,upperdir=/u\,p,workdir=/w");
+        let labelled = Layers { label: Some(c"u:r:t:s0:c1,c2"), ..layers };
+        let data = options(&labelled, Path::new("/l")).unwrap();
+        assert!(data.to_str().unwrap().ends_with(r#",workdir=/w,context="u:r:t:s0:c1,c2""#));
     }
 }
