@@ -180,5 +180,5 @@ fn what_is_enabled_is_refused_only_for_what_the_node_lacks() {
     for version in [&features["ociVersionMin"], &features["ociVersionMax"]] {
         assert_eq!(error(|spec| spec["ociVersion"] = version.clone()), "");
     }
-    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!([]));
+    assert_eq!(features["potentiallyUnsafeConfigAnnotations"], json!(["org.systemd.property."]));
 }
