@@ -46,7 +46,7 @@ pub(crate) struct Kit<'a> {
     /// By mount: the cloned source of a bind mount.
     pub(crate) trees: &'a [Option<OwnedFd>],
     /// By device: the host's node, where nodes cannot be made. Empty where they can.
-    pub(crate) nodes: &'a [OwnedFd],
+    pub(crate) nodes: &'a [Option<OwnedFd>],
     pub(crate) hierarchies: &'a [Hierarchy],
     /// Namespaces to join, with their flags.
     pub(crate) joined: &'a [(u64, OwnedFd)],

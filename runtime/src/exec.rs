@@ -11,7 +11,7 @@ use crate::child::{self, ExecKit};
 use crate::plan::{self, ProcessPlan};
 use crate::report::{Line, Step, Word, lines};
 use crate::state::{Record, StateDir, Status};
-use crate::{Error, Process, Runtime, Stdio, make, spec};
+use crate::{Error, Process, Runtime, Stdio, lsm, make, spec};
 
 /// What to run in a container, and how.
 #[derive(Debug)]
@@ -35,6 +35,7 @@ pub enum Paused {
 }
 
 pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process, Error> {
+    lsm::refuse_unenforced(exec.process, None)?;
     let mut process = plan::plan_exec(exec.process)?;
     let dir = StateDir::of(&runtime.root, exec.id)?;
     let record = dir.read()?;

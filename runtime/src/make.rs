@@ -58,7 +58,7 @@ struct Making<'a> {
 struct Opened {
     root: OwnedFd,
     trees: Vec<Option<OwnedFd>>,
-    nodes: Vec<OwnedFd>,
+    nodes: Vec<Option<OwnedFd>>,
     hierarchies: Vec<child::Hierarchy>,
     joined: Vec<(u64, OwnedFd)>,
     start: OwnedFd,

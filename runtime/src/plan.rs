@@ -118,7 +118,8 @@ impl Plan {
 pub(crate) enum Pivot {
     /// At once: nothing of the host can be reached any more while mounts are made.
     First,
-    /// A user namespace may mount procfs and sysfs only as long as it sees the host's.
+    /// A user namespace may mount procfs and sysfs only as long as it sees the host's, and layers and block devices have
+    /// the host's paths.
     AfterMounts,
     /// Hooks that run before pivot_root find the root at its path.
     AfterHooks,
@@ -148,7 +149,7 @@ pub(crate) fn plan(
     let scope = scope(driver, id, spec, linux)?;
     let mount_label = mount_label(linux)?;
     Ok(Plan {
-        root: root(bundle, spec, &namespaces, rootfs)?,
+        root: root(bundle, spec, &namespaces, rootfs, mounts.iter().any(Mount::names_host_paths))?,
         devices: if own_dev { devices::plan(linux)? } else { devices::outside_dev(linux)? },
         own_dev,
         masked: paths("linux.maskedPaths", &linux.masked_paths)?,
@@ -185,7 +186,13 @@ fn mount_label(linux: &Linux) -> Result<Option<CString>, Error> {
     label.map(|label| path::c_string("linux.mountLabel", label)).transpose()
 }
 
-fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) -> Result<Root, Error> {
+fn root(
+    bundle: &Path,
+    spec: &Spec,
+    namespaces: &Namespaces,
+    rootfs: &Rootfs,
+    host_paths: bool,
+) -> Result<Root, Error> {
     let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root", "is required on Linux"))?;
     let path = match rootfs {
         Rootfs::Bundle if root.path.as_os_str().is_empty() => {
@@ -208,7 +215,10 @@ fn root(bundle: &Path, spec: &Spec, namespaces: &Namespaces, rootfs: &Rootfs) ->
             "layers without a path need a mount namespace of the container's own",
         ));
     }
-    let pivot = pivot(spec, namespaces, within);
+    let pivot = match pivot(spec, namespaces, within) {
+        Pivot::First if host_paths => Pivot::AfterMounts,
+        other => other,
+    };
     Ok(Root { path, readonly: root.readonly, propagation, pivot, within })
 }
 

@@ -11,7 +11,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr, propagation};
-use rustix::fs::{CWD, FileType, statfs};
+use rustix::fs::{CWD, FileType, major, minor, statfs};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
@@ -77,21 +77,29 @@ fn clone_tree(path: &Path, depth: Depth) -> rustix::io::Result<OwnedFd> {
     open_tree(CWD, path, flags | deep)
 }
 
-/// The host's nodes, for containers in a user namespace, where nobody may make any.
-pub(crate) fn nodes(devices: &[Device]) -> Result<Vec<OwnedFd>, Error> {
-    devices.iter().map(node).collect()
+/// The host's nodes, for containers in a user namespace, where nobody may make any but FIFOs.
+pub(crate) fn nodes(devices: &[Device]) -> Result<Vec<Option<OwnedFd>>, Error> {
+    let one = |device: &Device| (device.kind != FileType::Fifo).then(|| node(device)).transpose();
+    devices.iter().map(one).collect()
 }
 
+/// Of the same name, or by its numbers: the container's name for it may be another.
 fn node(device: &Device) -> Result<OwnedFd, Error> {
-    let name = || device.host.to_string_lossy().into_owned();
-    let at = |errno: Errno| Error::step("opening the device", name(), errno);
-    let path = Path::new(std::ffi::OsStr::from_bytes(device.host.as_bytes()));
-    let tree = clone_tree(path, Depth::One).map_err(at)?;
-    let stat = rustix::fs::fstat(&tree).map_err(at)?;
-    if FileType::from_raw_mode(stat.st_mode) != device.kind || stat.st_rdev != device.number {
-        return Err(at(Errno::NODEV));
-    }
-    Ok(tree)
+    let named = Path::new(std::ffi::OsStr::from_bytes(device.host.as_bytes()));
+    let kind = if device.kind == FileType::BlockDevice { "block" } else { "char" };
+    let (major, minor) = (major(device.number), minor(device.number));
+    let numbered = PathBuf::from(format!("/dev/{kind}/{major}:{minor}"));
+    same_node(device, named).or_else(|_| same_node(device, &numbered)).map_err(|errno| {
+        let name = format!("{} ({kind} {major}:{minor}, linux.devices)", device.host.to_string_lossy());
+        Error::step("opening the device", name, errno)
+    })
+}
+
+fn same_node(device: &Device, path: &Path) -> rustix::io::Result<OwnedFd> {
+    let tree = clone_tree(path, Depth::One)?;
+    let stat = rustix::fs::fstat(&tree)?;
+    let same = FileType::from_raw_mode(stat.st_mode) == device.kind && stat.st_rdev == device.number;
+    if same { Ok(tree) } else { Err(Errno::NODEV) }
 }
 
 /// linux/magic.h.

@@ -48,7 +48,7 @@ pub(super) fn fill(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
 }
 
 fn make(kit: &Kit<'_>, i: usize, device: &Device, dir: BorrowedFd<'_>) -> Result<()> {
-    if let Some(node) = kit.nodes.get(i) {
+    if let Some(Some(node)) = kit.nodes.get(i) {
         return bind(device, dir, node);
     }
     match mknodat(dir, &device.name, device.kind, Mode::from_raw_mode(device.mode), device.number) {

@@ -68,6 +68,16 @@ impl Mount {
     pub(crate) fn is_bind(&self) -> bool {
         matches!(self.source, Source::Bind { .. })
     }
+
+    /// A new file system that is made of something on the host: layers, or a device.
+    pub(crate) fn names_host_paths(&self) -> bool {
+        let Source::Fs { kind, options, .. } = &self.source else { return false };
+        let is_path = |(key, value): &(CString, Option<CString>)| {
+            key.as_c_str() == c"source"
+                && value.as_ref().is_some_and(|value| value.as_bytes().starts_with(b"/"))
+        };
+        kind.as_c_str() == c"overlay" || options.iter().any(is_path)
+    }
 }
 
 /// Files that lxcfs and its like put over the kernel's own; nothing else may be mounted inside /proc, where
@@ -213,7 +223,10 @@ fn file_system(field: &str, mount: &spec::Mount, kind: &str, words: &Words) -> R
         options.push((c"source".to_owned(), Some(c_path(&source_field, source)?)));
     }
     for word in &words.data {
-        options.push(option(field, word)?);
+        match word.strip_prefix("lowerdir=").filter(|dirs| kind == "overlay" && is_long(dirs)) {
+            Some(dirs) => options.extend(layers(field, dirs)?),
+            None => options.push(option(field, word)?),
+        }
     }
     let content = match words.copy_up {
         true if kind != "tmpfs" => {
@@ -245,6 +258,17 @@ fn remount(field: &str, mount: &spec::Mount, words: &Words) -> Result<Source, Er
             .map(|(_, word)| ((*word).to_owned(), None)),
     );
     Ok(Source::Remount { options: Some(options) })
+}
+
+/// fsconfig(2) takes no string of more than 255 bytes. A list with escapes or data layers means more than its parts.
+fn is_long(dirs: &str) -> bool {
+    dirs.len() > 255 && !dirs.contains('\\') && !dirs.contains("::")
+}
+
+/// Layers one by one (Linux 6.7).
+fn layers(field: &str, dirs: &str) -> Result<Vec<(CString, Option<CString>)>, Error> {
+    let field = format!("{field}.options");
+    dirs.split(':').map(|dir| Ok((c"lowerdir+".to_owned(), Some(c_string(&field, dir)?)))).collect()
 }
 
 fn option(field: &str, word: &str) -> Result<(CString, Option<CString>), Error> {

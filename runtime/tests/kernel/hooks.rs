@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, is_root};
+use crate::bundle::{Bundle, is_root, wait_until};
 
 /// Writes its name, its mount namespace, and the status and pid that it was told, into the log.
 fn telling(name: &str, log: &str) -> Value {
@@ -28,6 +28,7 @@ fn each_hook_runs_in_its_namespace_with_the_state_of_its_moment() {
         "poststart": telling("poststart", &log), "poststop": telling("poststop", &log)
     });
     bundle.start();
+    wait_until(|| fs::read_to_string(&log).unwrap().contains("main "), "run");
     let pid = bundle.pid().to_string();
     let inside = fs::read_link(format!("/proc/{pid}/ns/mnt")).unwrap().display().to_string();
     let outside = fs::read_link("/proc/self/ns/mnt").unwrap().display().to_string();

@@ -149,3 +149,24 @@ fn home_comes_from_the_containers_passwd_when_nobody_says() {
     bundle.spec["process"]["env"] = json!(["PATH=/bin", "HOME=/mine"]);
     assert_eq!(bundle.run().ok(), "/mine");
 }
+
+#[test]
+fn personality_and_memory_policy_are_those_of_the_init_and_of_an_exec() {
+    if !is_root() {
+        return;
+    }
+    let look = "/bin/busybox uname -m; head -n 1 /proc/self/numa_maps";
+    let mut bundle = Bundle::new(&format!("{look}; exec sleep 100"));
+    bundle.spec["linux"]["personality"] = json!({"domain": "LINUX32"});
+    bundle.spec["linux"]["memoryPolicy"] =
+        json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+    bundle.start();
+    crate::bundle::wait_until(|| bundle.output().lines().count() == 2, "written");
+    let exec = bundle.say(&["exec", "ID", "sh", "-c", look]);
+    for text in [bundle.output().as_str(), exec.ok()] {
+        assert!(text.starts_with("i686\n") && text.contains(" bind=static:0 "), "{text}");
+    }
+    bundle.say(&["delete", "--force", "ID"]).ok();
+    bundle.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "4000"});
+    bundle.run().refused(&["memory policy", "linux.memoryPolicy", "Invalid argument"]);
+}

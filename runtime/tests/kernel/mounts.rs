@@ -292,3 +292,31 @@ fn a_dev_of_the_host_is_left_alone_and_devices_elsewhere_are_made() {
     assert_eq!(bundle.run().ok(), "0\n/srv/zero 1:5");
     assert_eq!(fs::read_dir(dev.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn an_overlay_may_have_more_layers_than_one_string_holds() {
+    if !is_root() {
+        return;
+    }
+    let layers = tempfile::tempdir_in("/var/tmp").unwrap();
+    let dirs: Vec<String> =
+        (0..12).map(|i| layers.path().join(format!("{i:0>40}")).display().to_string()).collect();
+    for (i, dir) in dirs.iter().enumerate() {
+        fs::create_dir(dir).unwrap();
+        fs::write(Path::new(dir).join(format!("file-{i}")), "").unwrap();
+    }
+    let mut bundle = Bundle::new("ls /o | wc -l");
+    let lower = format!("lowerdir={}", dirs.join(":"));
+    bundle.mount(json!({"destination": "/o", "type": "overlay", "source": "overlay", "options": [lower]}));
+    assert_eq!(bundle.run().ok(), "12");
+}
+
+#[test]
+fn the_root_can_be_unbindable() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("grep ' / / \\| /rootfs / \\|/rootfs / ' /proc/self/mountinfo");
+    bundle.spec["linux"]["rootfsPropagation"] = json!("unbindable");
+    assert!(bundle.run().ok().contains(" unbindable "));
+}

@@ -243,3 +243,52 @@ fn a_failed_create_takes_its_root_out_of_a_shared_mount_namespace() {
         "the bind mount of somebody else, and nothing of ours"
     );
 }
+
+#[test]
+fn time_and_cgroup_namespaces_are_joined_by_path() {
+    if !is_root() {
+        return;
+    }
+    let mut pod = Bundle::new("exec sleep 100");
+    pod.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "time"}));
+    pod.spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 2_000_000}});
+    pod.start();
+    let path = |name: &str| format!("/proc/{}/ns/{name}", pod.pid());
+    let mut bundle =
+        Bundle::new("readlink /proc/self/ns/time; readlink /proc/self/ns/cgroup; cat /proc/uptime");
+    let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|one| one["type"] != "cgroup");
+    namespaces.push(json!({"type": "time", "path": path("time")}));
+    namespaces.push(json!({"type": "cgroup", "path": path("cgroup")}));
+    let said = bundle.run();
+    let lines: Vec<&str> = said.ok().lines().collect();
+    for (name, inside) in ["time", "cgroup"].iter().zip(&lines) {
+        assert_eq!(fs::read_link(path(name)).unwrap().to_str(), Some(*inside));
+    }
+    let uptime: f64 = lines[2].split(' ').next().unwrap().parse().unwrap();
+    assert!(uptime > 2_000_000.0, "{uptime}");
+}
+
+/// In a user namespace nodes are the host's, bound; a FIFO is made.
+#[test]
+fn devices_of_a_user_namespace_are_found_by_name_or_number() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("stat -c '%n %F' /dev/null /dev/pipe; head -c 2 /dev/mine | wc -c");
+    userns(&mut bundle);
+    chown_tree(&bundle, 100_000);
+    bundle.spec["linux"]["devices"] = json!([{"path": "/dev/pipe", "type": "p"}]);
+    let numbered = fs::metadata("/dev/char/1:5").is_ok();
+    if numbered {
+        bundle.spec["linux"]["devices"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}));
+    }
+    let said = bundle.run();
+    assert!(said.ok().starts_with("/dev/null character special file\n/dev/pipe fifo"), "{}", said.out);
+    assert_eq!(said.ok().ends_with("\n2"), numbered, "{}", said.out);
+    bundle.spec["linux"]["devices"] = json!([{"path": "/dev/mine", "type": "c", "major": 4000, "minor": 5}]);
+    bundle.run().refused(&["opening the device /dev/mine (char 4000:5, linux.devices)"]);
+}
