@@ -13,6 +13,7 @@ pub mod fixture;
 pub mod image;
 pub mod leaks;
 pub mod node;
+pub mod oci;
 pub mod programs;
 pub mod registry;
 pub mod stand_ins;

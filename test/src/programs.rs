@@ -20,6 +20,8 @@ pub struct Programs {
     pub runtime: PathBuf,
     /// The program of the stand-in images; see `test/programs`.
     pub stand_in: PathBuf,
+    /// The program of test bundles.
+    pub probe: PathBuf,
     /// `berthd` with fail points.
     pub berthd_failpoints: PathBuf,
 }
@@ -45,6 +47,7 @@ impl Programs {
             conmon: static_dir.join("berth-conmon"),
             runtime: static_dir.join("berth-runtime"),
             stand_in: static_dir.join("stand-in"),
+            probe: static_dir.join("probe"),
             berthd_failpoints: target_dir().join("failpoints/berthd"),
         }
     }
@@ -53,13 +56,18 @@ impl Programs {
     pub fn build() -> Result<Programs> {
         println!("building berthd and berth");
         cargo(&["build", "--release", "-p", "cri-server"], &[])?;
+        Programs::build_static()?;
+        Ok(Programs::built())
+    }
+
+    /// The static ones alone.
+    pub fn build_static() -> Result<()> {
         println!("building berth-conmon, berth-runtime and the test programs, static");
         let flags = "-C target-feature=+crt-static -C relocation-model=static";
         let packages = ["-p", "conmon", "-p", "runtime", "-p", "test-programs"];
         let mut args = vec!["build", "--profile", "monitor", "--target", TARGET, "--bins"];
         args.extend(packages);
-        cargo(&args, &[("RUSTFLAGS", flags)])?;
-        Ok(Programs::built())
+        cargo(&args, &[("RUSTFLAGS", flags)])
     }
 
     /// Builds the daemon that can be killed at a named step: unoptimised, from what tests build anyway.

@@ -32,10 +32,22 @@ pub const PULL_PACKAGES: &[(&str, &str)] = &[
     ("/sbin/losetup", "mount"),
 ];
 
+/// What the OCI suite needs: two peers, a shell's tools for test bundles, and namespaces to run in.
+pub const OCI_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/bin/crun", "crun"),
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/sbin/ip", "iproute2"),
+];
+
 /// What comparisons of verdicts need.
 pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),
     ("/usr/include/seccomp.h", "libseccomp-dev"),
+    // Kills the runtime's commands at each of their calls.
+    ("/usr/bin/strace", "strace"),
+    ("/usr/bin/setpriv", "util-linux"),
 ];
 
 /// Installs the packages whose file is missing, saying so first. As root it just does; others are asked by sudo.

@@ -3,7 +3,9 @@
 //! Each test task ends with one plain line, `NAME: N passed, N failed`. Tasks that
 //! run pods put themselves into a network namespace of their own first.
 
+mod fuzz;
 mod namespace;
+mod oci;
 mod tasks;
 
 use std::process::ExitCode;
@@ -17,6 +19,9 @@ usage: cargo xtask TASK
   node       end-to-end tests on private nodes (root)
   critest    the CRI conformance suite [--websocket] [--parallel N] [--seed N] [--focus REGEX] [--peer]
              or its benchmarks: [--benchmark]
+  oci        the OCI runtime validation suite beside runc and crun [--runtime PATH]... [--alone]
+             [--systemd-cgroup] [--focus TEXT] [--probe PATH]
+  fuzz       the fuzz targets of the runtime [--seconds N each] [--target NAME]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
@@ -31,6 +36,8 @@ fn main() -> ExitCode {
         ["unit"] => tasks::unit(),
         ["node", rest @ ..] => tasks::node(rest),
         ["critest", rest @ ..] => tasks::critest(rest),
+        ["oci", rest @ ..] => oci::oci(rest),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
         ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
         ["build"] => tasks::build(),

@@ -12,6 +12,7 @@ use crate::namespace;
 /// Everything that CI runs, cheapest first.
 pub(crate) fn test() -> Result<()> {
     unit()?;
+    crate::oci::oci(&[])?;
     node(&[])?;
     critest(&[])?;
     critest(&["--websocket", "--focus", "Streaming"])?;
