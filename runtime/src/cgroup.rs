@@ -20,6 +20,9 @@ mod remove;
 pub mod stats;
 mod systemd;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use layout::read_tables;
+
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};

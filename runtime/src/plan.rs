@@ -281,7 +281,7 @@ fn scope(driver: Driver, id: &str, spec: &Spec, linux: &Linux) -> Result<Option<
 }
 
 /// `cgroupsPath`, or `/ID`. Each part must be a plain name: it becomes a directory on the host.
-fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
+pub(crate) fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
     let field = "linux.cgroupsPath";
     let path = match linux.cgroups_path.as_deref() {
         None | Some("") => return Ok(format!("/{id}")),

@@ -147,6 +147,13 @@ fn mounted(line: &str) -> Option<Hierarchy> {
     }
 }
 
+/// A table of either kind, for the fuzzer.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_tables(text: &str) {
+    from_mounts(text);
+    usual_places(text);
+}
+
 /// The mount table writes a space as `\040`.
 fn unescape(path: &str) -> String {
     path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
