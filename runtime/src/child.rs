@@ -136,8 +136,6 @@ fn join_cgroups(tasks: &[OwnedFd]) -> Done {
 struct Found {
     /// Which candidate the program is.
     program: usize,
-    /// Our number on the host, for hooks; nothing in the container knows it.
-    pid: i32,
     /// The environment, where it is not quite the one that was asked for.
     env: Option<CStringArray>,
 }
@@ -159,9 +157,8 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     renew_keyring(kit.keyring)?;
     new_cgroup_view(plan)?;
     name_host(plan)?;
-    let pid = pid_on_host(kit)?;
     let label = with_private_procfs(plan)?;
-    let terminal = root::make(kit, pid)?;
+    let terminal = root::make(kit)?;
     special(plan)?;
     if let Some(terminal) = &terminal {
         identity::connect_terminal(&terminal.slave)?;
@@ -179,7 +176,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
         identity::load_last(&plan.process, kit.filter, kit.line)?;
     }
     kit.line.ready(terminal.as_ref().map(|terminal| terminal.master.as_fd())).at(Step::Report, 0)?;
-    Ok(Found { program, pid, env })
+    Ok(Found { program, env })
 }
 
 /// Until we are ready: a maker that is killed half-way would leave us waiting for its word, with all that it had open.
@@ -199,16 +196,6 @@ fn renew_keyring(keyring: Keyring) -> Done {
     }
 }
 
-/// As the host's procfs names us, while we can still see it.
-fn pid_on_host(kit: &Kit<'_>) -> Result<i32, Failure> {
-    if kit.hooks.is_empty() {
-        return Ok(0);
-    }
-    let name = rustix::fs::readlink(c"/proc/self", Vec::new()).at(Step::Hook, 0)?;
-    let pid = name.to_str().ok().and_then(|name| name.parse().ok());
-    pid.ok_or(Failure { step: Step::Hook, errno: Errno::SRCH, index: 0 })
-}
-
 /// Waits for `start`, then becomes the program.
 fn run(kit: &Kit<'_>, found: &Found) -> i32 {
     // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers'
@@ -225,7 +212,7 @@ fn run(kit: &Kit<'_>, found: &Found) -> i32 {
     if wait_for_start(kit.start).is_err() {
         return FAILED;
     }
-    if let Err(error) = kit.hooks.start_container(found.pid) {
+    if let Err(error) = kit.hooks.start_container() {
         // `start` hears it too: runtime.md, "Lifecycle" 7.
         if let (Some(outcome), crate::Error::Hook { path, reason }) = (kit.outcome, &error) {
             let text = [path.as_os_str().as_bytes(), b"\0", reason.as_bytes()].concat();

@@ -94,7 +94,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
             "--criu" => drop(args.value(&option)?),
             "--rootless" => cgroups = rootless::read(&args.value(&option)?)?,
             "--systemd-cgroup" if args.flag() => driver = Driver::Systemd,
-            "--version" | "-v" => args.command("--version"),
+            "--version" | "-v" => args.command("version"),
             "--help" | "-h" => args.command("help"),
             _ => return Err(Error::Usage(format!("unknown option {option}"))),
         }
@@ -136,7 +136,7 @@ fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
         "events" => events::events(global, args),
         "spec" => spec::spec(args),
         "features" => features::features(args),
-        "--version" => Ok(version()),
+        "version" => Ok(version()),
         "help" | "h" => Ok(help::help(args)),
         other => Err(Error::Usage(format!("there is no command {other:?}\n\n{}", help::ALL))),
     }

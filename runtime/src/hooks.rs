@@ -76,6 +76,15 @@ pub(crate) struct ChildHooks {
     created: State,
 }
 
+/// runtime.md, "State": "For hooks executed in the container namespace, it is the pid as seen by the container."
+fn run_inside(hooks: &[Hook], state: &State) -> Result<(), Error> {
+    if hooks.is_empty() {
+        return Ok(());
+    }
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    run_all(hooks, &State { pid: Some(pid), ..state.clone() })
+}
+
 impl ChildHooks {
     pub(crate) fn new(hooks: &Hooks, creating: State, created: State) -> ChildHooks {
         let (create_container, start_container) =
@@ -83,18 +92,11 @@ impl ChildHooks {
         ChildHooks { create_container, start_container, creating, created }
     }
 
-    pub(crate) fn create_container(&self, pid: i32) -> Result<(), Error> {
-        run_all(&self.create_container, &State { pid: Some(pid), ..self.creating.clone() })
+    pub(crate) fn create_container(&self) -> Result<(), Error> {
+        run_inside(&self.create_container, &self.creating)
     }
 
-    pub(crate) fn start_container(&self, pid: i32) -> Result<(), Error> {
-        if self.start_container.is_empty() {
-            return Ok(());
-        }
-        run_all(&self.start_container, &State { pid: Some(pid), ..self.created.clone() })
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.create_container.is_empty() && self.start_container.is_empty()
+    pub(crate) fn start_container(&self) -> Result<(), Error> {
+        run_inside(&self.start_container, &self.created)
     }
 }

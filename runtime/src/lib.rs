@@ -4,6 +4,9 @@
 //! their one inverse. The caller must have a single thread: it forks.
 
 pub mod cgroup;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
@@ -283,11 +286,11 @@ impl Runtime {
         if force == Force::Refuse
             && let Some(record) = dir.read_if_there()?
         {
-            match record.status(&dir) {
-                Status::Running | Status::Paused => {
-                    return Err(Error::State { id: id.to_owned(), is: "running", wanted: "stopped" });
-                }
-                Status::Creating | Status::Created | Status::Stopped => {}
+            // runtime.md, "Delete": "a container that is not stopped MUST have no effect on the container and MUST
+            // generate an error", a created one as well.
+            let is = record.status(&dir);
+            if is != Status::Stopped {
+                return Err(Error::State { id: id.to_owned(), is: is.as_str(), wanted: "stopped" });
             }
         }
         if force == Force::Kill && matches!(dir.read_if_there(), Err(Error::Config { .. })) {

@@ -385,7 +385,7 @@ impl Init {
     }
 }
 
-struct Stat {
+pub(crate) struct Stat {
     is_dead: bool,
     start_time: u64,
 }
@@ -399,7 +399,7 @@ fn read_stat(pid: i32) -> io::Result<Stat> {
     parse_stat(&text[..length]).ok_or_else(|| io::Error::from(Errno::INVAL))
 }
 
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let after_name = text.iter().rposition(|&byte| byte == b')')? + 2;
     let rest = std::str::from_utf8(text.get(after_name..)?).ok()?;
     let mut fields = rest.split(' ');

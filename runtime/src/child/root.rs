@@ -15,7 +15,7 @@ use crate::plan::{Pivot, Within};
 use crate::report::{At as _, Failure, Step};
 
 /// The root with everything in it, and ourselves in it.
-pub(super) fn make(kit: &Kit<'_>, pid: i32) -> Result<Option<Terminal>, Failure> {
+pub(super) fn make(kit: &Kit<'_>) -> Result<Option<Terminal>, Failure> {
     let plan = kit.plan;
     // Modes of what is made here are what was asked for.
     umask(Mode::empty());
@@ -30,7 +30,7 @@ pub(super) fn make(kit: &Kit<'_>, pid: i32) -> Result<Option<Terminal>, Failure>
         kit.line.before_pivot().at(Step::Report, 0)?;
         kit.line.wait().at(Step::Hook, 0)?;
         // Which hook it was has no number; its own standard error has said more.
-        kit.hooks.create_container(pid).map_err(|_| Failure {
+        kit.hooks.create_container().map_err(|_| Failure {
             step: Step::Hook,
             errno: Errno::CHILD,
             index: 0,

@@ -36,6 +36,8 @@ const WORDS: &[(&str, Change)] = &[
     ("dirsync", Change::Flag),
     ("exec", Change::Clear(attr::NOEXEC)),
     ("idmap", Change::Idmap(Depth::One)),
+    // Kernels since 4.16 count by themselves where they can, and the new mount API knows no such word.
+    ("iversion", Change::Nothing),
     ("lazytime", Change::Flag),
     ("loud", Change::Nothing),
     ("mand", Change::Flag),
@@ -43,6 +45,7 @@ const WORDS: &[(&str, Change)] = &[
     ("nodev", Change::Set(attr::NODEV)),
     ("nodiratime", Change::Set(attr::NODIRATIME)),
     ("noexec", Change::Set(attr::NOEXEC)),
+    ("noiversion", Change::Nothing),
     ("nolazytime", Change::Nothing),
     ("nomand", Change::Nothing),
     ("norelatime", Change::Atime(attr::STRICTATIME)),

@@ -31,6 +31,10 @@ fn one(name: &str, value: &str, namespaces: &Namespaces) -> Result<Sysctl, Error
     if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
         return Err(Error::invalid(field, "is no name of a sysctl"));
     }
+    // The kernel reads the first line and takes the rest for nothing (CVE-2022-0811).
+    if value.trim_end_matches('\n').contains('\n') {
+        return Err(Error::invalid(field, "is more than one line"));
+    }
     let Some(owner) = namespace_of(&path) else {
         return Err(Error::invalid(field, "does not belong to a namespace and would change the host"));
     };

@@ -132,7 +132,7 @@ impl Bundle {
     }
 
     /// Cgroups, mounts and records of it that are still there.
-    fn leftovers(&self) -> Vec<String> {
+    pub(crate) fn leftovers(&self) -> Vec<String> {
         let mut left = Vec::new();
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let path = hierarchy.path().join(&self.id);
