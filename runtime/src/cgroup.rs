@@ -50,7 +50,7 @@ const KILL: i32 = 9;
 /// Why a cgroup could not be made, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cgroup path {path:?} {reason}")]
+    #[error("linux.cgroupsPath: {path:?} {reason}{}", path_rule())]
     Path { path: String, reason: &'static str },
     #[error("no cgroup hierarchy is mounted")]
     NoCgroups,
@@ -66,7 +66,8 @@ pub enum Error {
     /// The kernel refused a value.
     #[error("linux.resources.{field}: writing {value} to {}{}", file.display(), cite(field))]
     Limit { field: &'static str, value: String, file: PathBuf, source: Errno },
-    #[error("cgroup {} is in use by processes {pids:?}", dir.display())]
+    /// config-linux.md, "Control groups": a non-empty one is not fit to be another container's.
+    #[error("linux.cgroupsPath: cgroup {} is in use by processes {pids:?}{}", dir.display(), path_rule())]
     Busy { dir: PathBuf, pids: Vec<i32> },
     #[error("cgroup {} could not be frozen or thawed in time", dir.display())]
     NotFrozen { dir: PathBuf },
@@ -79,8 +80,14 @@ pub enum Error {
     Systemd { doing: &'static str, unit: String, source: Failure },
     #[error("the annotation {key} {reason}")]
     Annotation { key: String, reason: &'static str },
+    #[error("linux.cgroupsPath: making {}{}", dir.display(), path_rule())]
+    Unreachable { dir: PathBuf, source: Errno },
     #[error("{doing} {}", object.display())]
     Kernel { doing: &'static str, object: PathBuf, source: Errno },
+}
+
+fn path_rule() -> String {
+    crate::error::section::cite("linux.cgroupsPath")
 }
 
 fn cite(field: &str) -> String {
@@ -444,6 +451,11 @@ impl Cgroup {
         let unified = self.layout.unified().map(|unified| (FREEZER_V2, self.dir(unified)));
         unified.ok_or(Error::MissingController { field: "(freezer)", controller: "freezer".to_owned() })
     }
+}
+
+/// Whether a path can be a cgroup's, on whatever node.
+pub(crate) fn check_path(path: &str) -> Result<(), Error> {
+    checked(path).map(drop)
 }
 
 /// A path that stays below each root, without its first slash. The root itself is nobody's to limit.

@@ -1,5 +1,10 @@
 //! The parent's side of making: opens and makes what the plan names, clones the init, and hears it out.
 
+mod joined;
+mod words;
+
+pub(crate) use words::explain;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -20,7 +25,7 @@ use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
 use crate::listener::Listener;
 use crate::plan::{self, Pivot, Plan, Source, Within};
-use crate::report::{Failure, Line, Step, Word, lines};
+use crate::report::{Line, Word, lines};
 use crate::seccomp::{self, Filter};
 use crate::shared_root::SharedRoot;
 use crate::spec::{Hooks, Spec};
@@ -163,7 +168,7 @@ impl Making<'_> {
         let in_userns = plan.namespaces.has(flag::NEWUSER);
         let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
         let joined = open_namespaces(plan)?;
-        refuse_the_hosts(plan, &joined)?;
+        joined::refuse_the_hosts(plan, &joined)?;
         let userns = self.user_namespace(&joined)?;
         Ok(Opened {
             root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
@@ -286,7 +291,7 @@ impl Making<'_> {
             userns::shift_to_own(&self.plan, &opened.trees, init.pid)?;
         }
         if !self.plan.net_devices.is_empty() {
-            self.moved = Some(netdev::move_in(&self.plan.net_devices, network_of(opened, init)?)?);
+            self.moved = Some(netdev::move_in(&self.plan.net_devices, joined::network_of(opened, init)?)?);
         }
         if self.plan.waits_for_parent() {
             ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
@@ -341,84 +346,6 @@ impl Making<'_> {
         CString::new(place.as_os_str().as_bytes())
             .map_err(|_| Error::invalid("root.path", "holds a NUL byte"))
     }
-
-    /// The child's numbers in words.
-    fn explain(&self, failure: Failure) -> Error {
-        explain(failure, &self.plan.process, || self.object(failure))
-    }
-
-    fn object(&self, failure: Failure) -> String {
-        let plan = &self.plan;
-        let i = failure.index as usize;
-        let text =
-            |path: Option<&CString>| format!("/{}", path.map_or("".into(), |path| path.to_string_lossy()));
-        match failure.step {
-            Step::MountFs
-            | Step::MountTarget
-            | Step::MountOnProc
-            | Step::MountCgroup
-            | Step::Remount
-            | Step::CopyUp => {
-                format!("{} (mounts[{i}])", text(plan.mounts.get(i).map(|mount| &mount.destination)))
-            }
-            Step::Device => {
-                plan.devices.get(i).map_or(String::new(), |d| d.host.to_string_lossy().into_owned())
-            }
-            Step::Mask => format!("{} (linux.maskedPaths[{i}])", text(plan.masked.get(i))),
-            Step::Readonly => format!("{} (linux.readonlyPaths[{i}])", text(plan.readonly.get(i))),
-            Step::Sysctl => {
-                plan.sysctls.get(i).map_or(String::new(), |sysctl| format!("{} (linux.sysctl)", sysctl.name))
-            }
-            Step::TimeOffsets => "(linux.timeOffsets)".into(),
-            Step::MemoryPolicy => "(linux.memoryPolicy)".into(),
-            Step::Personality => "(linux.personality)".into(),
-            Step::JoinNamespace => {
-                let all = plan.namespaces.needs_two_steps();
-                let others =
-                    plan.namespaces.joined.iter().filter(|joined| all || joined.flag != flag::NEWPID);
-                others
-                    .map(|joined| format!("{} (linux.namespaces)", joined.path.display()))
-                    .nth(i)
-                    .unwrap_or_default()
-            }
-            Step::AttachRoot | Step::RootPropagation | Step::RootReadonly => {
-                match (&plan.root.path, &self.request.rootfs) {
-                    (_, Rootfs::Overlay { upper, .. }) => upper.display().to_string(),
-                    (Some(path), Rootfs::Bundle) => path.display().to_string(),
-                    (None, Rootfs::Bundle) => String::new(),
-                }
-            }
-            _ => format!("of {}", self.request.id),
-        }
-    }
-}
-
-/// A child's failure as an error; the words for what both inits and exec'd processes do are here.
-pub(crate) fn explain(
-    failure: Failure,
-    process: &plan::ProcessPlan,
-    object: impl FnOnce() -> String,
-) -> Error {
-    let source = io::Error::from(failure.errno);
-    let command =
-        || process.args.strings().first().map_or("".into(), |arg| arg.to_string_lossy()).into_owned();
-    match failure.step {
-        Step::Command => Error::NoSuchCommand { command: command(), source },
-        Step::Cwd => Error::step(failure.step.words(), format!("/{}", process.cwd.to_string_lossy()), source),
-        Step::Rlimit => {
-            let limit = process.rlimits.get(failure.index as usize);
-            Error::step(failure.step.words(), limit.map_or(String::new(), |(r, _)| format!("{r:?}")), source)
-        }
-        Step::Label => {
-            let label = process.label.as_ref().map_or("".into(), |(_, text)| String::from_utf8_lossy(text));
-            Error::step(failure.step.words(), label, source)
-        }
-        Step::Scheduler => Error::step(failure.step.words(), "(process.scheduler)", source),
-        Step::IoPriority => Error::step(failure.step.words(), "(process.ioPriority)", source),
-        Step::Affinity => Error::step(failure.step.words(), "(process.execCPUAffinity)", source),
-        Step::User => Error::step(failure.step.words(), format!("{}:{}", process.uid, process.gid), source),
-        step => Error::step(step.words(), object(), source),
-    }
 }
 
 /// Leaves out what we do not have to give; says so.
@@ -451,41 +378,6 @@ pub(crate) fn send_listener(
 ) -> Result<(), Error> {
     let listener = record.listener.as_ref().ok_or(Error::Died)?;
     listener.hand_over(process, number, &record.state(status))
-}
-
-/// The joined one, or that which the init was born into.
-fn network_of(opened: &Opened, init: &Child) -> Result<OwnedFd, Error> {
-    let path = format!("/proc/{}/ns/net", init.pid);
-    match opened.joined.iter().find(|(kind, _)| *kind == flag::NEWNET) {
-        Some((_, fd)) => fd.try_clone().map_err(|e| Error::step("opening", "the network namespace", e)),
-        None => open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|e| Error::step("opening", path, e)),
-    }
-}
-
-/// A path may lead to the host's own namespace, and what is for the container would change the host
-/// (CVE-2022-0532). Looked at only when something would be changed.
-fn refuse_the_hosts(plan: &Plan, joined: &[(u64, OwnedFd)]) -> Result<(), Error> {
-    for (kind, field) in plan.changed_namespaces() {
-        let Some((_, fd)) = joined.iter().find(|(joined, _)| *joined == kind) else { continue };
-        let name = match kind {
-            flag::NEWUTS => "uts",
-            flag::NEWIPC => "ipc",
-            _ => "net",
-        };
-        let at = |e: Errno| Error::step("looking at", format!("/proc/self/ns/{name}"), e);
-        let (ours, theirs) = (
-            rustix::fs::stat(format!("/proc/self/ns/{name}")).map_err(at)?,
-            rustix::fs::fstat(fd).map_err(at)?,
-        );
-        if (ours.st_dev, ours.st_ino) == (theirs.st_dev, theirs.st_ino) {
-            return Err(Error::invalid(
-                field,
-                format!("would change the host: the {name} namespace is its own"),
-            ));
-        }
-    }
-    Ok(())
 }
 
 pub(crate) fn stdio(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {

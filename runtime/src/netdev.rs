@@ -101,9 +101,6 @@ impl Moved {
 /// first and renames then, so one whose new name is no good has to be brought back.
 fn carry(from: &End, to: &End, link: &Link, name: &str, addresses: &[Address]) -> rustix::io::Result<Link> {
     let before = to.netlink.links()?;
-    if before.iter().any(|there| there.name == name) {
-        return Err(Errno::EXIST);
-    }
     from.netlink.set_down(link.index)?;
     if let Err(errno) = from.netlink.move_to(link.index, to.namespace.as_fd(), name) {
         if let Ok(None) = from.netlink.link(&link.name)

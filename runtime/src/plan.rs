@@ -295,7 +295,9 @@ pub(crate) fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
     if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains('\0') {
         return Err(Error::invalid(field, format!("{path:?} is no path of a cgroup")));
     }
-    Ok(format!("/{}", parts.join("/")))
+    let path = format!("/{}", parts.join("/"));
+    crate::cgroup::check_path(&path).map_err(|error| Error::Cgroup { id: id.to_owned(), source: error })?;
+    Ok(path)
 }
 
 #[cfg(test)]

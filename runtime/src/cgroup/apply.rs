@@ -28,7 +28,7 @@ impl Made {
         }
         match outcome {
             Ok(()) => Ok(dir),
-            Err(source) => Err(Error::Kernel { doing: "making", object: dir, source }),
+            Err(source) => Err(Error::Unreachable { dir, source }),
         }
     }
 

@@ -24,7 +24,16 @@ struct Heard {
 /// Takes so many listeners, holding each for a moment.
 fn agent(bundle: &Bundle, count: usize) -> JoinHandle<Vec<Heard>> {
     let socket = UnixListener::bind(bundle.path().join("agent")).unwrap();
-    std::thread::spawn(move || (0..count).map(|_| hear(socket.accept().unwrap().0)).collect())
+    std::thread::spawn(move || (0..count).map(|_| hear(accept(&socket))).collect())
+}
+
+/// A runtime that never comes is a failure, not a wait.
+fn accept(socket: &UnixListener) -> UnixStream {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let time = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&time)).unwrap();
+    assert_eq!(ready, 1, "nobody sent a listener");
+    socket.accept().unwrap().0
 }
 
 fn hear(mut stream: UnixStream) -> Heard {

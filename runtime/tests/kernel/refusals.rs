@@ -273,3 +273,22 @@ fn a_bundle_that_belongs_to_somebody_else_is_refused() {
     bundle.say(&["run", "ID"]).refused(&["belongs to user 4242", "bundle.md"]);
     assert_eq!(bundle.status(), "none");
 }
+
+#[test]
+fn a_cgroup_that_cannot_be_reached_or_is_in_use_is_named() {
+    if !is_root() {
+        return;
+    }
+    let pod = Bundle::new("exec sleep 100");
+    pod.start();
+    let mut bundle = Bundle::new("true");
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}", pod.id));
+    bundle.run().refused(&["linux.cgroupsPath", "is in use", "(OCI config-linux.md, Cgroups Path)"]);
+    assert_eq!(pod.status(), "running", "it is another's");
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}/cgroup.procs/x", pod.id));
+    bundle.run().refused(&["linux.cgroupsPath", "Not a directory", "(OCI config-linux.md, Cgroups Path)"]);
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}", "x".repeat(300)));
+    bundle.run().refused(&["linux.cgroupsPath", "too long", "(OCI config-linux.md, Cgroups Path)"]);
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}", bundle.id));
+    bundle.run().ok();
+}
