@@ -96,13 +96,14 @@ section! {
         /// Who makes cgroups: `cgroupfs`, or `systemd` (cgroup v2 only), as the kubelet's own cgroupDriver. Not
         /// reloaded.
         cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,
-        /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`.
+        /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`,
+        /// `allowed_annotations` and `privileged_without_host_devices`.
         handlers: BTreeMap<String, HandlerSection> = BTreeMap::new(),
     }
 }
 
 /// An OCI runtime that the monitor runs as a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandlerSection {
     /// Its program.
@@ -110,6 +111,23 @@ pub struct HandlerSection {
     /// Its `--root`. Absent: `runtime-NAME` in `run`.
     #[serde(default)]
     pub root: Option<PathBuf>,
+    /// The pods' annotations that it is told, by name or by beginning with `*`. It may take them as options, so none
+    /// unless the operator says so (CVE-2024-3154).
+    #[serde(default)]
+    pub allowed_annotations: Vec<String>,
+    /// Gives privileged containers the default devices only. Absent: as in `[container]`.
+    #[serde(default)]
+    pub privileged_without_host_devices: Option<bool>,
+}
+
+impl HandlerSection {
+    /// Whether the runtime may be told the annotation of this name.
+    pub fn is_told(&self, annotation: &str) -> bool {
+        self.allowed_annotations.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(beginning) => annotation.starts_with(beginning),
+            None => annotation == allowed,
+        })
+    }
 }
 
 section! {

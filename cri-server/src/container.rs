@@ -11,6 +11,7 @@ pub mod make;
 pub mod plan;
 pub mod unmake;
 pub mod update;
+pub mod volume;
 
 pub use life::Life;
 

@@ -38,6 +38,9 @@ pub enum Error {
     },
     #[error("image {name:?} is not on this node; pull it first")]
     NoImage { name: String },
+    /// The kubelet knows it by its first word (cri-api, pkg/errors).
+    #[error("ImageVolumeMountFailed: the image {image} as a volume: {why}")]
+    ImageVolume { image: String, why: String },
     #[error(transparent)]
     Image(image_service::Error),
     #[error("network of sandbox {id}")]

@@ -4,15 +4,18 @@
 //! `world` is what readers see. ARCHITECTURE.md has the map.
 
 pub mod apparmor;
+pub mod cdi;
 pub mod config;
 pub mod container;
 pub mod error;
 pub mod exec;
+pub mod handlers;
 pub mod making;
 pub mod metrics;
 pub mod monitor;
 pub mod monitoring;
 pub mod node;
+pub mod oci_hooks;
 pub mod operator;
 pub mod recover;
 pub mod rpc;

@@ -128,6 +128,7 @@ async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Re
     let listener = listen(&config.socket())?;
     let metrics = config.metrics.listen.clone();
     let node = open(config).await?;
+    node.ask_handlers().await;
     let recovery = recover::load(&node);
     tokio::spawn(recover::finish(node.clone(), recovery));
     if !metrics.is_empty() {
@@ -251,6 +252,7 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, log: LogHandle) {
             Ok(config) => {
                 let old = Config::clone(&node.config());
                 node.set_config(old.reloaded(config));
+                node.ask_handlers().await;
                 match node.images.reload().await {
                     Ok(()) => tracing::info!("settings and registries were read anew"),
                     Err(error) => {

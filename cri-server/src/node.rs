@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::error::{Error, Noun};
+use crate::handlers;
 use crate::making::{Done, Underway};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
@@ -39,6 +40,8 @@ pub struct Node {
     pub stats: Stats,
     pub metrics: Metrics,
     pub world: World,
+    /// What each handler said it can do.
+    handlers: ArcSwap<handlers::Features>,
     names: Mutex<HashMap<Name, Claim>>,
     recovered: watch::Sender<bool>,
     began: Instant,
@@ -76,6 +79,7 @@ impl Node {
             stats: parts.stats,
             metrics: Metrics::default(),
             world: World::default(),
+            handlers: ArcSwap::default(),
             names: Mutex::default(),
             recovered,
             began: Instant::now(),
@@ -88,6 +92,17 @@ impl Node {
 
     pub fn set_config(&self, config: Config) {
         self.config.store(Arc::new(config));
+    }
+
+    /// Asks the handlers what they can do.
+    pub async fn ask_handlers(&self) {
+        let told = handlers::ask(&self.config().runtime).await;
+        self.handlers.store(Arc::new(told));
+    }
+
+    /// What the handlers said when they were asked last.
+    pub fn handlers(&self) -> Arc<handlers::Features> {
+        self.handlers.load_full()
     }
 
     /// Nanoseconds since the Unix epoch.

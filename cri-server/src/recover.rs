@@ -20,6 +20,9 @@ use crate::store::Record;
 /// A plugin that refused is seldom better within a minute, and an address is scarce within an hour.
 const SWEEP_PAUSE: Duration = Duration::from_secs(300);
 
+/// Requests wait for it, and no longer than that for all of the recovery.
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Tasks that bring their sandboxes up to date.
 #[derive(Debug, Default)]
 pub struct Recovery {
@@ -77,6 +80,7 @@ pub async fn finish(node: Arc<Node>, recovery: Recovery) {
         let _ = task.await;
     }
     release_orphans(&node).await;
+    collect_network(&node).await;
     node.set_recovered();
     sweep(&node).await;
 }
@@ -137,7 +141,7 @@ async fn release_orphans(node: &Arc<Node>) {
         }
     }
     for id in node.images.writables() {
-        if !world.containers.contains_key(id.as_str()) {
+        if !world.containers.contains_key(container::volume::owner(&id)) {
             let released = node.images.unmake_writable(&id).await;
             tell("a writable layer", &id, released.map_err(Error::from));
         }
@@ -153,6 +157,17 @@ async fn release_attachments(node: &Node) {
                 detached.map_err(|error| Error::Network { id: id.clone(), source: Arc::new(error) });
             tell("a network attachment", &id, released);
         }
+    }
+}
+
+/// Tells the plugins which attachments are valid (CNI 1.1, GC), so that they give back what a crash made everybody
+/// forget. Before anything new may be attached: it would not be among the valid ones.
+async fn collect_network(node: &Node) {
+    let known: Vec<String> = node.network.attachments();
+    match tokio::time::timeout(COLLECT_TIMEOUT, node.network.gc(&known)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "the network's plugins did not collect all"),
+        Err(_) => tracing::warn!("the network's plugins took longer than {COLLECT_TIMEOUT:?} to collect"),
     }
 }
 

@@ -28,6 +28,7 @@ pub fn code(error: &Error) -> Code {
             Code::DeadlineExceeded
         }
         Error::Making { source, .. } | Error::Leftovers { first: source, .. } => code(source),
+        Error::ImageVolume { .. } => Code::Unknown,
         Error::Image(error) => of_image(error),
         Error::Network { source, .. } | Error::PodRanges(source) => of_network(source),
         Error::Monitor(error) => of_monitor(error),

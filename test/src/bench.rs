@@ -4,6 +4,7 @@
 //! Each benchmark ends with plain lines `ratio NAME VALUE`.
 
 pub mod containerd;
+pub mod lists;
 pub mod pod;
 pub mod pull;
 pub mod samples;

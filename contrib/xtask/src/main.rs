@@ -24,6 +24,7 @@ usage: cargo xtask TASK
   fuzz       the fuzz targets of the runtime [--seconds N each] [--target NAME]
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
+  bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
         ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
+        ["bench", "lists", rest @ ..] => tasks::bench_lists(rest),
         ["build"] => tasks::build(),
         _ => {
             eprint!("{USAGE}");

@@ -113,6 +113,28 @@ fn critest_options(args: &[&str]) -> Result<critest::Options> {
     Ok(options)
 }
 
+pub(crate) fn bench_lists(args: &[&str]) -> Result<()> {
+    let mut options = bench::lists::Options::default();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let number = value(word, words.next())?.parse().context("a number of pods or rounds")?;
+        match *word {
+            "--pods" => options.pods = number,
+            "--churn" => options.churn = number,
+            "--rounds" => options.rounds = number,
+            other => bail!("bench lists has no option {other}"),
+        }
+    }
+    if !namespace::is_private() {
+        prepare()?;
+        tools::ensure_packages(tools::PEER_PACKAGES)?;
+        return namespace::run_in_private(&[&["bench", "lists"], args].concat());
+    }
+    namespace::bring_loopback_up()?;
+    print!("{}", wait_for(bench::lists::run(options))?);
+    Ok(())
+}
+
 pub(crate) fn bench_pod(args: &[&str]) -> Result<()> {
     let mut options = bench::pod::Options::default();
     let mut words = args.iter();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use conmon_protocol::{Answer, Ask, Handler, Rootfs};
 use proto::v1;
 
-use super::{Facts, Life, Made, plan};
+use super::{Facts, Life, Made, plan, volume};
 use crate::apparmor;
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
@@ -34,7 +34,7 @@ pub async fn make(node: &Node, order: Order, progress: &Progress) -> Result<(Fac
     let made = steps(node, order, progress).await;
     made.map_err(|source| match source {
         // What the request lacks is told plainly.
-        Error::Plan(_) | Error::NoImage { .. } | Error::Request(_) => source,
+        Error::Plan(_) | Error::NoImage { .. } | Error::ImageVolume { .. } | Error::Request(_) => source,
         source => {
             Error::Making { noun: Noun::Container, id, step: progress.step(), source: Arc::new(source) }
         }
@@ -45,7 +45,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     progress.enter(Step::ContainerPlan);
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
-    let host = gather(order.config.clone()).await?;
+    let host = gather(node, order.config.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;
     load_profile(&plan).await?;
 
@@ -60,6 +60,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     }
 
     progress.enter(Step::ContainerRootfs);
+    volume::mount(node, &order.id, record.dir(), &order.config).await?;
     let rootfs = node.images.make_writable(&order.id, &image).await?;
 
     progress.enter(Step::ContainerCreate);
@@ -77,8 +78,9 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
 }
 
 /// Looks at the host in a thread that may hang.
-async fn gather(config: v1::ContainerConfig) -> Result<plan::HostFacts, Error> {
-    let looking = tokio::task::spawn_blocking(move || plan::gather(&config));
+async fn gather(node: &Node, config: v1::ContainerConfig) -> Result<plan::HostFacts, Error> {
+    let settings = node.config().container.clone();
+    let looking = tokio::task::spawn_blocking(move || plan::gather(&config, &settings));
     match tokio::time::timeout(GATHER_TIMEOUT, looking).await {
         Ok(Ok(gathered)) => Ok(gathered?),
         Ok(Err(_)) => Err(Error::Stopping),
@@ -107,6 +109,7 @@ fn decide(
         config: order.sandbox.config(),
         pod: &order.sandbox.plan.pod,
         hostname: &order.sandbox.plan.hostname,
+        target_pid: target_pid(node, order),
     };
     let name = order.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
     let image = plan::ImageFacts::of(image, name);
@@ -118,8 +121,18 @@ fn decide(
         image,
         host,
         settings: &config.container,
+        handler: config.runtime.handlers.get(&order.sandbox.plan.handler),
     };
     Ok(plan::plan(&inputs)?)
+}
+
+/// The container that an ephemeral one asks to see; one of another pod is none.
+fn target_pid(node: &Node, order: &Order) -> Option<i32> {
+    let security = order.config.linux.as_ref()?.security_context.as_ref()?;
+    let target_id = &security.namespace_options.as_ref()?.target_id;
+    let target = node.world.now().container(target_id).ok()?;
+    let ours = target.facts.sandbox_id == order.sandbox.id && target.life.is_running();
+    target.life.pid().filter(|_| ours)
 }
 
 fn monitor_plan(

@@ -12,10 +12,13 @@ use oci_spec::runtime::{Linux, Process, Root, Spec};
 use proto::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::config::HandlerSection;
+
 mod annotations;
 mod args;
 mod capabilities;
 mod devices;
+mod edits;
 mod env;
 mod exec;
 mod gather;
@@ -53,6 +56,8 @@ pub struct Inputs<'a> {
     pub image: ImageFacts<'a>,
     pub host: &'a HostFacts,
     pub settings: &'a Settings,
+    /// Another runtime than ours; what it may be told is the operator's word.
+    pub handler: Option<&'a HandlerSection>,
 }
 
 /// The sandbox that the container goes into.
@@ -64,6 +69,8 @@ pub struct SandboxFacts<'a> {
     pub pod: &'a PodPlan,
     /// The name that `uname` gives inside the pod: its own, or the host's.
     pub hostname: &'a str,
+    /// The first process of the container that an ephemeral one asks to see (TARGET); none when it does not run.
+    pub target_pid: Option<i32>,
 }
 
 /// What an image says about the process to run. Written by strangers.
@@ -170,6 +177,11 @@ fn cgroup(pod: &PodPlan, container_id: &str) -> (String, String) {
     }
 }
 
+/// Where the images that are a container's volumes are mounted, below its directory.
+pub fn images_dir(container_dir: &Path) -> PathBuf {
+    container_dir.join("images")
+}
+
 /// Decides what to make.
 ///
 /// # Errors
@@ -177,16 +189,20 @@ fn cgroup(pod: &PodPlan, container_id: &str) -> (String, String) {
 pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
     let security = security::context(inputs.config);
     check(inputs, &security)?;
-    let resolved = user::resolve(&security, &inputs.image)?;
+    let mut resolved = user::resolve(&security, &inputs.image)?;
+    edits::add_groups(inputs, &mut resolved.user.groups);
     let mounts = mounts::mounts(inputs, &security)?;
     let process = process(inputs, &security, &resolved)?;
-    let linux = linux(inputs, &security, &process, mounts.rootfs_propagation)?;
+    let mut linux = linux(inputs, &security, &process, mounts.rootfs_propagation)?;
+    edits::add_to_linux(inputs, &mut linux)?;
+    let command = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
     let mut spec = Spec::default();
     spec.set_version(OCI_VERSION.to_owned())
         .set_root(Some(root(&security)))
         .set_mounts(Some(mounts.mounts))
         .set_annotations(Some(annotations::annotations(inputs)))
         .set_hostname(None)
+        .set_hooks(edits::hooks(inputs, &command))
         .set_linux(Some(linux))
         .set_process(Some(process));
     Ok(ContainerPlan {

@@ -3,6 +3,7 @@
 
 use conmon_protocol::Ask;
 
+use super::volume;
 use crate::error::Error;
 use crate::monitor::Monitor;
 use crate::node::Node;
@@ -26,8 +27,11 @@ pub async fn unmake(
     if errors.is_empty() {
         errors.extend(node.images.unmake_writable(container_id).await.err().map(Error::from));
     }
+    let record = node.store.sandbox(sandbox_id).container(container_id);
     if errors.is_empty() {
-        let record = node.store.sandbox(sandbox_id).container(container_id);
+        errors.extend(volume::unmount_all(node, &record, container_id).await.err());
+    }
+    if errors.is_empty() {
         errors.extend(record.unmake().err().map(Error::from));
     }
     Error::of_leftovers(errors)

@@ -3,6 +3,7 @@
 use proto::v1;
 
 use crate::config;
+use crate::handlers::Features;
 use crate::node::Node;
 
 pub(super) fn node_status(node: &Node, verbose: bool) -> v1::StatusResponse {
@@ -25,25 +26,21 @@ pub(super) fn node_status(node: &Node, verbose: bool) -> v1::StatusResponse {
     v1::StatusResponse {
         status: Some(v1::RuntimeStatus { conditions }),
         info,
-        runtime_handlers: handlers(&config.runtime),
+        runtime_handlers: handlers(&config.runtime, &node.handlers()),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
-            mount_options: false,
+            mount_options: true,
         }),
     }
 }
 
 /// The kubelet looks for the entry without a name: the features of pods that name no handler.
-fn handlers(config: &config::RuntimeSection) -> Vec<v1::RuntimeHandler> {
-    let own = v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: true };
-    let features = |name: &str| match config.handlers.contains_key(name) {
-        // What another runtime can do it is not asked yet, so nothing is promised.
-        true => v1::RuntimeHandlerFeatures::default(),
-        false => own,
+fn handlers(config: &config::RuntimeSection, told: &Features) -> Vec<v1::RuntimeHandler> {
+    let handler = |name: &str, shown: &str| v1::RuntimeHandler {
+        name: shown.into(),
+        features: Some(told.get(name).copied().unwrap_or_default()),
     };
-    let handler =
-        |name: &str, shown: &str| v1::RuntimeHandler { name: shown.into(), features: Some(features(name)) };
     let named = config.handlers.keys().map(|name| handler(name, name));
     [handler(&config.default_handler, ""), handler(config::IN_TREE, config::IN_TREE)]
         .into_iter()

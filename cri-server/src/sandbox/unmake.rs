@@ -8,19 +8,33 @@ use std::sync::Arc;
 use conmon_protocol::Ask;
 
 use crate::container;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
 use crate::step::traced;
 use crate::store::Record;
 
+/// What a network plugin's refusal to give back an attachment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A failure: whoever asked asks again, and sees why.
+    Failure,
+    /// A debt: the record stays, the sweep tries again, and nothing else waits for it.
+    Debt,
+}
+
 /// Ends the pod's processes and gives back its network, namespaces and memory. Its files stay.
 ///
 /// # Errors
 /// Tells what is still there.
-pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
+pub async fn still(
+    node: &Node,
+    sandbox_id: &str,
+    monitor: Option<Monitor>,
+    refusal: Refusal,
+) -> Result<(), Error> {
     // The plugins want to see the namespace, so the pins go last.
-    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id)).await;
+    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id, refusal)).await;
     let pod = traced(sandbox_id, "sandbox.unmake", unmake_pod(node, sandbox_id, monitor)).await;
     Error::of_leftovers([network, pod].into_iter().filter_map(Result::err).collect())
 }
@@ -31,7 +45,7 @@ pub async fn still(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> R
 /// # Errors
 /// Tells what is still there.
 pub async fn unmake(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> Result<(), Error> {
-    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id)).await;
+    let network = traced(sandbox_id, "sandbox.detach", detach(node, sandbox_id, Refusal::Debt)).await;
     let rest = unmake_rest(node, sandbox_id, monitor).await;
     Error::of_leftovers([rest, network].into_iter().filter_map(Result::err).collect())
 }
@@ -49,9 +63,20 @@ async fn unmake_rest(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) ->
     Error::of_leftovers(errors)
 }
 
-async fn detach(node: &Node, sandbox_id: &str) -> Result<(), Error> {
-    let detached = node.network.detach(sandbox_id).await;
-    detached.map_err(|error| Error::Network { id: sandbox_id.into(), source: Arc::new(error) })
+async fn detach(node: &Node, sandbox_id: &str, refusal: Refusal) -> Result<(), Error> {
+    let Err(error) = node.network.detach(sandbox_id).await else { return Ok(()) };
+    let error = Error::Network { id: sandbox_id.into(), source: Arc::new(error) };
+    match refusal {
+        Refusal::Failure => Err(error),
+        Refusal::Debt => {
+            tracing::error!(
+                sandbox = sandbox_id,
+                error = chain(&error),
+                "its network is not given back yet; it is tried again every few minutes"
+            );
+            Ok(())
+        }
+    }
 }
 
 /// Has the monitor end everything and then itself. Where it is not there, one is started for the purpose,

@@ -1,7 +1,7 @@
 //! What OCI hooks are told about the container.
 //!
 //! The names are containerd's, which hooks in the field look for. The pod's own annotations are not passed
-//! on: an OCI runtime takes some of them as options (CVE-2024-3154).
+//! on, save those that the operator allows a handler: an OCI runtime takes some of them as options (CVE-2024-3154).
 
 use std::collections::HashMap;
 
@@ -22,5 +22,9 @@ pub(super) fn annotations(inputs: &Inputs<'_>) -> HashMap<String, String> {
         ("io.kubernetes.cri.sandbox-namespace", metadata.namespace),
         ("io.kubernetes.cri.sandbox-uid", metadata.uid),
     ];
-    told.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let allowed = inputs.handler.into_iter().flat_map(|handler| {
+        let pod = inputs.sandbox.config.annotations.iter();
+        pod.filter(|(name, _)| handler.is_told(name)).map(|(name, value)| (name.clone(), value.clone()))
+    });
+    allowed.chain(told.into_iter().map(|(name, value)| (name.to_owned(), value))).collect()
 }

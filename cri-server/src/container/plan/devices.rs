@@ -32,7 +32,9 @@ pub(super) fn devices(
     security: &LinuxContainerSecurityContext,
 ) -> Result<Devices, Invalid> {
     check(inputs)?;
-    let whole_host = security.privileged && !inputs.settings.privileged_without_host_devices;
+    let of_handler = inputs.handler.and_then(|handler| handler.privileged_without_host_devices);
+    let few = of_handler.unwrap_or(inputs.settings.privileged_without_host_devices);
+    let whole_host = security.privileged && !few;
     let host = if whole_host { inputs.host.all_devices.as_slice() } else { &[] };
     let asked = &inputs.host.devices;
     let mut nodes: Vec<LinuxDevice> = Vec::new();
@@ -62,9 +64,6 @@ pub(super) fn bound<'a>(inputs: &Inputs<'a>) -> impl Iterator<Item = &'a HostDev
 }
 
 fn check(inputs: &Inputs<'_>) -> Result<(), Invalid> {
-    if let Some(device) = inputs.config.cdi_devices.first() {
-        return Err(Invalid::unsupported("cdi_devices", format!("the CDI device {}", device.name)));
-    }
     for (index, device) in inputs.config.devices.iter().enumerate() {
         let field = format!("devices[{index}]");
         let permissions = &device.permissions;

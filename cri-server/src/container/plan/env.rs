@@ -23,6 +23,7 @@ pub(super) fn env(inputs: &Inputs<'_>, home: &str) -> Result<Vec<String>, Invali
     for (name, value) in asked(inputs.config)? {
         env.set(name, value);
     }
+    env.set_all(&inputs.host.cdi.env);
     env.check_home()?;
     env.set_default("HOME", home);
     Ok(env.entries.into_iter().map(|(name, value)| format!("{name}={value}")).collect())

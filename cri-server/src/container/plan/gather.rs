@@ -14,8 +14,10 @@ use oci_spec::runtime::{Capability, LinuxDeviceType};
 use proto::v1;
 use rustix::fs::OFlags;
 
-use super::{Invalid, capabilities, security};
+use super::{Invalid, Settings, capabilities, security};
 use crate::apparmor;
+use crate::cdi;
+use crate::oci_hooks::{self, HookFile};
 
 /// A profile larger than this is a mistake or an attack.
 const PROFILE_MAX_BYTES: u64 = 1 << 20;
@@ -34,6 +36,10 @@ pub struct HostFacts {
     pub devices: Vec<HostDevice>,
     /// Every device node of the host; only looked for when the container is privileged.
     pub all_devices: Vec<HostDevice>,
+    /// What the CDI devices add; their nodes are among `devices`.
+    pub cdi: cdi::Edits,
+    /// All that the operator has in hook directories.
+    pub hooks: Vec<HookFile>,
     /// One for each of `config.mounts`.
     pub mounts: Vec<MountSource>,
     /// The text of the localhost seccomp profile, when one is asked for.
@@ -104,11 +110,17 @@ pub enum Propagation {
 }
 
 /// Looks at what the request names. Blocking, for some tens of microseconds.
-pub fn gather(config: &v1::ContainerConfig) -> Result<HostFacts, Invalid> {
+pub fn gather(config: &v1::ContainerConfig, settings: &Settings) -> Result<HostFacts, Invalid> {
     let security = security::context(config);
+    let cdi = cdi_edits(config, settings)?;
+    let mut devices = requested_devices(&config.devices)?;
+    devices.extend(cdi.nodes.iter().map(cdi_node).collect::<Result<Vec<_>, _>>()?);
+    let hooks = oci_hooks::read(&settings.hooks_dirs);
     Ok(HostFacts {
+        cdi,
+        hooks: hooks.map_err(|error| Invalid::wrong("hooks_dirs", error.to_string()))?,
         machine: machine().clone(),
-        devices: requested_devices(&config.devices)?,
+        devices,
         all_devices: if security.privileged { all_devices() } else { Vec::new() },
         mounts: mount_sources(&config.mounts)?,
         seccomp_profile: seccomp_profile(&security)?,
@@ -225,6 +237,44 @@ fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
     Ok(found)
 }
 
+fn cdi_edits(config: &v1::ContainerConfig, settings: &Settings) -> Result<cdi::Edits, Invalid> {
+    let names = cdi::asked(config).and_then(|names| cdi::edits(&settings.cdi_spec_dirs, &names));
+    names.map_err(|error| Invalid::wrong("cdi_devices", error.to_string()))
+}
+
+/// What the file does not say of the node, the host's node says.
+fn cdi_node(edit: &cdi::NodeEdit) -> Result<HostDevice, Invalid> {
+    let host_path = if edit.host_path.as_os_str().is_empty() { &edit.path } else { &edit.host_path };
+    let field = format!("cdi_devices: deviceNodes {}", edit.path.display());
+    let permissions = if edit.permissions.is_empty() { "rwm" } else { &edit.permissions };
+    let found = fs::metadata(host_path);
+    let kind = match edit.kind.as_str() {
+        "b" => Some(LinuxDeviceType::B),
+        "c" | "u" => Some(LinuxDeviceType::C),
+        _ => None,
+    };
+    if let (Some(kind), Some(major), Some(minor)) = (kind, edit.major, edit.minor) {
+        return Ok(HostDevice {
+            host_path: host_path.clone(),
+            path: edit.path.clone(),
+            kind,
+            major,
+            minor,
+            mode: edit.file_mode.or(found.as_ref().ok().map(|node| node.mode() & 0o7777)).unwrap_or(0o666),
+            uid: edit.uid.unwrap_or_default(),
+            gid: edit.gid.unwrap_or_default(),
+            permissions: permissions.to_owned(),
+        });
+    }
+    let metadata = found.map_err(|error| unreachable(&field, &host_path.display().to_string(), error))?;
+    let mut device = node(&metadata, host_path.clone(), edit.path.clone(), permissions)
+        .ok_or_else(|| Invalid::wrong(field, format!("{} is not a device", host_path.display())))?;
+    device.mode = edit.file_mode.unwrap_or(device.mode);
+    device.uid = edit.uid.unwrap_or(device.uid);
+    device.gid = edit.gid.unwrap_or(device.gid);
+    Ok(device)
+}
+
 fn unreachable(field: &str, path: &str, source: io::Error) -> Invalid {
     Invalid::Unreachable { field: field.to_owned(), path: PathBuf::from(path), source }
 }
@@ -276,6 +326,11 @@ fn node(metadata: &Metadata, host_path: PathBuf, path: PathBuf, permissions: &st
     })
 }
 
+/// Whether an image is to be mounted, not something of the host's.
+pub(super) fn is_image(mount: &v1::Mount) -> bool {
+    mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
+}
+
 fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
     let private = v1::MountPropagation::PropagationPrivate as i32;
     let table =
@@ -284,6 +339,11 @@ fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
 }
 
 fn mount_source(index: usize, mount: &v1::Mount, table: &[MountPoint]) -> Result<MountSource, Invalid> {
+    if is_image(mount) {
+        // Its source is where it will be mounted.
+        let (path, propagation) = (PathBuf::new(), Propagation::Private);
+        return Ok(MountSource { path, kind: SourceKind::Other, propagation });
+    }
     let asked = Path::new(&mount.host_path);
     match fs::canonicalize(asked) {
         Ok(path) => {

@@ -6,10 +6,10 @@ use conmon_protocol::Sharing;
 use oci_spec::runtime::{LinuxIdMapping, Mount};
 use proto::v1::{self, LinuxContainerSecurityContext, MountPropagation};
 
-use super::gather::{HostDevice, MountSource, Propagation, SourceKind};
+use super::gather::{HostDevice, MountSource, Propagation, SourceKind, is_image};
 use super::invalid::require;
 use super::namespaces::{id_mapping, on_host};
-use super::{Inputs, Invalid, devices};
+use super::{Inputs, Invalid, devices, edits, images_dir};
 
 /// Group of the terminals in devpts, "tty" on every distribution.
 const TTY_GID: u32 = 5;
@@ -42,8 +42,14 @@ pub(super) fn mounts(
 ) -> Result<Mounts, Invalid> {
     let mut asked = Vec::new();
     for (index, (mount, source)) in inputs.config.mounts.iter().zip(&inputs.host.mounts).enumerate() {
-        asked.push(bind(&format!("mounts[{index}]"), mount, source, inputs)?);
+        let field = format!("mounts[{index}]");
+        asked.push(if is_image(mount) {
+            image(&field, index, mount, inputs)?
+        } else {
+            bind(&field, mount, source, inputs)?
+        });
     }
+    asked.extend(edits::mounts(inputs));
     let mut mounts = promised(inputs, security);
     mounts.extend(pod_files(inputs, security));
     mounts.extend(devices::bound(inputs).map(device));
@@ -118,6 +124,29 @@ fn device(device: &HostDevice) -> Mount {
     mount(&device.path, "bind", device.host_path.clone(), &options)
 }
 
+/// An image as a volume (KEP-4639): what [`crate::container::volume`] has mounted by then.
+fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
+    require(asked.host_path.is_empty(), &format!("{field}.host_path"), || {
+        "a mount is of the host or of an image, not of both".to_owned()
+    })?;
+    let private = asked_propagation(asked) == Some(MountPropagation::PropagationPrivate);
+    require(private, &format!("{field}.propagation"), || "an image has nothing to propagate".to_owned())?;
+    require(
+        asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty(),
+        &format!("{field}.uid_mappings"),
+        || "the kernel cannot map the owners of an image's files".to_owned(),
+    )?;
+    let nowhere = MountSource {
+        path: PathBuf::new(),
+        kind: SourceKind::Other,
+        propagation: super::gather::Propagation::Private,
+    };
+    let destination = destination(field, asked, &nowhere)?;
+    let container_dir = inputs.sandbox.pod.pod_dir.join("containers").join(inputs.container_id);
+    let source = images_dir(&container_dir).join(index.to_string());
+    Ok(mount(&destination, "bind", source, &["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]))
+}
+
 fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
     refuse_unsupported(field, asked, inputs)?;
     let destination = destination(field, asked, source)?;
@@ -141,11 +170,9 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_
 }
 
 fn refuse_unsupported(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<(), Invalid> {
-    if asked.image.as_ref().is_some_and(|image| *image != v1::ImageSpec::default())
-        || !asked.image_sub_path.is_empty()
-    {
-        return Err(Invalid::unsupported(format!("{field}.image"), "an image as a volume"));
-    }
+    require(asked.image_sub_path.is_empty(), &format!("{field}.image_sub_path"), || {
+        "no image is named of which it could be a part".to_owned()
+    })?;
     if asked.selinux_relabel && inputs.host.machine.selinux {
         return Err(Invalid::unsupported(format!("{field}.selinux_relabel"), "SELinux relabelling"));
     }

@@ -81,9 +81,7 @@ fn pid(
             NamespaceMode::Container => PidSharing::Container,
             NamespaceMode::Pod => PidSharing::Pod,
             NamespaceMode::Node => PidSharing::Host,
-            NamespaceMode::Target => {
-                return Err(Invalid::unsupported(field, "the PID namespace of another container"));
-            }
+            NamespaceMode::Target => return target(inputs, options, &field),
         },
     };
     match (wish, pod) {
@@ -100,6 +98,19 @@ fn pid(
             Err(Invalid::wrong(field, "the sandbox is not in the host's PID namespace"))
         }
     }
+}
+
+/// An ephemeral container sees the processes of the one it is to look at, which must run.
+fn target(
+    inputs: &Inputs<'_>,
+    options: &NamespaceOption,
+    field: &str,
+) -> Result<Option<LinuxNamespace>, Invalid> {
+    let pid = inputs.sandbox.target_pid.ok_or_else(|| {
+        Invalid::wrong(field, format!("the pod has no running container {:?} to be seen", options.target_id))
+    })?;
+    let path = PathBuf::from(format!("/proc/{pid}/ns/pid"));
+    Ok(Some(namespace(LinuxNamespaceType::Pid, Some(path))))
 }
 
 /// Either the container says nothing about users or it says what its sandbox said.

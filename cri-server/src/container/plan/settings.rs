@@ -1,5 +1,7 @@
 //! What the operator decides about every container: the `[container]` table of `berth.toml`.
 
+use std::path::PathBuf;
+
 use super::{Invalid, capabilities};
 use crate::config::section::section;
 
@@ -15,6 +17,11 @@ section! {
         /// The AppArmor profile of containers that ask for the runtime's default or for none, where AppArmor is on:
         /// berthd loads `berth-default`; any other must be loaded already, but for `unconfined`.
         apparmor_profile: String = crate::apparmor::DEFAULT.into(),
+        /// Where vendors describe devices (CDI, JSON and YAML); a later directory wins.
+        cdi_spec_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+        /// Where hooks for all containers that fit are (oci-hooks(5) 1.0.0); a later directory wins. Each file that is
+        /// there counts: a broken one keeps containers from being made.
+        hooks_dirs: Vec<PathBuf> = vec!["/usr/share/containers/oci/hooks.d".into(), "/etc/containers/oci/hooks.d".into()],
         /// Gives privileged containers the default devices only, not all of the host's.
         privileged_without_host_devices: bool = false,
     }

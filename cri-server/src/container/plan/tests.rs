@@ -15,6 +15,8 @@ struct Case {
     image: TestImage,
     host: HostFacts,
     settings: Settings,
+    target_pid: Option<i32>,
+    handler: Option<crate::config::HandlerSection>,
 }
 
 #[derive(Debug, Default)]
@@ -95,11 +97,15 @@ impl Case {
                 },
                 devices: Vec::new(),
                 all_devices: Vec::new(),
+                cdi: crate::cdi::Edits::default(),
+                hooks: Vec::new(),
                 mounts: Vec::new(),
                 seccomp_profile: None,
                 apparmor_loaded: true,
             },
             settings: Settings::default(),
+            target_pid: None,
+            handler: None,
         }
     }
 
@@ -138,10 +144,16 @@ impl Case {
         plan(&Inputs {
             container_id: "c1",
             config: &self.config,
-            sandbox: SandboxFacts { config: &self.sandbox, pod: &self.pod, hostname: "web" },
+            sandbox: SandboxFacts {
+                config: &self.sandbox,
+                pod: &self.pod,
+                hostname: "web",
+                target_pid: self.target_pid,
+            },
             image,
             host: &self.host,
             settings: &self.settings,
+            handler: self.handler.as_ref(),
         })
     }
 }
@@ -471,10 +483,9 @@ fn mounts_that_cannot_be_are_refused() {
     check("/proc/sys belongs", volume("/proc/./sys", "/h"));
     check("suid is not one of", v1::Mount { mount_options: strings(&["suid"]), ..volume("/v", "/h") });
     let image = v1::ImageSpec { image: "x".into(), ..Default::default() };
-    check(
-        "mounts[0].image: an image as a volume is not supported",
-        v1::Mount { image: Some(image), ..volume("/v", "") },
-    );
+    check("not of both", v1::Mount { image: Some(image.clone()), ..volume("/v", "/h") });
+    check("nothing to propagate", v1::Mount { image: Some(image), propagation: slave, ..volume("/v", "") });
+    check("no image is named", v1::Mount { image_sub_path: "x".into(), ..volume("/v", "/h") });
     let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/h") };
     assert!(mount_at(&planned(|case| case.mount(relabel.clone(), Propagation::Private)), "/v").is_some());
     refused("selinux_relabel", |case| {
@@ -540,7 +551,12 @@ fn the_pid_namespace_is_the_containers_the_pods_or_the_hosts() {
     let not = |words: &str, pod, mode| refused(words, |case| with_pid(case, pod, mode));
     not("has no PID namespace to share", PidSharing::Container, v1::NamespaceMode::Pod);
     not("not in the host's PID namespace", PidSharing::Pod, v1::NamespaceMode::Node);
-    not("another container is not supported", PidSharing::Pod, v1::NamespaceMode::Target);
+    not("no running container \"\" to be seen", PidSharing::Pod, v1::NamespaceMode::Target);
+    let seen = planned(|case| {
+        with_pid(case, PidSharing::Container, v1::NamespaceMode::Target);
+        case.target_pid = Some(77);
+    });
+    assert_eq!(pid(&seen).map(|(_, path)| path), Some(Some("/proc/77/ns/pid".into())));
     let network = v1::NamespaceOption { network: v1::NamespaceMode::Node as i32, ..Default::default() };
     refused("namespace_options.network", |case| case.security().namespace_options = Some(network));
 }
@@ -668,7 +684,101 @@ fn devices_are_made_and_allowed_as_asked() {
     assert!(!rules[0].allow());
     refused("devices[0].permissions", |case| case.config.devices = vec![asked("x")]);
     refused("devices[0].permissions", |case| case.config.devices = vec![asked("")]);
-    refused("CDI", |case| case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }]);
+}
+
+#[test]
+fn what_devices_and_hook_files_add_is_in_the_plan() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"{"cdiVersion": "1.0.0", "kind": "v.com/gpu", "devices": [{"name": "0", "containerEdits": {
+        "env": ["COLOUR=blue", "GPU=0"], "additionalGids": [44], "deviceNodes": [{"path": "/dev/gpu", "hostPath": "/dev/zero",
+        "permissions": "r", "gid": 44}], "mounts": [{"hostPath": "/usr/lib/x", "containerPath": "/x", "options": ["ro"]}],
+        "hooks": [{"hookName": "createContainer", "path": "/bin/cdi"}],
+        "netDevices": [{"hostInterfaceName": "ib7", "name": "ib0"}], "intelRdt": {"closID": "gold"}}}]}"#;
+    std::fs::write(dir.path().join("gpu.json"), text).unwrap();
+    let hook = r#"{"version": "1.0.0", "hook": {"path": "/bin/hook"}, "when": {"commands": ["^/entry$"]}, "stages": ["createContainer", "poststop"]}"#;
+    std::fs::write(dir.path().join("10.json"), hook).unwrap();
+    let hooks_dir = dir.path().join("hooks");
+    std::fs::create_dir(&hooks_dir).unwrap();
+    std::fs::rename(dir.path().join("10.json"), hooks_dir.join("10.json")).unwrap();
+    let settings = Settings {
+        cdi_spec_dirs: vec![dir.path().into()],
+        hooks_dirs: vec![hooks_dir],
+        ..Settings::default()
+    };
+    let plan = planned(|case| {
+        case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }];
+        let found = gather(&case.config, &settings).unwrap();
+        (case.host.cdi, case.host.devices, case.host.hooks) = (found.cdi, found.devices, found.hooks);
+    });
+    let process = plan.spec.process().as_ref().unwrap();
+    let env = process.env().as_ref().unwrap();
+    assert!(env.contains(&"COLOUR=blue".to_owned()) && env.contains(&"GPU=0".to_owned()), "{env:?}");
+    assert!(!env.contains(&"COLOUR=red".to_owned()));
+    assert!(plan.user.groups.contains(&44));
+    let linux = plan.spec.linux().as_ref().unwrap();
+    let node = &linux.devices().as_ref().unwrap()[0];
+    assert_eq!(
+        (node.path().as_path(), node.major(), node.minor(), node.gid()),
+        (Path::new("/dev/gpu"), 1, 5, Some(44))
+    );
+    let rules = linux.resources().as_ref().unwrap().devices().clone().unwrap();
+    assert_eq!(rules.last().unwrap().access().as_deref(), Some("r"));
+    let mount = mount_at(&plan, "/x").unwrap();
+    assert_eq!(mount.options().as_ref().unwrap(), &strings(&["ro", "rbind"]));
+    assert_eq!(linux.net_devices().as_ref().unwrap()["ib7"].name().as_deref(), Some("ib0"));
+    assert_eq!(linux.intel_rdt().as_ref().unwrap().clos_id().as_deref(), Some("gold"));
+    let hooks = plan.spec.hooks().as_ref().unwrap();
+    let paths: Vec<_> =
+        hooks.create_container().as_ref().unwrap().iter().map(|hook| hook.path().clone()).collect();
+    assert_eq!(paths, [Path::new("/bin/hook"), Path::new("/bin/cdi")]);
+    assert_eq!(hooks.poststop().as_ref().unwrap().len(), 1);
+    let refused = gather(
+        &v1::ContainerConfig {
+            cdi_devices: vec![v1::CdiDevice { name: "v.com/gpu=9".into() }],
+            ..Default::default()
+        },
+        &settings,
+    );
+    assert!(refused.unwrap_err().to_string().contains("v.com/gpu=9"));
+}
+
+#[test]
+fn a_runtime_is_told_only_the_annotations_that_it_is_allowed() {
+    let plan = |allowed: &[&str]| {
+        planned(|case| {
+            for name in ["io.katacontainers.x", "run.oci.handler", "io.kubernetes.cri.sandbox-id"] {
+                case.sandbox.annotations.insert(name.to_owned(), "pod".to_owned());
+            }
+            case.handler = Some(crate::config::HandlerSection {
+                allowed_annotations: strings(allowed),
+                ..Default::default()
+            });
+        })
+    };
+    let told =
+        |allowed: &[&str], name: &str| plan(allowed).spec.annotations().as_ref().unwrap().get(name).cloned();
+    assert_eq!(told(&[], "run.oci.handler"), None);
+    assert_eq!(told(&["io.katacontainers.*"], "run.oci.handler"), None);
+    assert_eq!(told(&["io.katacontainers.*"], "io.katacontainers.x").as_deref(), Some("pod"));
+    assert_eq!(
+        told(&["*"], "io.kubernetes.cri.sandbox-id").as_deref(),
+        Some("s1"),
+        "ours are not the pod's to say"
+    );
+}
+
+#[test]
+fn an_image_is_mounted_where_it_waits_below_the_containers_directory() {
+    let image = v1::ImageSpec { image: "sha256:22".into(), ..Default::default() };
+    let plan = planned(|case| {
+        case.mount(v1::Mount { image: Some(image), ..volume("/model", "") }, Propagation::Private);
+        case.host.mounts[0] =
+            MountSource { path: PathBuf::new(), kind: SourceKind::Other, propagation: Propagation::Private };
+    });
+    let mount = mount_at(&plan, "/model").unwrap();
+    assert_eq!(mount.source().as_deref(), Some(Path::new("/run/berth/sandboxes/s1/containers/c1/images/0")));
+    assert!(mount.options().as_ref().unwrap().contains(&"ro".to_owned()));
+    assert!(plan.missing_sources.is_empty());
 }
 
 #[test]

@@ -11,11 +11,15 @@ use super::{Outcome, SIGKILL, Task};
 use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Event as ContainerEvent};
 use crate::error::Error;
 use crate::sandbox::life::Event;
-use crate::sandbox::unmake;
+use crate::sandbox::unmake::{self, Refusal};
 
 /// How long the end of a killed container is awaited before the monitor is told to end the whole pod. A process
 /// dies in milliseconds unless the kernel holds it.
 const KILL_WAIT: Duration = Duration::from_secs(10);
+
+/// Stops that fail because a network plugin does not give back the attachment, so that the kubelet says why in the
+/// pod's events. From then on the pod does not wait for it any more: the record keeps the debt.
+const STOPS_MAX: u32 = 3;
 
 /// How far a stop of the sandbox is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +71,8 @@ impl Task {
         }
         self.stop = Stopping::Stilling;
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
-        self.work.spawn(async move { Outcome::Stilled(unmake::still(&node, &id, monitor).await) });
+        let refusal = if self.stops_failed < STOPS_MAX { Refusal::Failure } else { Refusal::Debt };
+        self.work.spawn(async move { Outcome::Stilled(unmake::still(&node, &id, monitor, refusal).await) });
     }
 
     pub(super) fn hear_stilled(&mut self, ended: Result<(), Error>) {
@@ -82,6 +87,7 @@ impl Task {
                 self.tell(ContainerEventType::ContainerStoppedEvent);
             }
             Err(error) => {
+                self.stops_failed += 1;
                 self.set(Event::StopFailed);
                 self.refuse_all(&error);
             }

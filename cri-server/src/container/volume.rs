@@ -1,0 +1,201 @@
+//! Images as volumes of a container: each mounted read-only below the container's directory, from where the runtime,
+//! whichever it is, binds it to its place.
+//!
+//! ```text
+//! containers/<cid>/images/<index of the mount>
+//! ```
+//! A sub path is found inside the image alone, whatever links it has there, and it is all that stays mounted.
+
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use image_service::RootfsPlan;
+use proto::v1;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+
+use super::plan::images_dir;
+use crate::error::Error;
+use crate::node::Node;
+use crate::store::Record;
+
+/// What mount(2) takes for all options together, where the kernel does not take layers one by one (before 6.8).
+const OPTIONS_MAX: usize = 4095;
+/// What holds the layers of a volume for a container is named for both.
+const HELD: &str = "-image-";
+
+/// Mounts what `config` wants of images.
+///
+/// # Errors
+/// When an image is not on the node, or has no such sub path.
+pub async fn mount(
+    node: &Node,
+    container_id: &str,
+    container_dir: &Path,
+    config: &v1::ContainerConfig,
+) -> Result<(), Error> {
+    for (index, mount) in config.mounts.iter().enumerate() {
+        let Some(asked) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
+        let failed = |why: String| Error::ImageVolume { image: asked.image.clone(), why };
+        let found = node.images.find(&asked.image);
+        let image = found.ok_or_else(|| failed("it is not on this node; pull it first".into()))?;
+        let layers = node.images.make_writable(&held(container_id, index), &image).await?;
+        let target = images_dir(container_dir).join(index.to_string());
+        let sub_path = mount.image_sub_path.clone();
+        let mounting = tokio::task::spawn_blocking(move || mount_one(&layers, &target, &sub_path));
+        mounting.await.map_err(|_| Error::Stopping)?.map_err(|error| failed(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Takes all of a container's volumes away. Safe from any point, and twice.
+///
+/// # Errors
+/// Tells what is still there.
+pub async fn unmount_all(node: &Node, record: &Record, container_id: &str) -> Result<(), Error> {
+    let dir = images_dir(record.dir());
+    let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let index = name.strip_suffix(WHOLE).unwrap_or(&name);
+        let failed = |error| Error::io(format!("unmounting {}", entry.path().display()), error);
+        detach(&entry.path()).map_err(failed)?;
+        node.images.unmake_writable(&format!("{container_id}{HELD}{index}")).await?;
+    }
+    Ok(())
+}
+
+/// The container for which a hold of layers is.
+pub fn owner(held: &str) -> &str {
+    held.split_once(HELD).map_or(held, |(owner, _)| owner)
+}
+
+fn held(container_id: &str, index: usize) -> String {
+    format!("{container_id}{HELD}{index}")
+}
+
+/// The image as a whole, for the moment in which its sub path is looked for.
+const WHOLE: &str = ".whole";
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error("the image has no {0}")]
+    NoSubPath(String),
+    #[error("the sub path {0} is neither a directory nor a file")]
+    Special(String),
+    #[error("its {0} layers need a kernel that takes them one by one (Linux 6.8)")]
+    TooManyLayers(usize),
+    #[error("{doing}")]
+    Kernel { doing: &'static str, source: std::io::Error },
+    #[error("making {}", .0.display())]
+    Make(PathBuf, #[source] std::io::Error),
+}
+
+impl Failed {
+    fn kernel(doing: &'static str) -> impl Fn(Errno) -> Failed {
+        move |errno| Failed::Kernel { doing, source: errno.into() }
+    }
+}
+
+fn mount_one(layers: &RootfsPlan, target: &Path, sub_path: &str) -> Result<(), Failed> {
+    let make = |path: &Path| fs::create_dir_all(path).map_err(|error| Failed::Make(path.into(), error));
+    if sub_path.is_empty() {
+        make(target)?;
+        return overlay(layers, target);
+    }
+    let whole = target.with_extension(&WHOLE[1..]);
+    make(&whole)?;
+    overlay(layers, &whole)?;
+    let found = part(&whole, sub_path).and_then(|(tree, kind)| {
+        match kind {
+            FileType::Directory => make(target)?,
+            _ => drop(fs::File::create(target).map_err(|error| Failed::Make(target.into(), error))?),
+        }
+        attach(&tree, target).map_err(Failed::kernel("mounting the sub path"))
+    });
+    let detached = detach(&whole).map_err(|source| Failed::Kernel { doing: "unmounting the image", source });
+    found.and(detached)
+}
+
+/// A mount of the sub path alone, and what is there.
+fn part(whole: &Path, sub_path: &str) -> Result<(OwnedFd, FileType), Failed> {
+    let open = Failed::kernel("opening the image");
+    let root = rustix::fs::open(whole, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(&open)?;
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = match openat2(&root, sub_path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside) {
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Err(Failed::NoSubPath(sub_path.to_owned())),
+        found => found.map_err(&open),
+    }?;
+    let kind = FileType::from_raw_mode(fstat(&found).map_err(&open)?.st_mode);
+    if !matches!(kind, FileType::Directory | FileType::RegularFile) {
+        return Err(Failed::Special(sub_path.to_owned()));
+    }
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok((open_tree(&found, "", clone).map_err(Failed::kernel("taking the sub path"))?, kind))
+}
+
+fn attach(tree: impl AsFd, target: &Path) -> rustix::io::Result<()> {
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Read-only, and nothing in it runs, as image volumes are defined (KEP-4639).
+fn overlay(layers: &RootfsPlan, target: &Path) -> Result<(), Failed> {
+    match detached_overlay(layers) {
+        Ok(mount) => attach(mount, target).map_err(Failed::kernel("mounting the image")),
+        Err(Errno::INVAL | Errno::NOSYS) => older_overlay(layers, target),
+        Err(errno) => Err(Failed::kernel("mounting the image")(errno)),
+    }
+}
+
+fn detached_overlay(layers: &RootfsPlan) -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let context = context.as_fd();
+    fsconfig_set_string(context, "source", "overlay")?;
+    for layer in &layers.lower {
+        fsconfig_set_string(context, "lowerdir+", layer)?;
+    }
+    // Without an upper directory an overlay of one layer is none to the kernel.
+    fsconfig_set_string(context, "upperdir", &layers.upper)?;
+    fsconfig_set_string(context, "workdir", &layers.work)?;
+    fsconfig_create(context)?;
+    let sealed = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, sealed)
+}
+
+fn older_overlay(layers: &RootfsPlan, target: &Path) -> Result<(), Failed> {
+    let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.join(":"),
+        layers.upper.display(),
+        layers.work.display()
+    );
+    if options.len() > OPTIONS_MAX {
+        return Err(Failed::TooManyLayers(lower.len()));
+    }
+    let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+    let options = std::ffi::CString::new(options).map_err(|_| Failed::TooManyLayers(lower.len()))?;
+    rustix::mount::mount("overlay", target, "overlay", flags, Some(options.as_c_str()))
+        .map_err(Failed::kernel("mounting the image"))
+}
+
+/// All that is mounted here; nothing mounted, and nothing there, is done.
+fn detach(path: &Path) -> std::io::Result<()> {
+    loop {
+        match unmount(path, UnmountFlags::DETACH) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! `cargo xtask bench lists`: what the kubelet polls, on a full node that is busy making and removing pods, beside
+//! Debian's containerd.
+//!
+//! The pods that stay use the host's network, since what is measured is not the bridge; those that come and go have
+//! addresses. The daemons take turns, each with the node to itself.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use proto::v1;
+use tokio::task::JoinSet;
+
+use crate::bench::containerd::Containerd;
+use crate::bench::samples::{Samples, table};
+use crate::image::Recipe;
+use crate::node::{Client, Node, Options as NodeOptions, connect, container_config, pod_config};
+use crate::programs::Programs;
+use crate::registry::DockerRegistry;
+use crate::stand_ins;
+
+const ROWS: &[(&str, &str)] = &[
+    ("list_pods", "ListPodSandbox ms"),
+    ("list_containers", "ListContainers ms"),
+    ("status", "Status ms"),
+    ("container_status", "ContainerStatus ms"),
+    ("stats", "ListContainerStats ms"),
+];
+/// How many pods are made at once to fill the node.
+const FILLERS: usize = 8;
+/// Between two rounds of polling; a kubelet's is a second.
+const PAUSE: Duration = Duration::from_millis(10);
+
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// That stay.
+    pub pods: u32,
+    /// That are being made and stopped at once.
+    pub churn: u32,
+    pub rounds: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { pods: 300, churn: 20, rounds: 300 }
+    }
+}
+
+/// A daemon under measurement.
+struct Contender {
+    name: &'static str,
+    socket: PathBuf,
+    image: String,
+    log_dir: PathBuf,
+    samples: Samples,
+}
+
+/// Runs the benchmark in this process's network namespace; the report.
+pub async fn run(options: Options) -> Result<String> {
+    let registry_dir = tempfile::tempdir()?;
+    let registry = DockerRegistry::start(registry_dir.path())?;
+    let programs = Programs::built();
+    let pause = Recipe::new(
+        vec![crate::image::Layer::new().file("pause", 0o755, &std::fs::read(&programs.stand_in)?).finish()],
+        serde_json::json!({"Entrypoint": ["/pause"]}),
+    );
+    registry.push("pause", &["3.9"], &pause.build()).await?;
+    registry.push("busybox", &["bench"], &stand_ins::busybox(&programs)?).await?;
+    let host = registry.address();
+    let node = Node::start(NodeOptions { mirror: Some(host.to_string()), ..Default::default() }).await?;
+    let containerd = Containerd::start(&node.dir().join("cni"), &format!("{host}/pause:3.9")).await?;
+    let image = format!("{host}/busybox:bench");
+    let contender = |name, socket| Contender {
+        name,
+        socket,
+        image: image.clone(),
+        log_dir: node.dir().join("logs").join(name),
+        samples: Samples::default(),
+    };
+    let mut ours = contender("berth", node.socket());
+    let mut peer = contender("containerd", containerd.socket());
+    for contender in [&mut ours, &mut peer] {
+        contender.measure(options).await.with_context(|| format!("measuring {}", contender.name))?;
+    }
+    Ok(report(&ours.samples, &peer.samples, options))
+}
+
+fn report(ours: &Samples, peer: &Samples, options: Options) -> String {
+    let mut text = format!("{} pods, {} being made and stopped at once\n", options.pods, options.churn);
+    text += &table(ours, peer, "containerd", ROWS);
+    for (name, _) in ROWS {
+        for percent in [50.0, 99.0] {
+            let (ours, peer) = (ours.percentile(name, percent), peer.percentile(name, percent));
+            text += &format!("p{percent} {name} berth {ours:.2} ms, containerd {peer:.2} ms\n");
+        }
+        text += &format!("ratio {name} {:.3}\n", ours.percentile(name, 99.0) / peer.percentile(name, 99.0));
+    }
+    let (ours, peer) = (ours.p50("churned_pods"), peer.p50("churned_pods"));
+    text + &format!("pods made and removed meanwhile: berth {ours:.0}, containerd {peer:.0}\n")
+}
+
+impl Contender {
+    async fn measure(&mut self, options: Options) -> Result<()> {
+        let mut client = connect(&self.socket).await?;
+        client.pull(&self.image.clone()).await.context("pulling the image")?;
+        println!("{}: filling the node with {} pods", self.name, options.pods);
+        let made = self.fill(options.pods).await?;
+        let (_, container) = made.first().cloned().context("a pod at least")?;
+        let over = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicU64::new(0));
+        let mut churn = JoinSet::new();
+        for number in 0..options.churn {
+            let churner = self.churner(&format!("churn-{number}")).await?;
+            churn.spawn(churner.run(over.clone(), count.clone()));
+        }
+        println!("{}: polling", self.name);
+        let polled = self.poll(&mut client, &container, options.rounds).await;
+        over.store(true, Ordering::Relaxed);
+        while let Some(ended) = churn.join_next().await {
+            ended??;
+        }
+        self.samples.add_value("churned_pods", count.load(Ordering::Relaxed) as f64);
+        polled?;
+        for _ in 0..20 {
+            let start = Instant::now();
+            let request = v1::ListContainerStatsRequest::default();
+            let stats = client.runtime.list_container_stats(request).await?.into_inner().stats;
+            self.samples.add("stats", start.elapsed());
+            anyhow::ensure!(stats.len() as u32 == options.pods, "{} stats", stats.len());
+        }
+        println!("{}: taking the pods away", self.name);
+        self.empty(made).await
+    }
+
+    async fn poll(&mut self, client: &mut Client, container: &str, rounds: u32) -> Result<()> {
+        for _ in 0..rounds {
+            let start = Instant::now();
+            client.runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?;
+            let pods = start.elapsed();
+            client.runtime.list_containers(v1::ListContainersRequest::default()).await?;
+            let containers = start.elapsed();
+            client.runtime.status(v1::StatusRequest::default()).await?;
+            let status = start.elapsed();
+            client.container(container).await?;
+            self.samples.add("container_status", start.elapsed() - status);
+            self.samples.add("list_pods", pods);
+            self.samples.add("list_containers", containers - pods);
+            self.samples.add("status", status - containers);
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, pods: u32) -> Result<Vec<(String, String)>> {
+        let mut made = Vec::new();
+        let mut work = JoinSet::new();
+        for number in 0..pods {
+            if work.len() == FILLERS {
+                made.extend(work.join_next().await.transpose()?.transpose()?);
+            }
+            let mut maker = self.churner(&format!("stays-{number}")).await?;
+            let linux = maker.pod.linux.get_or_insert_default();
+            let options =
+                linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default();
+            options.network = v1::NamespaceMode::Node.into();
+            work.spawn(async move { maker.make().await });
+        }
+        while let Some(ended) = work.join_next().await {
+            made.push(ended??);
+        }
+        Ok(made)
+    }
+
+    async fn empty(&self, made: Vec<(String, String)>) -> Result<()> {
+        let mut work = JoinSet::new();
+        for (pod, _) in made {
+            if work.len() == FILLERS {
+                work.join_next().await.transpose()?.transpose()?;
+            }
+            let mut client = connect(&self.socket).await?;
+            work.spawn(async move {
+                client.stop_pod(&pod).await?;
+                client.remove_pod(&pod).await?;
+                anyhow::Ok(())
+            });
+        }
+        while let Some(ended) = work.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    async fn churner(&self, name: &str) -> Result<Churner> {
+        let log_dir = self.log_dir.join(name);
+        std::fs::create_dir_all(&log_dir)?;
+        Ok(Churner {
+            client: connect(&self.socket).await?,
+            pod: pod_config(name, Path::new(&log_dir)),
+            container: container_config("main", &self.image, &["/bin/pause"]),
+        })
+    }
+}
+
+/// Makes and removes one pod, again and again.
+struct Churner {
+    client: Client,
+    pod: v1::PodSandboxConfig,
+    container: v1::ContainerConfig,
+}
+
+impl Churner {
+    async fn make(&mut self) -> Result<(String, String)> {
+        let pod = self.client.run_pod(&self.pod).await?;
+        let container = self.client.create(&pod, &self.container, &self.pod).await?;
+        self.client.start(&container).await?;
+        Ok((pod, container))
+    }
+
+    async fn run(mut self, over: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Result<()> {
+        while !over.load(Ordering::Relaxed) {
+            let (pod, container) = self.make().await?;
+            self.client.stop(&container, 0).await?;
+            self.client.stop_pod(&pod).await?;
+            self.client.remove_pod(&pod).await?;
+            count.fetch_add(1, Ordering::Relaxed);
+            self.pod.metadata.get_or_insert_default().attempt += 1;
+        }
+        Ok(())
+    }
+}
