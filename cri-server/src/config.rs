@@ -149,7 +149,7 @@ section! {
 section! {
     /// Prometheus metrics over HTTP.
     pub struct MetricsSection {
-        /// Address and port, as `127.0.0.1:9537`. Empty: no metrics.
+        /// Address and port, as `127.0.0.1:9537`, or `unix:///path`. Empty: no metrics.
         listen: String = String::new(),
     }
 }

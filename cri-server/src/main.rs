@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use conmon_protocol::CgroupDriver;
 use cri_server::config::{self, Config};
+use cri_server::metrics::Listener;
 use cri_server::monitor::Monitors;
 use cri_server::node::{Node, Parts};
 use cri_server::store::Store;
@@ -132,7 +133,9 @@ async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Re
     let recovery = recover::load(&node);
     tokio::spawn(recover::finish(node.clone(), recovery));
     if !metrics.is_empty() {
-        tokio::spawn(cri_server::metrics::serve(node.clone(), bind_metrics(&metrics).await?));
+        let listener = Listener::bind(&metrics).await;
+        let listener = listener.with_context(|| format!("listening on {metrics} for metrics"))?;
+        tokio::spawn(cri_server::metrics::serve(node.clone(), listener));
     }
     let config_file = Some(arguments.config_file().to_path_buf()).filter(|file| file.exists());
     tokio::spawn(follow_hangups(arguments, node.clone(), log));
@@ -311,12 +314,6 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
         .context("closing the socket to others")?;
     Ok(listener)
-}
-
-async fn bind_metrics(address: &str) -> anyhow::Result<tokio::net::TcpListener> {
-    tokio::net::TcpListener::bind(address)
-        .await
-        .with_context(|| format!("listening on {address} for metrics"))
 }
 
 fn make_private_dir(path: &Path) -> anyhow::Result<()> {

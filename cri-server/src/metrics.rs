@@ -1,20 +1,23 @@
-//! Counts and times of calls, for Prometheus.
+//! What is counted, for Prometheus. The names are CRI-O's with `berth` for `container_runtime_crio` where
+//! they mean the same, so that a dashboard needs no more than another prefix.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use prometheus::core::Collector;
+use prometheus::{
+    HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
 use tonic::Code;
 
-use crate::node::Node;
+use crate::error::Error;
+use crate::world::Snapshot;
 
-/// From a list (0.1 ms) to a pull (minutes), in steps of four.
+mod serve;
+
+pub use serve::{Listener, serve};
+
+/// From a list (0.25 ms) to a pull (minutes), in steps of four.
 const BUCKETS: [f64; 12] = [0.000_25, 0.001, 0.004, 0.016, 0.064, 0.256, 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0];
-
-/// A scraper that takes longer is gone.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All that is counted.
 #[derive(Debug)]
@@ -23,23 +26,59 @@ pub struct Metrics {
     calls: IntCounterVec,
     errors: IntCounterVec,
     seconds: HistogramVec,
+    stalled: IntCounterVec,
+    pulled: IntCounter,
+    pulls_failed: IntCounterVec,
+    pulled_bytes: IntCounter,
+    skipped_bytes: IntCounter,
+    reused_layers: IntCounter,
+    out_of_memory: IntCounter,
+    events_dropped: IntCounter,
+    pods: IntGaugeVec,
+    containers: IntGaugeVec,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let calls = Opts::new("berth_operations_total", "CRI calls answered.");
-        let errors = Opts::new("berth_operations_errors_total", "CRI calls refused, by gRPC code.");
-        let seconds =
-            HistogramOpts::new("berth_operations_seconds", "Time a CRI call took.").buckets(BUCKETS.to_vec());
-        let calls = IntCounterVec::new(calls, &["operation"]).expect("the names are proper");
-        let errors = IntCounterVec::new(errors, &["operation", "code"]).expect("the names are proper");
-        let seconds = HistogramVec::new(seconds, &["operation"]).expect("the names are proper");
-        registry.register(Box::new(calls.clone())).expect("the names differ");
-        registry.register(Box::new(errors.clone())).expect("the names differ");
-        registry.register(Box::new(seconds.clone())).expect("the names differ");
-        Self { registry, calls, errors, seconds }
+        let in_it = Family { registry: &registry };
+        Self {
+            calls: in_it.counters("operations_total", "CRI calls answered.", &["operation"]),
+            errors: in_it.counters(
+                "operations_errors_total",
+                "CRI calls refused, by gRPC code.",
+                &["operation", "code"],
+            ),
+            seconds: in_it.seconds("operations_latency_seconds", "Time a CRI call took.", &["operation"]),
+            stalled: in_it.counters(
+                "resources_stalled_at_stage_total",
+                "Callers who gave up on a pod or container that was still being made, by the step it was at.",
+                &["stage"],
+            ),
+            pulled: in_it.counter("image_pulls_success_total", "Images pulled."),
+            pulls_failed: in_it.counters("image_pulls_failure_total", "Pulls that failed.", &["error"]),
+            pulled_bytes: in_it.counter("image_pulls_bytes_total", "Bytes of layers fetched."),
+            skipped_bytes: in_it.counter(
+                "image_pulls_skipped_bytes_total",
+                "Bytes of layers that needed no fetching: they were there.",
+            ),
+            reused_layers: in_it.counter("image_layer_reuse_total", "Layers that were there already."),
+            out_of_memory: in_it.counter("containers_oom_total", "Containers that ran out of memory."),
+            events_dropped: in_it
+                .counter("containers_events_dropped_total", "Events that a slow watcher did not get."),
+            pods: in_it.gauges("pods", "Pods there are.", &["state"]),
+            containers: in_it.gauges("containers", "Containers there are.", &["state"]),
+            registry,
+        }
     }
+}
+
+/// The layers of one pull.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pulled {
+    pub fetched_bytes: u64,
+    pub skipped_bytes: u64,
+    pub reused_layers: u64,
 }
 
 impl Metrics {
@@ -51,48 +90,80 @@ impl Metrics {
         }
     }
 
-    /// In the text format of Prometheus.
-    pub fn text(&self) -> String {
+    /// Where a refusal says more than its code.
+    pub fn refused(&self, error: &Error) {
+        if let Error::StillMaking { step, .. } = error {
+            self.stalled.with_label_values(&[step.name()]).inc();
+        }
+    }
+
+    pub fn pulled(&self, layers: Pulled) {
+        self.pulled.inc();
+        self.pulled_bytes.inc_by(layers.fetched_bytes);
+        self.skipped_bytes.inc_by(layers.skipped_bytes);
+        self.reused_layers.inc_by(layers.reused_layers);
+    }
+
+    /// `kind` is one of a few words, since each makes a series of its own.
+    pub fn pull_failed(&self, kind: &'static str) {
+        self.pulls_failed.with_label_values(&[kind]).inc();
+    }
+
+    pub fn ran_out_of_memory(&self) {
+        self.out_of_memory.inc();
+    }
+
+    pub fn dropped_events(&self, count: u64) {
+        self.events_dropped.inc_by(count);
+    }
+
+    /// In the text format of Prometheus, with the world as it is now.
+    pub fn text(&self, world: &Snapshot) -> String {
+        self.pods.reset();
+        for sandbox in world.sandboxes.values() {
+            let state = if sandbox.life.is_ready() { "ready" } else { "not_ready" };
+            self.pods.with_label_values(&[state]).inc();
+        }
+        self.containers.reset();
+        for container in world.containers.values() {
+            self.containers.with_label_values(&[container.life.word()]).inc();
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 }
 
-/// Answers every request with the numbers of now; there is nothing else here to ask for.
-pub async fn serve(node: Arc<Node>, listener: TcpListener) {
-    loop {
-        let Ok((stream, _)) = listener.accept().await else { continue };
-        let node = node.clone();
-        tokio::spawn(async move { tell(&node, stream).await });
+/// Makes what counts and enters it; the names are constants, so nothing of it can fail.
+struct Family<'a> {
+    registry: &'a Registry,
+}
+
+impl Family<'_> {
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.enter(IntCounter::with_opts(opts(name, help)).expect("the name is proper"))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.enter(IntCounterVec::new(opts(name, help), labels).expect("the names are proper"))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.enter(IntGaugeVec::new(opts(name, help), labels).expect("the names are proper"))
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
+        let opts = HistogramOpts::from(opts(name, help)).buckets(BUCKETS.to_vec());
+        self.enter(HistogramVec::new(opts, labels).expect("the names are proper"))
+    }
+
+    fn enter<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.registry.register(Box::new(collector.clone())).expect("the names differ");
+        collector
     }
 }
 
-/// Speaks as much HTTP as a scraper needs. Who is slow is cut off.
-async fn tell(node: &Node, mut stream: TcpStream) -> std::io::Result<()> {
-    let exchange = async {
-        let mut request = [0; 4096];
-        let _ = stream.read(&mut request).await?;
-        let text = node.metrics.text();
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nConnection: close\r\n";
-        let answer = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await
-    };
-    tokio::time::timeout(SCRAPE_TIMEOUT, exchange).await?
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("berth")
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_and_errors_are_counted_by_name() {
-        let metrics = Metrics::default();
-        metrics.called("StartContainer", Duration::from_millis(3), None);
-        metrics.called("StartContainer", Duration::from_millis(3), Some(Code::NotFound));
-        let text = metrics.text();
-        assert!(text.contains("berth_operations_total{operation=\"StartContainer\"} 2"), "{text}");
-        assert!(
-            text.contains("berth_operations_errors_total{code=\"NotFound\",operation=\"StartContainer\"} 1")
-        );
-    }
-}
+mod tests;

@@ -28,7 +28,11 @@ async fn answer<T>(
     work: impl Future<Output = Result<T, Error>>,
 ) -> Reply<T> {
     let began = Instant::now();
-    let done = work.await.map_err(Status::from);
+    let done = work.await;
+    if let Err(error) = &done {
+        metrics.refused(error);
+    }
+    let done = done.map_err(Status::from);
     metrics.called(call, began.elapsed(), done.as_ref().err().map(Status::code));
     match done {
         Ok(answer) => {

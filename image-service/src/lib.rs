@@ -33,4 +33,4 @@ pub use explain::{Explanation, explain};
 pub use image::{Accounts, Image, ImageConfig, Layer};
 pub use images::{Images, RootfsPlan, Settings, Usage};
 pub use platform::Platform;
-pub use pull::{LayerProgress, Progress, PullRequest};
+pub use pull::{LayerProgress, LayerStage, Progress, PullRequest};

@@ -51,8 +51,26 @@ pub struct LayerProgress {
     pub digest: Digest,
     pub size_bytes: u64,
     pub done_bytes: u64,
-    /// Whole and verified, or was there already.
-    pub finished: bool,
+    pub stage: LayerStage,
+}
+
+/// How far one layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerStage {
+    Coming,
+    /// Came with this pull; whole and verified.
+    Fetched,
+    /// Needed no fetching.
+    WasThere,
+}
+
+impl LayerStage {
+    pub fn is_finished(self) -> bool {
+        match self {
+            LayerStage::Coming => false,
+            LayerStage::Fetched | LayerStage::WasThere => true,
+        }
+    }
 }
 
 type Fetching = Shared<BoxFuture<'static, Result<Arc<Content>, Error>>>;
@@ -243,11 +261,11 @@ impl LayerWatch<'_> {
         self.progress.send_modify(|progress| progress.layers[self.at].done_bytes = 0);
     }
 
-    fn finished(&self) {
+    fn finished(&self, stage: LayerStage) {
         self.progress.send_modify(|progress| {
             let layer = &mut progress.layers[self.at];
             layer.done_bytes = layer.size_bytes;
-            layer.finished = true;
+            layer.stage = stage;
         });
     }
 }
@@ -258,7 +276,7 @@ impl Progress {
             digest: layer.descriptor.digest.clone(),
             size_bytes: layer.descriptor.size,
             done_bytes: 0,
-            finished: false,
+            stage: LayerStage::Coming,
         };
         Progress { layers: manifest.layers.iter().map(layer).collect() }
     }

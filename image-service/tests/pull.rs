@@ -218,7 +218,7 @@ async fn the_last_who_leaves_cancels_and_nothing_is_left() {
     let first = ask(first);
     let second = ask(request("one.test/a:1"));
     let some = progress.wait_for(|now| now.layers.iter().any(|layer| layer.done_bytes >= 1000));
-    assert!(!some.await.unwrap().layers[0].finished);
+    assert!(!some.await.unwrap().layers[0].stage.is_finished());
     first.abort();
     // The small layer is done and the large one is not: the second still waits for it.
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -505,7 +505,7 @@ async fn a_large_layer_passes_through_little_memory() {
     asked.progress = Some(sender);
     let pulled = images.pull(asked).await.unwrap();
     let last = progress.borrow().clone();
-    assert!(last.layers[0].finished && last.layers[0].done_bytes == last.layers[0].size_bytes);
+    assert!(last.layers[0].stage == LayerStage::Fetched && last.layers[0].done_bytes == last.layers[0].size_bytes);
     assert!(pulled.size_bytes >= 8 << 20);
 }
 

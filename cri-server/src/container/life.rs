@@ -324,6 +324,20 @@ impl Life {
         }
     }
 
+    /// The state, for those who count.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Life::Making => "making",
+            Life::Created { .. } => "created",
+            Life::Starting { .. } => "starting",
+            Life::Running { .. } => "running",
+            Life::Stopping { .. } => "stopping",
+            Life::Exited { .. } => "exited",
+            Life::Removing { .. } => "removing",
+            Life::Broken { .. } => "broken",
+        }
+    }
+
     pub fn is_making(&self) -> bool {
         matches!(self, Life::Making)
     }

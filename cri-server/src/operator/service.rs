@@ -117,7 +117,7 @@ fn seen(progress: &Progress) -> ImageProgress {
         digest: layer.digest.to_string(),
         size_bytes: layer.size_bytes,
         done_bytes: layer.done_bytes,
-        finished: layer.finished,
+        finished: layer.stage.is_finished(),
     };
     ImageProgress { layers: progress.layers.iter().map(layer).collect(), images: Vec::new() }
 }

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use base64::Engine;
 use futures_util::stream::{self, BoxStream, StreamExt};
-use image_service::{Credentials, Image, PullRequest, Usage};
+use image_service::{Credentials, Image, LayerStage, Progress, PullRequest, Usage};
 use proto::v1;
 use proto::v1::image_service_server::ImageService;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use super::{Reply, answer};
 use crate::error::Error;
+use crate::metrics::Pulled;
 use crate::node::Node;
 
 /// Hears for a node.
@@ -64,8 +66,10 @@ impl ImageService for Images {
             let credentials = request.auth.map(credentials).transpose()?.flatten();
             let namespace =
                 request.sandbox_config.and_then(|pod| pod.metadata).map(|metadata| metadata.namespace);
-            let pull = PullRequest { reference, credentials, namespace, ..PullRequest::default() };
-            let image = self.node.images.pull(pull).await?;
+            let (progress, layers) = watch::channel(Progress::default());
+            let pull = PullRequest { reference, credentials, namespace, progress: Some(progress) };
+            let image = self.node.images.pull(pull).await.map_err(|error| self.not_pulled(error))?;
+            self.node.metrics.pulled(pulled(&layers.borrow()));
             Ok(v1::PullImageResponse { image_ref: image.id.clone() })
         };
         answer(&self.node.metrics, "PullImage", work).await
@@ -105,6 +109,20 @@ impl Images {
         Self { node }
     }
 
+    fn not_pulled(&self, error: image_service::Error) -> Error {
+        use image_service::Error as E;
+        self.node.metrics.pull_failed(match error {
+            E::NotFound { .. } => "not_found",
+            E::RegistryUnavailable { .. } => "unavailable",
+            E::Unauthorized { .. } => "unauthorized",
+            E::Policy(_) => "policy",
+            E::DiskFull { .. } => "disk_full",
+            E::Verification { .. } | E::Layer { .. } | E::Invalid { .. } | E::Unusable { .. } => "unusable",
+            _ => "other",
+        });
+        error.into()
+    }
+
     fn listed(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
         let wanted = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
         match wanted.as_str() {
@@ -112,6 +130,21 @@ impl Images {
             wanted => self.node.images.find(wanted).iter().map(|image| words(image)).collect(),
         }
     }
+}
+
+fn pulled(progress: &Progress) -> Pulled {
+    let mut pulled = Pulled::default();
+    for layer in &progress.layers {
+        match layer.stage {
+            LayerStage::WasThere => {
+                pulled.skipped_bytes += layer.size_bytes;
+                pulled.reused_layers += 1;
+            }
+            LayerStage::Fetched => pulled.fetched_bytes += layer.size_bytes,
+            LayerStage::Coming => {}
+        }
+    }
+    pulled
 }
 
 fn name(spec: Option<v1::ImageSpec>) -> Result<String, Error> {

@@ -22,7 +22,7 @@ pub(super) type Streamed<T> = BoxStream<'static, Result<T, Status>>;
 pub(super) fn events(node: Arc<Node>) -> Streamed<v1::ContainerEventResponse> {
     let changes = node.world.changes();
     Box::pin(stream::unfold((node, changes), |(node, mut changes)| async move {
-        let change = next_change(&mut changes).await?;
+        let change = next_change(&node, &mut changes).await?;
         let event = container_event(&node, &change);
         Some((Ok(event), (node, changes)))
     }))
@@ -58,11 +58,12 @@ fn pieces_of<T: Send + 'static, M: Send + 'static>(
 }
 
 /// The next change; one that was missed for slowness is made up for by the kubelet's relisting.
-async fn next_change(changes: &mut broadcast::Receiver<Change>) -> Option<Change> {
+async fn next_change(node: &Node, changes: &mut broadcast::Receiver<Change>) -> Option<Change> {
     loop {
         match changes.recv().await {
             Ok(change) => return Some(change),
             Err(broadcast::error::RecvError::Lagged(missed)) => {
+                node.metrics.dropped_events(missed);
                 tracing::warn!(missed, "a watcher of container events is too slow");
             }
             Err(broadcast::error::RecvError::Closed) => return None,

@@ -64,12 +64,15 @@ impl Pulls {
     pub(super) async fn layer(&self, wanted: Wanted<'_>) -> Result<Hold, Error> {
         loop {
             let made = match self.permission(&wanted.diff_id).await? {
-                Ok(hold) => Ok(hold),
-                Err(permission) => self.fetch_layer(&wanted, permission).await,
+                Ok(hold) => Ok((hold, LayerStage::WasThere)),
+                Err(permission) => {
+                    let fetched = self.fetch_layer(&wanted, permission).await;
+                    fetched.map(|hold| (hold, LayerStage::Fetched))
+                }
             };
             match made {
-                Ok(hold) => {
-                    wanted.watch.finished();
+                Ok((hold, stage)) => {
+                    wanted.watch.finished(stage);
                     return Ok(hold);
                 }
                 // What was kept is gone by now, and each endpoint is distrusted once, so this ends.

@@ -240,6 +240,9 @@ impl Task {
         self.keep_life(id, after);
         self.publish_container(id);
         if ended {
+            if after.exit().is_some_and(|exit| exit.oom_killed) {
+                self.node.metrics.ran_out_of_memory();
+            }
             self.tell_of(ContainerEventType::ContainerStoppedEvent, id.clone());
         }
     }
