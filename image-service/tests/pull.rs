@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use fake::{Fake, Manner, Reply};
 use image_service::digest::Digest;
-use image_service::{Error, Images, Progress};
+use image_service::{Error, Images, LayerStage, Progress};
 use picture::{OCI_INDEX, noise};
 use serde_json::json;
 use shelf::{Node, Shelf, exists, gzip, id, image, image_claiming, request, tar};
@@ -505,7 +505,9 @@ async fn a_large_layer_passes_through_little_memory() {
     asked.progress = Some(sender);
     let pulled = images.pull(asked).await.unwrap();
     let last = progress.borrow().clone();
-    assert!(last.layers[0].stage == LayerStage::Fetched && last.layers[0].done_bytes == last.layers[0].size_bytes);
+    assert!(
+        last.layers[0].stage == LayerStage::Fetched && last.layers[0].done_bytes == last.layers[0].size_bytes
+    );
     assert!(pulled.size_bytes >= 8 << 20);
 }
 

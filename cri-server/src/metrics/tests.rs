@@ -24,11 +24,7 @@ fn calls_and_errors_are_counted_by_name() {
 fn a_caller_who_gave_up_is_counted_at_the_step() {
     let metrics = Metrics::default();
     metrics.refused(&Error::Recovering);
-    metrics.refused(&Error::StillMaking {
-        noun: Noun::Sandbox,
-        id: "s".into(),
-        step: Step::SandboxNetwork,
-    });
+    metrics.refused(&Error::StillMaking { noun: Noun::Sandbox, id: "s".into(), step: Step::SandboxNetwork });
     let text = text(&metrics);
     assert!(text.contains("berth_resources_stalled_at_stage_total{stage=\"sandbox.network\"} 1"), "{text}");
 }

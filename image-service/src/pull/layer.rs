@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 
 use super::source::{Piece, pipe};
-use super::{LayerWatch, Pulls, blocking};
+use super::{LayerStage, LayerWatch, Pulls, blocking};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Layer;
