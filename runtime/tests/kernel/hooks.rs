@@ -41,14 +41,15 @@ fn each_hook_runs_in_its_namespace_with_the_state_of_its_moment() {
             .split(' ')
             .collect()
     };
-    for (name, namespace, status) in [
-        ("prestart", &outside, "creating"),
-        ("createRuntime", &outside, "creating"),
-        ("createContainer", &inside, "creating"),
-        ("startContainer", &inside, "created"),
-        ("poststart", &outside, "running"),
+    // The pid is as seen from where the hook runs (runtime.md, "State").
+    for (name, namespace, status, pid) in [
+        ("prestart", &outside, "creating", pid.as_str()),
+        ("createRuntime", &outside, "creating", &pid),
+        ("createContainer", &inside, "creating", "1"),
+        ("startContainer", &inside, "created", "1"),
+        ("poststart", &outside, "running", &pid),
     ] {
-        assert_eq!(line(name), [name, namespace, status, &pid, "this"], "{text}");
+        assert_eq!(line(name), [name, namespace, status, pid, "this"], "{text}");
     }
     assert_eq!(line("poststop")[..3], ["poststop", outside.as_str(), "stopped"]);
     assert_eq!(line("main"), ["main", inside.as_str()]);

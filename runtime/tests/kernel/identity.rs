@@ -170,3 +170,37 @@ fn personality_and_memory_policy_are_those_of_the_init_and_of_an_exec() {
     bundle.spec["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "4000"});
     bundle.run().refused(&["memory policy", "linux.memoryPolicy", "Invalid argument"]);
 }
+
+#[test]
+fn every_policy_of_the_scheduler_is_the_kernels() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("");
+    bundle.spec["process"]["args"] = json!(["cat", "/proc/self/stat"]);
+    // A cgroup of v1 gives no time to real-time processes unless told to, where the kernel divides it.
+    let divided = std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists();
+    let some = json!({"realtimeRuntime": 10_000, "realtimePeriod": 1_000_000});
+    let time = if divided { some } else { json!({}) };
+    for (scheduler, cpu, priority, policy) in [
+        (json!({"policy": "SCHED_OTHER", "nice": -5}), json!({}), "0", "0"),
+        (json!({"policy": "SCHED_BATCH"}), json!({}), "0", "3"),
+        (json!({"policy": "SCHED_IDLE"}), json!({}), "0", "5"),
+        (json!({"policy": "SCHED_FIFO", "priority": 3}), time.clone(), "3", "1"),
+        (json!({"policy": "SCHED_RR", "priority": 9, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}), time, "9", "2"),
+        (
+            json!({"policy": "SCHED_DEADLINE", "runtime": 1_000_000, "deadline": 20_000_000, "period": 20_000_000}),
+            json!({}),
+            "0",
+            "6",
+        ),
+    ] {
+        bundle.spec["process"]["scheduler"] = scheduler.clone();
+        bundle.spec["linux"]["resources"]["cpu"] = cpu;
+        let said = bundle.run();
+        let fields: Vec<&str> = said.ok().split(' ').collect();
+        assert_eq!(fields[39..41], [priority, policy], "{scheduler}");
+    }
+    bundle.spec["process"]["scheduler"] = json!({"policy": "SCHED_ISO"});
+    bundle.run().refused(&["setting the scheduler (process.scheduler)", "Invalid argument"]);
+}

@@ -276,19 +276,23 @@ fn devices_of_a_user_namespace_are_found_by_name_or_number() {
         return;
     }
     let mut bundle = Bundle::new("stat -c '%n %F' /dev/null /dev/pipe; head -c 2 /dev/mine | wc -c");
+    let id = bundle.id.clone();
     userns(&mut bundle);
+    bundle.spec["linux"]["devices"] = json!([
+        {"path": "/dev/pipe", "type": "p"}, {"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}
+    ]);
+    bundle.write();
     chown_tree(&bundle, 100_000);
-    bundle.spec["linux"]["devices"] = json!([{"path": "/dev/pipe", "type": "p"}]);
-    let numbered = fs::metadata("/dev/char/1:5").is_ok();
-    if numbered {
-        bundle.spec["linux"]["devices"]
-            .as_array_mut()
-            .unwrap()
-            .push(json!({"path": "/dev/mine", "type": "c", "major": 1, "minor": 5}));
-    }
-    let said = bundle.run();
-    assert!(said.ok().starts_with("/dev/null character special file\n/dev/pipe fifo"), "{}", said.out);
-    assert_eq!(said.ok().ends_with("\n2"), numbered, "{}", said.out);
+    fs::create_dir(bundle.path().join("newdev")).unwrap();
+    let bind = |from: &str, to: &str| format!("touch newdev/{to}; mount --bind /dev/{from} newdev/{to};");
+    let defaults = ["null", "zero", "full", "random", "urandom", "tty"].map(|name| bind(name, name)).concat();
+    let look = format!(
+        "mount -t tmpfs tmpfs newdev; mkdir newdev/char; {defaults} {} mount --rbind newdev /dev; \
+         chown 0 config.json; rt run {id}",
+        bind("zero", "char/1:5")
+    );
+    let out = on_a_host_of_its_own(&bundle, &look);
+    assert_eq!(out, "/dev/null character special file\n/dev/pipe fifo\n2\n");
     bundle.spec["linux"]["devices"] = json!([{"path": "/dev/mine", "type": "c", "major": 4000, "minor": 5}]);
     bundle.run().refused(&["opening the device /dev/mine (char 4000:5, linux.devices)"]);
 }
