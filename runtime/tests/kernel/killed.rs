@@ -54,9 +54,14 @@ fn strace(bundle: &Bundle, options: &[&str], words: &[&str]) {
     child.wait().unwrap();
 }
 
+/// The command, and none of the children by which strace first tries out what the kernel can.
 fn first_child(pid: u32) -> Option<u32> {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
+    let is_command = |pid: &u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        !matches!(name.trim_end(), "" | "strace")
+    };
+    children.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_command)
 }
 
 fn has_ended(pid: u32) -> bool {
