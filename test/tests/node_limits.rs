@@ -101,7 +101,8 @@ async fn changed_limits_are_the_kernels_and_the_statuss_and_outlive_the_daemon()
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn limits_that_cannot_be_are_refused_and_change_nothing() -> Result<()> {
     let mut fixture = Fixture::new().await?;
-    let script = "head -c 40000000 /dev/zero | tail > /dev/null; s=$(head -c 20000000 /dev/zero | tr '\\0' x); echo held; sleep 1000";
+    // The shell keeps what it holds: it stays, since the sleep is not its last command.
+    let script = "s=$(head -c 20000000 /dev/zero | tr '\\0' x); echo held; sleep 1000; echo ${#s}";
     let mut config = limited(&fixture);
     config.command = ["sh", "-c", script].map(str::to_owned).to_vec();
     config.linux.get_or_insert_default().resources.get_or_insert_default().memory_limit_in_bytes = 256 * MIB;
