@@ -161,6 +161,8 @@ impl Contender {
                 made.extend(work.join_next().await.transpose()?.transpose()?);
             }
             let mut maker = self.churner(&format!("stays-{number}")).await?;
+            // The host's name, as the kubelet has it for such pods; runc refuses another.
+            maker.pod.hostname.clear();
             let linux = maker.pod.linux.get_or_insert_default();
             let options =
                 linux.security_context.get_or_insert_default().namespace_options.get_or_insert_default();
