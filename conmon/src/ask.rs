@@ -2,7 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
-use conmon_protocol::{Answer, Ask, ContainerPlan, ExecPlan, PodPlan, RefusalKind, Request, Scope, VERSION};
+use conmon_protocol::{
+    Answer, Ask, ContainerPlan, ExecPlan, KeptExec, PodPlan, RefusalKind, Request, Scope, VERSION,
+};
 use rustix::event::epoll::EventFlags;
 
 use crate::attach::{Attached, MAX_ATTACHED, Wanted};
@@ -30,7 +32,8 @@ impl Monitor {
         let answer = match request.ask {
             Ask::Hello { version } => self.hello(version),
             Ask::MakePod(plan) => self.make_pod(&plan),
-            Ask::Create(plan) => self.create(plan),
+            Ask::Look { paths, patience_ms } => return self.look(asker, paths, patience_ms),
+            Ask::Create(plan) => return self.create(asker, plan),
             Ask::Start { container_id } => self.start(&container_id),
             Ask::Signal { container_id, signal, scope } => self.signal(&container_id, signal, scope),
             Ask::Resize { container_id, columns, rows } => self.resize(&container_id, columns, rows),
@@ -39,6 +42,14 @@ impl Monitor {
             Ask::KillExec { exec_id } => self.kill_exec(&exec_id),
             Ask::Attach { container_id, stdin, stdout, stderr } => {
                 self.attach(&container_id, Wanted { stdin, stdout, stderr }, fds)
+            }
+            Ask::Keep => {
+                self.give_all_to_keep(daemon);
+                Ok(Answer::Done)
+            }
+            Ask::TakeBack { container_id, .. } | Ask::TakeBackExec(KeptExec { container_id, .. }) => {
+                let message = format!("what was kept of container {container_id} comes too late");
+                Err(Error::refused(RefusalKind::State, message))
             }
             Ask::Exec(plan) => return self.exec(asker, plan, fds),
             Ask::Delete { container_id } => return self.delete(asker, &container_id),
@@ -72,25 +83,43 @@ impl Monitor {
         Ok(Answer::Done)
     }
 
-    fn create(&mut self, plan: ContainerPlan) -> Answered {
+    fn create(&mut self, asker: Asker, plan: ContainerPlan) {
+        if let Err(error) = self.may_create(&plan.container_id) {
+            return self.answer(asker, Err(error), Vec::new());
+        }
+        let key = self.next_key();
+        if !plan.volumes.is_empty() {
+            return self.begin_making(key, asker, &plan);
+        }
+        let answer = match Container::make(key, plan, &self.poll) {
+            Ok(container) => Ok(Answer::Created { pid: self.add_made(container) }),
+            Err(error) => Err(error),
+        };
+        self.answer(asker, answer, Vec::new());
+    }
+
+    fn may_create(&self, id: &str) -> Result<(), Error> {
         self.not_while_unmaking()?;
         if self.pod.is_none() {
             return Err(Error::refused(RefusalKind::State, "the pod is not made"));
         }
-        if self.find(&plan.container_id).is_ok() {
-            let message = format!("container {} exists", plan.container_id);
-            return Err(Error::refused(RefusalKind::Exists, message));
+        if self.find(id).is_ok() || self.is_being_made(id).is_some() {
+            return Err(Error::refused(RefusalKind::Exists, format!("container {id} exists")));
         }
-        if self.containers.len() >= MAX_CONTAINERS {
+        if self.containers.len() + self.jobs.len() >= MAX_CONTAINERS {
             let message = format!("the pod has {MAX_CONTAINERS} containers already");
             return Err(Error::refused(RefusalKind::Failed, message));
         }
-        let key = self.next_key();
-        let container = Container::make(key, plan, &self.poll)?;
-        let pid = container.life.pid().unwrap_or_default();
+        Ok(())
+    }
+
+    /// Says which process it has.
+    pub(crate) fn add_made(&mut self, container: Container) -> i32 {
+        let (key, pid) = (container.key, container.life.pid().unwrap_or_default());
         container.warnings.iter().for_each(|warning| self.journal.note(warning));
         self.containers.insert(key, container);
-        Ok(Answer::Created { pid })
+        self.give_to_keep(key);
+        pid
     }
 
     fn start(&mut self, id: &str) -> Answered {
@@ -159,6 +188,7 @@ impl Monitor {
     }
 
     fn start_exec(&mut self, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<(i32, Option<OwnedFd>), Error> {
+        let key = self.next_key();
         let container = self.find(&plan.container_id)?;
         container.may(Asked::Exec)?;
         if self.execs.iter().any(|exec| exec.id == plan.exec_id) {
@@ -168,9 +198,12 @@ impl Monitor {
             let message = format!("{MAX_EXECS} processes are being executed in this pod already");
             return Err(Error::refused(RefusalKind::Failed, message));
         }
-        let started = exec::start(container, plan, fds);
+        self.say_that_exec_begins(&plan.exec_id);
+        let container = self.find(&plan.container_id)?;
+        let started = exec::start(key, container, plan, fds);
         let (exec, console) = started.map_err(|error| container.or_has_ended(error))?;
         let pid = exec.pid;
+        self.give_exec_to_keep(&exec);
         self.execs.push(exec);
         Ok((pid, console))
     }
@@ -183,6 +216,10 @@ impl Monitor {
     }
 
     fn delete(&mut self, asker: Asker, id: &str) {
+        if let Some(key) = self.is_being_made(id) {
+            self.deletes.push((key, asker));
+            return self.give_up_job(key);
+        }
         let Ok(container) = self.find(id) else {
             return self.answer(asker, Ok(Answer::Done), Vec::new());
         };
@@ -195,11 +232,13 @@ impl Monitor {
         self.unmakes.push(asker);
         let keys: Vec<Key> = self.containers.keys().copied().collect();
         keys.into_iter().for_each(|key| self.kill_or_unmake(key));
+        let jobs: Vec<Key> = self.jobs.keys().copied().collect();
+        jobs.into_iter().for_each(|key| self.give_up_job(key));
         self.unmake_pod_when_empty();
     }
 
     /// A living container is killed, and taken away when it has ended.
-    fn kill_or_unmake(&mut self, key: Key) {
+    pub(crate) fn kill_or_unmake(&mut self, key: Key) {
         let until_ns = clock::monotonic_ns() + DEATH_NS;
         let Some(container) = self.containers.get_mut(&key) else {
             return;

@@ -3,24 +3,28 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use conmon_protocol::{ContainerPlan, Exit, RefusalKind, Scope, Stdin};
-use rustix::event::epoll::EventFlags;
+use runtime::cgroup::OomWatch;
+use rustix::event::{Timespec, epoll::EventFlags};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::clock;
 use crate::error::{Error, Leftovers, Named as _};
-use crate::handler::{self, Started};
+use crate::handler::{self, Made, Started};
+use crate::keep::Returned;
 use crate::life::{Answer, Asked, Heard, Life};
 use crate::logfile::{Log, Stream};
 use crate::poll::{Poll, Token};
 use crate::reap::{self, Birth};
 use crate::record::{self, ContainerRecord};
-use crate::stdio::{self, Streams};
+use crate::stdio::{self, Ends, Streams};
 
 /// A number that is never used twice in this monitor.
 pub(crate) type Key = u32;
 
 const SIGKILL: i32 = 9;
+/// What killed processes that nothing holds take to die, and more.
+const LAST_DEATHS: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
 #[derive(Debug)]
 pub(crate) struct Container {
@@ -35,54 +39,83 @@ pub(crate) struct Container {
     pub(crate) stdin_ends: bool,
     /// Of a process that an earlier monitor started.
     pub(crate) inherited: Option<OwnedFd>,
+    /// Tells when it runs out of memory.
+    pub(crate) oom: Option<OomWatch>,
+    /// Whether somebody was told that it did.
+    pub(crate) oom_told: bool,
     /// When we say that it could not be killed; 0 when nobody waits.
     pub(crate) dies_until_ns: u64,
     /// What was asked and done in part only.
     pub(crate) warnings: Vec<String>,
 }
 
-impl Container {
-    /// Makes a container whose process waits. On failure nothing stays.
-    pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
-        match Self::make_all(key, &plan, poll) {
-            Ok(container) => Ok(container),
-            Err(error) => match unmake(&plan) {
-                Ok(()) => Err(error),
-                Err(left) => Err(Error::Left(vec![error, left])),
-            },
-        }
-    }
+/// A container that is being made: written down, with its log and its streams, and no process yet.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) record: ContainerRecord,
+    streams: Streams,
+    log: Log,
+}
 
-    fn make_all(key: Key, plan: &ContainerPlan, poll: &Poll) -> Result<Container, Error> {
-        let intent = ContainerRecord {
+impl Begun {
+    /// With the container's side of its streams, or none for a terminal.
+    pub(crate) fn begin(plan: &ContainerPlan) -> Result<(Begun, Option<Ends>), Error> {
+        let record = ContainerRecord {
             plan: plan.clone(),
             process: None,
             started_at_ns: None,
             cgroup: None,
             owns_pid_namespace: false,
         };
-        intent.write()?;
+        record.write()?;
         let log = Log::open(plan.log_path.as_deref())?;
-        let (mut streams, ends) = if plan.terminal {
-            (Streams::default(), None)
-        } else {
-            let (streams, ends) = stdio::make(plan)?;
-            (streams, Some(ends))
-        };
-        let made = handler::create(plan, ends)?;
+        if plan.terminal {
+            return Ok((Begun { record, streams: Streams::default(), log }, None));
+        }
+        let (streams, ends) = stdio::make(plan)?;
+        Ok((Begun { record, streams, log }, Some(ends)))
+    }
+
+    /// Now that it has a process.
+    pub(crate) fn finish(self, key: Key, made: Made, poll: &Poll) -> Result<Container, Error> {
+        let Begun { record, mut streams, log } = self;
         let process = made.process;
         streams.console = process.console;
         let record = ContainerRecord {
             process: Some(Birth::of(process.pid)),
             cgroup: made.cgroup,
             owns_pid_namespace: made.owns_pid_namespace,
-            ..intent
+            ..record
         };
         record.write()?;
         let mut container = Container::new(key, record, Life::Created { pid: process.pid }, streams, log);
         container.warnings = process.warnings;
         container.watch_streams(poll)?;
+        // It only makes the telling of a kill later: its end tells of it too.
+        if let Err(error) = container.watch_memory(poll) {
+            container.warnings.push(error.chain());
+        }
         Ok(container)
+    }
+}
+
+impl Container {
+    /// Makes a container whose process waits. On failure nothing stays.
+    pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
+        let made = Begun::begin(&plan).and_then(|(begun, ends)| {
+            let made = handler::create(&plan, ends)?;
+            begun.finish(key, made, poll)
+        });
+        made.map_err(|error| match unmake(&plan) {
+            Ok(()) => error,
+            Err(left) => Error::Left(vec![error, left]),
+        })
+    }
+
+    /// What a failed making left and could not be taken away yet. It can be asked for again.
+    pub(crate) fn leftover(key: Key, record: ContainerRecord) -> Container {
+        let exit = Exit { code: Exit::UNSEEN, oom_killed: false, finished_at_ns: clock::now_ns() };
+        Container::new(key, record, Life::Exited(exit), Streams::default(), Log::without_file(None))
     }
 
     fn new(key: Key, record: ContainerRecord, life: Life, streams: Streams, log: Log) -> Container {
@@ -95,6 +128,8 @@ impl Container {
             stdin_rest: Vec::new(),
             stdin_ends: false,
             inherited: None,
+            oom: None,
+            oom_told: false,
             dies_until_ns: 0,
             warnings: Vec::new(),
         }
@@ -103,25 +138,28 @@ impl Container {
     /// A container that an earlier monitor made. Its log is opened again; what it wrote meanwhile is in the FIFOs.
     /// It is taken up whatever is wrong with it, and what is wrong is told. `None`: it was not made when its monitor
     /// was killed, nobody was told of it, and it is gone now.
-    pub(crate) fn resume(key: Key, record: ContainerRecord, poll: &Poll) -> (Option<Container>, Vec<Error>) {
+    pub(crate) fn resume(
+        key: Key,
+        record: ContainerRecord,
+        returned: Returned,
+        poll: &Poll,
+    ) -> (Option<Container>, Vec<Error>) {
         if record.process.is_some() {
-            let (container, troubles) = Self::take_up(key, record, poll);
+            let (container, troubles) = Self::take_up(key, record, returned, poll);
             return (Some(container), troubles);
         }
-        match unmake(&record.plan) {
+        match unmake_unfinished(&record.plan, LAST_DEATHS) {
             Ok(()) => (None, Vec::new()),
-            // It can be asked for again.
-            Err(left) => {
-                let exit =
-                    Exit { code: reap::UNKNOWN_CODE, oom_killed: false, finished_at_ns: clock::now_ns() };
-                let log = Log::without_file(None);
-                let container = Container::new(key, record, Life::Exited(exit), Streams::default(), log);
-                (Some(container), vec![left])
-            }
+            Err(left) => (Some(Container::leftover(key, record)), vec![left]),
         }
     }
 
-    fn take_up(key: Key, record: ContainerRecord, poll: &Poll) -> (Container, Vec<Error>) {
+    fn take_up(
+        key: Key,
+        record: ContainerRecord,
+        returned: Returned,
+        poll: &Poll,
+    ) -> (Container, Vec<Error>) {
         let mut troubles = Vec::new();
         let exit = record::read_exit(&record.plan.container_dir).unwrap_or_else(|error| {
             troubles.push(error);
@@ -136,11 +174,15 @@ impl Container {
             troubles.push(error);
             Log::without_file(path)
         });
-        let streams = if record.plan.terminal { Streams::default() } else { stdio::reopen(&record.plan) };
+        let (process, streams) = stdio::take_up(&record.plan, returned);
         let life = life_of(&record);
         let mut container = Container::new(key, record, life, streams, log);
-        container.inherited = container.record.process.and_then(Birth::open);
+        container.inherited = process.or_else(|| container.record.process.and_then(Birth::open));
         troubles.extend(container.watch_streams(poll).err());
+        // One that has ended already has no more to tell.
+        if container.inherited.is_some() {
+            troubles.extend(container.watch_memory(poll).err());
+        }
         if let Some(pidfd) = &container.inherited {
             let watched = poll.watch(pidfd, Token::Inherited(key), EventFlags::IN);
             troubles.extend(watched.named("watching", "the process").err());
@@ -160,6 +202,15 @@ impl Container {
             rustix::fs::fcntl_setfl(console, OFlags::RDWR | OFlags::NONBLOCK)
                 .named("opening", "the terminal")?;
             poll.watch(console, Token::Console(key), EventFlags::IN).named("watching", "the terminal")?;
+        }
+        Ok(())
+    }
+
+    fn watch_memory(&mut self, poll: &Poll) -> Result<(), Error> {
+        self.oom = handler::watch_oom(self.record.cgroup.as_deref())?;
+        if let Some(oom) = &self.oom {
+            poll.watch(oom, Token::Memory(self.key), EventFlags::IN)
+                .named("watching the memory of", self.id())?;
         }
         Ok(())
     }
@@ -233,6 +284,7 @@ impl Container {
         self.life = self.life.hear(Heard::Ended(exit));
         self.streams = Streams::default();
         self.inherited = None;
+        self.oom = None;
         self.stdin_rest = Vec::new();
         (exit, left.result())
     }
@@ -250,6 +302,7 @@ impl Container {
         let streams = &self.streams;
         let fds = [&streams.stdin, &streams.stdout, &streams.stderr, &streams.console, &self.inherited];
         fds.into_iter().flatten().for_each(|fd| poll.unwatch(fd));
+        self.oom.iter().for_each(|oom| poll.unwatch(oom));
     }
 
     /// Gives input to the container; what it doesn't take at once is the rest, and it is asked again.
@@ -338,6 +391,20 @@ fn life_of(record: &ContainerRecord) -> Life {
         Some(started_at_ns) => Life::Running { pid, started_at_ns },
         None => Life::Created { pid },
     }
+}
+
+/// Takes away what was never whole. Its processes are killed; those that the kernel holds are not waited for longer than
+/// this, since that may be for ever.
+pub(crate) fn unmake_unfinished(plan: &ContainerPlan, patience: Timespec) -> Result<(), Error> {
+    let held = handler::kill_unfinished(plan, patience);
+    if held.is_empty() {
+        return unmake(plan);
+    }
+    let message = format!(
+        "processes {held:?} of container {} were killed and the kernel holds them; a volume does not answer",
+        plan.container_id
+    );
+    Err(Error::refused(RefusalKind::Failed, message))
 }
 
 /// Takes all of it away, from any point, and past failures. Safe twice. Its process is expected to have ended.

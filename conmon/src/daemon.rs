@@ -5,7 +5,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use conmon_protocol::{Decoder, Frame, MAX_FDS, Message, Request, encode};
+use conmon_protocol::{Ask, Decoder, Frame, MAX_FDS, Message, Request, encode};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -13,9 +13,13 @@ use rustix::net::{
 };
 use serde::Deserialize;
 
+use crate::keep::{AllReturned, Returned};
+
 /// What may wait for a daemon that doesn't read. One that is further behind is given up: it will ask for the
 /// state when it connects again.
 const MAX_UNSENT: usize = 1 << 20;
+/// Read at once of what was said before we were born.
+const EARLY_BYTES: usize = 2048;
 /// Descriptors received ahead of their frames.
 const MAX_EARLY_FDS: usize = 4 * MAX_FDS as usize;
 
@@ -28,8 +32,12 @@ pub(crate) struct Daemon {
     pub(crate) socket: OwnedFd,
     decoder: Decoder,
     early_fds: VecDeque<OwnedFd>,
+    /// Taken out of the stream and not answered yet.
+    early: Option<Asked>,
     unsent: VecDeque<Unsent>,
     unsent_bytes: usize,
+    /// It keeps what would be lost with this monitor.
+    pub(crate) keeps: bool,
 }
 
 /// What a daemon asked.
@@ -60,20 +68,49 @@ impl Daemon {
             socket,
             decoder: Decoder::new(),
             early_fds: VecDeque::new(),
+            early: None,
             unsent: VecDeque::new(),
             unsent_bytes: 0,
+            keeps: false,
         }
     }
 
-    /// Reads once. Take all requests out before the next read.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<(), Gone> {
+    /// What was kept for us, which is said before anything else and before we were born: there is nothing to wait for.
+    pub(crate) fn take_back(&mut self) -> AllReturned {
+        let mut all = AllReturned::default();
+        let mut buffer = [0; EARLY_BYTES];
+        loop {
+            match self.next_request() {
+                Ok(Some(Asked::Request(request, fds))) => match request.ask {
+                    Ask::TakeBack { container_id, kept } => {
+                        all.containers.insert(container_id, Returned::of(kept, fds));
+                    }
+                    Ask::TakeBackExec(kept) => all.execs.extend(fds.into_iter().next().map(|fd| (kept, fd))),
+                    _ => {
+                        self.early = Some(Asked::Request(request, fds));
+                        return all;
+                    }
+                },
+                Ok(early @ Some(Asked::Unknown { .. })) => {
+                    self.early = early;
+                    return all;
+                }
+                Ok(None) if matches!(self.receive(&mut buffer), Ok(1..)) => {}
+                // Whoever is gone or talks nonsense is found out by the turn.
+                Ok(None) | Err(Gone) => return all,
+            }
+        }
+    }
+
+    /// Reads once; says how much there was. Take all requests out before the next read.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> Result<usize, Gone> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS as usize))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags);
         let received = match received {
             Ok(received) => received,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(0),
             Err(_) => return Err(Gone),
         };
         for message in control.drain() {
@@ -86,11 +123,14 @@ impl Daemon {
             return Err(Gone);
         }
         self.decoder.push(&buffer[..received.bytes]);
-        Ok(())
+        Ok(received.bytes)
     }
 
     /// What was asked next, if it is there whole.
     pub(crate) fn next_request(&mut self) -> Result<Option<Asked>, Gone> {
+        if let Some(early) = self.early.take() {
+            return Ok(Some(early));
+        }
         let Some(frame) = self.decoder.next_frame().map_err(|_| Gone)? else {
             return Ok(None);
         };
@@ -166,7 +206,7 @@ impl Unsent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conmon_protocol::{Answer, Ask};
+    use conmon_protocol::Answer;
     use std::os::unix::net::UnixStream;
 
     fn pair() -> (Daemon, Daemon) {

@@ -18,6 +18,9 @@ pub(crate) enum Error {
     Json { step: &'static str, object: String, source: serde_json::Error },
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    /// What failed, and what of it could not be taken away.
+    #[error("{}; and {}", failed.chain(), left.chain())]
+    LeftBy { failed: Box<Error>, left: Box<Error> },
     /// Taking away goes on past failures; these are all it could not do.
     #[error("could not take away everything: {}", list(.0))]
     Left(Vec<Error>),
@@ -44,6 +47,7 @@ impl Error {
         let kind = match self {
             Error::Refused { kind, .. } => *kind,
             Error::Runtime(error) => runtime_kind(error),
+            Error::LeftBy { failed, .. } => failed.refusal().kind,
             Error::Step { .. } | Error::Json { .. } | Error::Left(_) => RefusalKind::Failed,
         };
         Refusal { kind, message: self.chain() }

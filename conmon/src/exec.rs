@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use conmon_protocol::{ExecPlan, RefusalKind};
+use conmon_protocol::{ExecPlan, KeptExec, RefusalKind};
 
 use crate::clock;
-use crate::container::Container;
+use crate::container::{Container, Key};
 use crate::error::{Error, Named as _};
 use crate::handler;
 use crate::reap::{self, Birth};
@@ -19,15 +19,27 @@ const MAX_DESCENDANTS: usize = 4096;
 
 #[derive(Debug)]
 pub(crate) struct Exec {
+    pub(crate) key: Key,
     pub(crate) id: String,
+    pub(crate) container_id: String,
     pub(crate) pid: i32,
-    pidfd: OwnedFd,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) parent: Parent,
     pub(crate) deadline_ns: Option<u64>,
     pub(crate) timed_out: bool,
 }
 
+/// Who hears of the process's end by wait(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parent {
+    Us,
+    /// An earlier monitor started it.
+    Another,
+}
+
 /// Starts the process; returns its terminal's master if it has one.
 pub(crate) fn start(
+    key: Key,
     container: &Container,
     plan: ExecPlan,
     fds: Vec<OwnedFd>,
@@ -36,8 +48,16 @@ pub(crate) fn start(
     let entered = handler::exec(&container.record.plan, plan.process, ends)?;
     let deadline_ns =
         plan.timeout_ms.map(|ms| clock::monotonic_ns().saturating_add(ms.saturating_mul(1_000_000)));
-    let exec =
-        Exec { id: plan.exec_id, pid: entered.pid, pidfd: entered.pidfd, deadline_ns, timed_out: false };
+    let exec = Exec {
+        key,
+        id: plan.exec_id,
+        container_id: plan.container_id,
+        pid: entered.pid,
+        pidfd: entered.pidfd,
+        parent: Parent::Us,
+        deadline_ns,
+        timed_out: false,
+    };
     Ok((exec, entered.console))
 }
 
@@ -58,6 +78,21 @@ fn ends(plan: &ExecPlan, fds: Vec<OwnedFd>) -> Result<Ends, Error> {
 }
 
 impl Exec {
+    /// One that an earlier monitor started.
+    pub(crate) fn take_up(key: Key, kept: KeptExec, pidfd: OwnedFd) -> Exec {
+        let KeptExec { exec_id, container_id, pid, deadline_ns } = kept;
+        Exec {
+            key,
+            id: exec_id,
+            container_id,
+            pid,
+            pidfd,
+            parent: Parent::Another,
+            deadline_ns,
+            timed_out: false,
+        }
+    }
+
     pub(crate) fn is_due(&self, now_ns: u64) -> bool {
         !self.timed_out && self.deadline_ns.is_some_and(|deadline| deadline <= now_ns)
     }

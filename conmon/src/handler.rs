@@ -8,17 +8,21 @@ use std::fs;
 use std::os::fd::OwnedFd;
 
 use conmon_protocol::{CgroupDriver, ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
-use runtime::cgroup::ScopePlan;
+use runtime::cgroup::{Cgroup, OomWatch, ScopePlan};
 use runtime::spec::{NamespaceKind, Resources, Root, Spec};
+use rustix::event::Timespec;
 use serde::Deserialize as _;
 
 use self::command::Command;
 use self::in_tree::InTree;
 use crate::error::{Error, Named as _};
+use crate::reap;
 use crate::stdio::Ends;
 
 /// No config.json is longer; Kubernetes itself bounds a pod at 1.5 MiB.
 const MAX_CONFIG: u64 = 4 << 20;
+
+const SIGKILL: i32 = 9;
 
 /// A container whose process waits.
 #[derive(Debug)]
@@ -95,6 +99,16 @@ pub(crate) fn kill(plan: &ContainerPlan, signal: i32, scope: Scope) -> Result<()
     }
 }
 
+/// Kills what a making left, and says which of its processes are there still after so long.
+pub(crate) fn kill_unfinished(plan: &ContainerPlan, patience: Timespec) -> Vec<i32> {
+    // Where nothing was made yet there is nothing to kill.
+    let _ = kill(plan, SIGKILL, Scope::All);
+    let cgroup = read_spec(plan).and_then(|spec| cgroup_of(plan, &spec)).ok().flatten();
+    let cgroup = cgroup.and_then(|path| Cgroup::at(&path).ok());
+    let pids = cgroup.and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default();
+    reap::those_that_stay(&pids, patience)
+}
+
 pub(crate) fn exec(
     plan: &ContainerPlan,
     process: serde_json::Value,
@@ -132,8 +146,24 @@ pub(crate) fn delete(plan: &ContainerPlan) -> Result<(), Error> {
 
 /// How many processes of the cgroup the kernel killed for want of memory. A cgroup that is gone counts none.
 pub(crate) fn oom_kills(cgroup: Option<&str>) -> u64 {
-    let cgroup = cgroup.and_then(|path| runtime::cgroup::Cgroup::open(path).ok());
+    let cgroup = cgroup.and_then(|path| Cgroup::at(path).ok());
     cgroup.map_or(0, |cgroup| cgroup.oom_kills())
+}
+
+/// Tells of such kills as they happen; `None` where nothing can.
+pub(crate) fn watch_oom(cgroup: Option<&str>) -> Result<Option<OomWatch>, Error> {
+    let Some(path) = cgroup else { return Ok(None) };
+    match Cgroup::at(path).and_then(|cgroup| cgroup.watch_oom()) {
+        Ok(watch) => Ok(Some(watch)),
+        Err(runtime::cgroup::Error::MissingController { .. }) => Ok(None),
+        Err(source) => Err(runtime::Error::Cgroup { id: path.to_owned(), source }.into()),
+    }
+}
+
+/// Whether that was one.
+pub(crate) fn ran_out(watch: &mut OomWatch, cgroup: Option<&str>) -> bool {
+    let cgroup = cgroup.and_then(|path| Cgroup::at(path).ok());
+    cgroup.is_some_and(|cgroup| watch.ran_out(&cgroup))
 }
 
 fn read_spec(plan: &ContainerPlan) -> Result<Spec, Error> {

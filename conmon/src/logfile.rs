@@ -4,6 +4,8 @@
 //! What is read is written at once, a cut line as P: nothing is held back, so a killed monitor loses nothing.
 //! A write that fails drops its bytes and keeps the container running; the next write tries again.
 
+mod resume;
+
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,7 @@ use rustix::io::Errno;
 
 use crate::clock;
 use crate::error::{Error, Named as _};
-use crate::stage::{Batch, LogEnd};
+use crate::stage::LogEnd;
 
 /// Longest text of one record; what containerd and CRI-O use, and what log readers expect. No more is read,
 /// and so written, at once.
@@ -74,22 +76,6 @@ impl Log {
     /// Where the next batch will be, if anywhere.
     pub(crate) fn end_of_file(&self) -> Option<LogEnd> {
         self.file.is_some().then_some(self.end)
-    }
-
-    /// Goes on where a monitor was killed: a batch that is not in the log, or in part, is written again.
-    pub(crate) fn finish(&mut self, batch: &Batch, text: &[u8]) -> Change {
-        if self.end.inode == batch.log.inode {
-            let whole = batch.log.bytes + records_length(text);
-            if self.end.bytes >= whole {
-                return Change::None;
-            }
-            if let Some(file) = self.file.as_ref().filter(|_| self.end.bytes > batch.log.bytes)
-                && rustix::fs::ftruncate(file, batch.log.bytes).is_ok()
-            {
-                self.end.bytes = batch.log.bytes;
-            }
-        }
-        self.write(batch.stream, text, batch.at_ns)
     }
 
     pub(crate) fn write(&mut self, stream: Stream, bytes: &[u8], at_ns: i64) -> Change {
@@ -228,9 +214,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const T: &str = "1970-01-01T00:00:00.000000000Z";
+    pub(super) const T: &str = "1970-01-01T00:00:00.000000000Z";
 
-    fn log_in(dir: &tempfile::TempDir) -> (Log, PathBuf) {
+    pub(super) fn log_in(dir: &tempfile::TempDir) -> (Log, PathBuf) {
         let path = dir.path().join("0.log");
         (Log::open(Some(&path)).unwrap(), path)
     }
@@ -301,36 +287,6 @@ mod tests {
         assert_eq!(log.tell(Err(Errno::NOSPC), 5), Change::None);
         assert_eq!(log.tell(Ok(()), 7), Change::Recovered { lost_bytes: 15 });
         assert_eq!(log.tell(Ok(()), 7), Change::None);
-    }
-
-    #[test]
-    fn a_batch_is_in_the_log_once_wherever_its_monitor_was_killed() {
-        let text = b"one\ntwo\nthr";
-        let whole = records_length(text) as usize;
-        let check = |written: usize| {
-            let dir = tempfile::tempdir().unwrap();
-            let (mut log, path) = log_in(&dir);
-            log.write(Stream::Stdout, b"zero\n", 0);
-            let batch = Batch {
-                stream: Stream::Stdout,
-                length: text.len(),
-                at_ns: 0,
-                log: log.end_of_file().unwrap(),
-            };
-            log.write(Stream::Stdout, text, 0);
-            let file = std::fs::File::options().write(true).open(&path).unwrap();
-            file.set_len(batch.log.bytes + written as u64).unwrap();
-            let mut log = Log::open(Some(&path)).unwrap();
-            log.finish(&batch, text);
-            let expected = "@ stdout F zero\n@ stdout F one\n@ stdout F two\n@ stdout P thr\n";
-            assert_eq!(
-                std::fs::read_to_string(&path).unwrap(),
-                expected.replace('@', T),
-                "{written} were written"
-            );
-            assert_eq!(log.end_of_file().unwrap().bytes, std::fs::metadata(&path).unwrap().len());
-        };
-        (0..=whole).for_each(check);
     }
 
     #[test]

@@ -9,7 +9,9 @@ mod daemon;
 mod error;
 mod exec;
 mod handler;
+mod job;
 mod journal;
+mod keep;
 mod life;
 mod logfile;
 mod monitor;
@@ -29,6 +31,7 @@ use std::process::ExitCode;
 
 use rustix::fs::Mode;
 
+use crate::daemon::Daemon;
 use crate::error::{Error, Named as _};
 use crate::journal::Journal;
 use crate::monitor::Monitor;
@@ -91,14 +94,15 @@ fn monitor(arguments: &Arguments) -> Result<(), Error> {
     let poll = Poll::new().named("making", "an epoll")?;
     let mut monitor = Monitor::new(poll, &arguments.pod_dir);
     let listener = socket::listen(&arguments.pod_dir)?;
-    monitor.resume();
-    if let Some(daemon) = daemon {
-        monitor.add_daemon(daemon);
-    }
-    let turn = Turn::new(monitor, listener, &signals)?;
+    let mut daemon = daemon.map(Daemon::new);
+    let returned = daemon.as_mut().map(|daemon| daemon.take_back()).unwrap_or_default();
+    monitor.resume(returned);
+    let daemon = daemon.and_then(|daemon| monitor.add_daemon(daemon));
+    let mut turn = Turn::new(monitor, listener, &signals)?;
     let pod_dir = arguments.pod_dir.clone();
     std::panic::set_hook(Box::new(move |panic| Journal::open(&pod_dir).note(&panic.to_string())));
     close_standard_streams()?;
+    daemon.into_iter().for_each(|daemon| turn.hear_early(daemon));
     turn.run()?;
     socket::unmake(&arguments.pod_dir, lock)
 }

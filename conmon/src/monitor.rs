@@ -5,12 +5,13 @@
 mod end;
 mod input;
 mod output;
+mod work;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{Answer, ContainerState, Event, Message, PodState};
+use conmon_protocol::{Answer, ContainerState, Event, Exit, KeptExec, Message, PodState};
 use rustix::event::epoll::EventFlags;
 
 use crate::attach::Attached;
@@ -18,10 +19,12 @@ use crate::container::{Container, Key};
 use crate::daemon::{Daemon, Gone};
 use crate::error::{Error, Leftovers};
 use crate::exec::Exec;
+use crate::job::{Abandoned, Job};
 use crate::journal::Journal;
+use crate::keep::{self, AllReturned};
 use crate::life::Life;
 use crate::poll::{Poll, Token};
-use crate::reap;
+use crate::reap::Ended;
 use crate::record::{self, PodRecord};
 use crate::stage::Stage;
 
@@ -41,6 +44,11 @@ pub(crate) struct Monitor {
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: Vec<Exec>,
     pub(crate) attached: BTreeMap<Key, Attached>,
+    /// What children do.
+    pub(crate) jobs: BTreeMap<Key, Job>,
+    abandoned: Vec<Abandoned>,
+    /// Ends of children that nobody knew, while something is being made.
+    strays: Vec<Ended>,
     pub(crate) daemons: BTreeMap<Key, Daemon>,
     /// Who waits for which container to be gone.
     pub(crate) deletes: Vec<(Key, Asker)>,
@@ -71,6 +79,9 @@ impl Monitor {
             containers: BTreeMap::new(),
             execs: Vec::new(),
             attached: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            abandoned: Vec::new(),
+            strays: Vec::new(),
             daemons: BTreeMap::new(),
             deletes: Vec::new(),
             unmakes: Vec::new(),
@@ -87,8 +98,8 @@ impl Monitor {
         self.last_key
     }
 
-    /// Takes up what an earlier monitor left.
-    pub(crate) fn resume(&mut self) {
+    /// Takes up what an earlier monitor left, with what was kept of it.
+    pub(crate) fn resume(&mut self, mut returned: AllReturned) {
         match PodRecord::read(&self.pod_dir) {
             Ok(Some(pod)) => self.pod = Some(pod),
             Ok(None) => self.note(crate::pod::unmake_unfinished(&self.pod_dir)),
@@ -99,7 +110,8 @@ impl Monitor {
         let unfinished = self.stage.unfinished();
         for record in records {
             let key = self.next_key();
-            let (container, troubles) = Container::resume(key, record, &self.poll);
+            let returned = returned.containers.remove(&record.plan.container_id).unwrap_or_default();
+            let (container, troubles) = Container::resume(key, record, returned, &self.poll);
             troubles.iter().for_each(|error| self.journal.note(&error.chain()));
             let Some(mut container) = container else {
                 continue;
@@ -108,8 +120,19 @@ impl Monitor {
                 container.log.finish(&unfinished.batch, &unfinished.text);
                 self.stage.clear();
             }
+            container.log.learn_cuts();
             self.take_up(container);
         }
+        returned.execs.into_iter().for_each(|(kept, pidfd)| self.take_up_exec(kept, pidfd));
+    }
+
+    fn take_up_exec(&mut self, kept: KeptExec, pidfd: OwnedFd) {
+        let key = self.next_key();
+        let exec = Exec::take_up(key, kept, pidfd);
+        if let Err(errno) = self.poll.watch(&exec.pidfd, Token::InheritedExec(key), EventFlags::IN) {
+            self.journal.note(&format!("watching exec {}: {errno}", exec.id));
+        }
+        self.execs.push(exec);
     }
 
     fn take_up(&mut self, container: Container) {
@@ -120,7 +143,7 @@ impl Monitor {
             Life::Created { .. } | Life::Running { .. } | Life::Dying { .. } if lost => {
                 let id = &self.containers[&key].record.plan.container_id;
                 self.journal.note(&format!("container {id} ended while no monitor watched"));
-                self.container_ended(key, reap::UNKNOWN_CODE);
+                self.container_ended(key, Exit::UNSEEN);
             }
             Life::Created { .. } | Life::Running { .. } | Life::Dying { .. } | Life::Exited(_) => {}
         }
@@ -131,18 +154,26 @@ impl Monitor {
             container_id: container.id().to_owned(),
             phase: container.life.phase(),
         };
-        PodState { made: self.pod.is_some(), containers: self.containers.values().map(state).collect() }
+        PodState {
+            made: self.pod.is_some(),
+            containers: self.containers.values().map(state).collect(),
+            execs: self.execs.iter().map(|exec| exec.id.clone()).collect(),
+        }
     }
 
     // Daemons.
 
-    pub(crate) fn add_daemon(&mut self, socket: OwnedFd) {
+    pub(crate) fn add_daemon(&mut self, daemon: Daemon) -> Option<Key> {
         let key = self.next_key();
-        match self.poll.watch(&socket, Token::Daemon(key), EventFlags::IN) {
+        match self.poll.watch(&daemon.socket, Token::Daemon(key), EventFlags::IN) {
             Ok(()) => {
-                self.daemons.insert(key, Daemon::new(socket));
+                self.daemons.insert(key, daemon);
+                Some(key)
             }
-            Err(errno) => self.journal.note(&format!("watching a connection: {errno}")),
+            Err(errno) => {
+                self.journal.note(&format!("watching a connection: {errno}"));
+                None
+            }
         }
     }
 
@@ -163,6 +194,45 @@ impl Monitor {
         for key in keys {
             self.send(key, &message, Vec::new());
         }
+    }
+
+    /// Gives a daemon all that is to be kept, and from now on what will be.
+    pub(crate) fn give_all_to_keep(&mut self, daemon: Key) {
+        if let Some(daemon) = self.daemons.get_mut(&daemon) {
+            daemon.keeps = true;
+        }
+        let living = self.containers.values().filter(|container| container.life.pid().is_some());
+        let execs = self.execs.iter().filter_map(keep::exec_message);
+        for (message, fds) in living.map(keep::message).chain(execs).collect::<Vec<_>>() {
+            self.send(daemon, &message, fds);
+        }
+    }
+
+    /// Gives what is to be kept of a container to all who keep.
+    pub(crate) fn give_to_keep(&mut self, container: Key) {
+        for daemon in self.keepers() {
+            let Some(container) = self.containers.get(&container) else { return };
+            let (message, fds) = keep::message(container);
+            self.send(daemon, &message, fds);
+        }
+    }
+
+    pub(crate) fn give_exec_to_keep(&mut self, exec: &Exec) {
+        for daemon in self.keepers() {
+            if let Some((message, fds)) = keep::exec_message(exec) {
+                self.send(daemon, &message, fds);
+            }
+        }
+    }
+
+    pub(crate) fn say_that_exec_begins(&mut self, exec_id: &str) {
+        for daemon in self.keepers() {
+            self.send(daemon, &Message::ExecBegins { exec_id: exec_id.to_owned() }, Vec::new());
+        }
+    }
+
+    fn keepers(&self) -> Vec<Key> {
+        self.daemons.iter().filter(|(_, daemon)| daemon.keeps).map(|(key, _)| *key).collect()
     }
 
     fn send(&mut self, key: Key, message: &Message, fds: Vec<OwnedFd>) {

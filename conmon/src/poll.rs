@@ -22,7 +22,13 @@ pub(crate) enum Token {
     Console(u32),
     /// A container's process that an earlier monitor started.
     Inherited(u32),
+    /// The same of an exec.
+    InheritedExec(u32),
+    /// What a child that works for us says.
+    Job(u32),
     Attached(u32),
+    /// A container's memory.
+    Memory(u32),
     /// Of a kind this monitor never registers.
     Unknown,
 }
@@ -39,6 +45,9 @@ impl Token {
             Token::Console(key) => (7, key),
             Token::Inherited(key) => (8, key),
             Token::Attached(key) => (9, key),
+            Token::Memory(key) => (10, key),
+            Token::InheritedExec(key) => (11, key),
+            Token::Job(key) => (12, key),
             Token::Unknown => (0, 0),
         };
         kind << 32 | u64::from(key)
@@ -56,6 +65,9 @@ impl Token {
             7 => Token::Console(key),
             8 => Token::Inherited(key),
             9 => Token::Attached(key),
+            10 => Token::Memory(key),
+            11 => Token::InheritedExec(key),
+            12 => Token::Job(key),
             _ => Token::Unknown,
         }
     }
@@ -131,6 +143,9 @@ mod tests {
             check(Token::Console(key));
             check(Token::Inherited(key));
             check(Token::Attached(key));
+            check(Token::Memory(key));
+            check(Token::InheritedExec(key));
+            check(Token::Job(key));
         }
     }
 }

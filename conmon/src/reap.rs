@@ -11,8 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, wait};
 use serde::{Deserialize, Serialize};
 
-/// What is said of a process whose end nobody can tell: as the shell's "out of range", and CRI-O's.
-pub(crate) const UNKNOWN_CODE: i32 = 255;
+use crate::clock;
 
 /// Nothing else is left to be done meanwhile.
 const LAST_DEATH: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
@@ -100,6 +99,20 @@ pub(crate) fn kill_and_wait(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
         0 => Err(Errno::TIMEDOUT),
         _ => Ok(()),
     }
+}
+
+/// Waits for the ends of processes, for so long in all, and says which did not end.
+pub(crate) fn those_that_stay(pids: &[i32], patience: Timespec) -> Vec<i32> {
+    let begun = clock::monotonic_ns();
+    let patience_ns = patience.tv_sec.unsigned_abs() * 1_000_000_000 + patience.tv_nsec.unsigned_abs();
+    let stays = |pid: &i32| {
+        let Some(pidfd) = Birth::of(*pid).open() else { return false };
+        let left_ns = patience_ns.saturating_sub(clock::monotonic_ns() - begun);
+        let left =
+            Timespec { tv_sec: (left_ns / 1_000_000_000) as i64, tv_nsec: (left_ns % 1_000_000_000) as i64 };
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&left)).is_ok_and(|ready| ready == 0)
+    };
+    pids.iter().copied().filter(stays).collect()
 }
 
 /// wait(2)'s status of a process that ended: an exit code in the second byte, or a signal in the first.

@@ -4,6 +4,9 @@
 //! loses no byte while no monitor lives; a new monitor opens the FIFOs by path and reads on. They belong to
 //! the container's user, so that an unprivileged process may open /dev/stdout again (proc(5), `/proc/self/fd`).
 //!
+//! The daemon holds the monitor's side as well ([`crate::keep`]), so that what a container wrote last, which ended while no
+//! monitor lived, is still there.
+//!
 //! An open stdin is held the same way, and never ends. A stdin that ends (`Once`) can only be held open by
 //! the monitor, so there a monitor's death is the end of stdin.
 
@@ -15,6 +18,7 @@ use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Leftovers, Named as _};
+use crate::keep::Returned;
 
 const STDIN: &str = "stdin";
 const STDOUT: &str = "stdout";
@@ -54,8 +58,21 @@ pub(crate) fn make(plan: &ContainerPlan) -> Result<(Streams, Ends), Error> {
     Ok((streams, ends))
 }
 
-/// Opens the monitor's side again, after another monitor made the FIFOs. A FIFO that is gone is left out.
-pub(crate) fn reopen(plan: &ContainerPlan) -> Streams {
+/// The monitor's side, after another monitor made it, and the process beside it: what was kept, and where nobody kept it
+/// what can be opened again. A terminal can't.
+pub(crate) fn take_up(plan: &ContainerPlan, returned: Returned) -> (Option<OwnedFd>, Streams) {
+    let opened = if plan.terminal { Streams::default() } else { reopen(plan) };
+    let streams = Streams {
+        stdin: returned.stdin.or(opened.stdin),
+        stdout: returned.stdout.or(opened.stdout),
+        stderr: returned.stderr.or(opened.stderr),
+        console: returned.console,
+    };
+    (returned.process, streams)
+}
+
+/// Opens the monitor's side again. A FIFO that is gone is left out.
+fn reopen(plan: &ContainerPlan) -> Streams {
     let dir = &plan.container_dir;
     let writer = OFlags::WRONLY | OFlags::NONBLOCK;
     let reader = OFlags::RDONLY | OFlags::NONBLOCK;
@@ -156,6 +173,8 @@ mod tests {
                 seccomp_cache: None,
                 cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
             },
+            volumes: vec![],
+            patience_ms: 0,
         }
     }
 

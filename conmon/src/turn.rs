@@ -9,7 +9,7 @@ use rustix::net::{SocketFlags, accept_with};
 
 use crate::clock;
 use crate::container::Key;
-use crate::daemon::{Asked, Gone};
+use crate::daemon::{Asked, Daemon, Gone};
 use crate::error::{Error, Named as _};
 use crate::life::Life;
 use crate::monitor::Monitor;
@@ -43,6 +43,11 @@ impl Turn {
         monitor.poll.watch(signals.as_fd(), Token::Children, EventFlags::IN).named("watching", "signals")?;
         monitor.poll.watch(&listener, Token::Listener, EventFlags::IN).named("watching", "the socket")?;
         Ok(Turn { monitor, listener, signals })
+    }
+
+    /// What the daemon that started us said before we listened.
+    pub(crate) fn hear_early(&mut self, daemon: Key) {
+        self.hear_daemon(daemon, EventFlags::IN);
     }
 
     /// Until the pod is gone and everybody who asked has heard so.
@@ -87,6 +92,11 @@ impl Turn {
             Token::Attached(key) => {
                 self.monitor.take_input(key, ready.flags.intersects(EventFlags::HUP | EventFlags::ERR));
             }
+            Token::InheritedExec(key) => {
+                self.monitor.inherited_exec_ended(key, ready.flags.contains(EventFlags::HUP));
+            }
+            Token::Job(key) => self.monitor.hear_job(key),
+            Token::Memory(key) => self.monitor.memory_ran_out(key),
             Token::Unknown => {}
         }
     }
@@ -100,7 +110,7 @@ impl Turn {
         {
             self.monitor.drop_daemon(oldest);
         }
-        self.monitor.add_daemon(socket);
+        self.monitor.add_daemon(Daemon::new(socket));
     }
 
     fn reap(&mut self) {
@@ -125,7 +135,7 @@ impl Turn {
             return Ok(());
         }
         self.monitor.with_stage(|monitor, stage| match monitor.daemons.get_mut(&key) {
-            Some(daemon) => daemon.receive(stage.text()),
+            Some(daemon) => daemon.receive(stage.text()).map(drop),
             None => Err(Gone),
         })?;
         // An answer may have found the daemon gone; then there is nothing more to hear from it.
@@ -160,7 +170,8 @@ impl Turn {
             Life::Dying { .. } if container.dies_until_ns > 0 => Some(container.dies_until_ns),
             Life::Dying { .. } | Life::Created { .. } | Life::Running { .. } | Life::Exited(_) => None,
         });
-        execs.chain(deaths).min()
+        let jobs = self.monitor.jobs.values().map(|job| job.until_ns);
+        execs.chain(deaths).chain(jobs).min()
     }
 
     fn meet_deadlines(&mut self) {
@@ -181,5 +192,6 @@ impl Turn {
         for key in stuck {
             self.monitor.give_up(key);
         }
+        self.monitor.meet_jobs_deadlines(now_ns);
     }
 }

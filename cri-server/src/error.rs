@@ -68,9 +68,7 @@ pub enum Error {
         #[source]
         first: Arc<Error>,
     },
-    #[error(
-        "looking at the host's files for the container took longer than {seconds} s; is a volume's server away?"
-    )]
+    #[error("looking at the host's devices for the container took longer than {seconds} s")]
     SlowHost { seconds: u64 },
     #[error("the work was given up: berthd is stopping")]
     Stopping,

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use conmon_protocol::{Ask, ExecPlan};
+use conmon_protocol::{Ask, ExecPlan, Exit};
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
 
@@ -81,6 +81,9 @@ pub async fn run(monitor: Monitor, plan: ExecPlan) -> Result<Output, Error> {
     if end.timed_out {
         let timeout_s = timeout.0.map_or(0, |ms| i64::try_from(ms / 1000).unwrap_or(i64::MAX));
         return Err(Error::ExecTimeout { command: timeout.1, timeout_s });
+    }
+    if end.code == Exit::UNSEEN {
+        return Err(monitor::Error::Unseen.into());
     }
     let (stdout, stderr) = (std::mem::take(&mut out.kept), std::mem::take(&mut err.kept));
     Ok(Output { stdout, stderr, exit_code: end.code })
@@ -172,7 +175,7 @@ impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(exec_id) = self.exec_id.take() {
             let monitor = self.monitor.clone();
-            tokio::spawn(async move { monitor.order(Ask::KillExec { exec_id }).await });
+            tokio::spawn(async move { monitor.insist(Ask::KillExec { exec_id }).await });
         }
     }
 }

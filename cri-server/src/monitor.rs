@@ -20,6 +20,9 @@ use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use keep::{Keeping, Keepings};
+
+mod keep;
 mod link;
 mod program;
 #[cfg(test)]
@@ -32,6 +35,8 @@ const ASKS: usize = 64;
 /// A monitor answers in milliseconds; one that takes this long is stopped or stuck in the kernel. Less
 /// than the kubelet's own deadline of 120 s, so that it hears our words.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
+/// How long who asks something waits for a pod's next monitor, which takes milliseconds.
+const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a monitor that was just started may take to speak.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,6 +45,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct Monitors {
     program: program::Program,
     path: PathBuf,
+    keepings: Keepings,
 }
 
 /// A connection to one pod's monitor.
@@ -52,8 +58,11 @@ pub struct Monitor {
 struct Inner {
     asks: mpsc::Sender<Outgoing>,
     pending: Arc<Pending>,
+    keeping: Arc<Keeping>,
     next_seq: AtomicU64,
     closed: watch::Receiver<bool>,
+    /// The monitor that took over from this one.
+    successor: watch::Sender<Option<Monitor>>,
 }
 
 /// A monitor, all that it has, and all that happens from then on.
@@ -77,7 +86,7 @@ pub struct Exec {
 /// How an exec ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecEnd {
-    /// 128 + signal when a signal ended it.
+    /// 128 + signal when a signal ended it; `Exit::UNSEEN` when nobody can tell.
     pub code: i32,
     pub timed_out: bool,
 }
@@ -95,10 +104,14 @@ pub enum Error {
     Gone,
     #[error("the pod's monitor did not answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
+    #[error("the pod's monitor died, and nobody saw how the command ended")]
+    Unseen,
     #[error("the pod's monitor gave an answer to something else")]
     Confused,
     #[error(transparent)]
     Refused(#[from] Refusal),
+    #[error("copying descriptors for the pod's monitor")]
+    Descriptors(#[source] io::Error),
     #[error("encoding a request")]
     Encode(#[source] FrameError),
 }
@@ -109,7 +122,7 @@ impl Monitors {
     pub fn new(path: &Path) -> Result<Self, Error> {
         let program =
             program::Program::load(path).map_err(|source| Error::Program { path: path.into(), source })?;
-        Ok(Self { program, path: path.into() })
+        Ok(Self { program, path: path.into(), keepings: Keepings::default() })
     }
 
     /// Starts a monitor on a pod directory; it may be one that a dead monitor left, and is then resumed.
@@ -119,6 +132,10 @@ impl Monitors {
     pub fn spawn(&self, pod_dir: &Path) -> Result<Monitor, Error> {
         let spawn_error = |source| Error::Spawn { pod_dir: pod_dir.into(), source };
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(spawn_error)?;
+        let keeping = self.keepings.of(pod_dir);
+        if let Err(error) = keeping.give(&ours) {
+            tracing::error!(pod_dir = %pod_dir.display(), %error, "not all that was kept of a monitor could be given to the next");
+        }
         let log = std::fs::OpenOptions::new().append(true).create(true).open(pod_dir.join("monitor.log"));
         let log = log.map_err(spawn_error)?;
         let mut command = std::process::Command::new(self.program.path());
@@ -131,7 +148,7 @@ impl Monitors {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let child = tokio::process::Command::from(command).spawn().map_err(spawn_error)?;
         drop(child); // tokio reaps it when it ends.
-        Monitor::on(ours).map_err(spawn_error)
+        Monitor::on(ours, keeping).map_err(spawn_error)
     }
 
     /// Connects to the monitor of a pod directory.
@@ -141,7 +158,13 @@ impl Monitors {
     pub fn connect(&self, pod_dir: &Path) -> Result<Monitor, Error> {
         let connect_error = |source| Error::Connect { pod_dir: pod_dir.into(), source };
         let stream = connect(pod_dir).map_err(connect_error)?;
-        Monitor::on(stream).map_err(connect_error)
+        keep::ask_to_keep(&stream).map_err(connect_error)?;
+        Monitor::on(stream, self.keepings.of(pod_dir)).map_err(connect_error)
+    }
+
+    /// Lets go of what was kept of a pod that is gone.
+    pub fn forget(&self, pod_dir: &Path) {
+        self.keepings.forget(pod_dir);
     }
 
     /// The monitor of a pod directory, started if it is not there, and what it has.
@@ -181,15 +204,16 @@ impl Error {
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Monitor {
-    fn on(stream: std::os::unix::net::UnixStream) -> io::Result<Self> {
+    fn on(stream: std::os::unix::net::UnixStream, keeping: Arc<Keeping>) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let stream = Arc::new(UnixStream::from_std(stream)?);
         let (asks, outgoing) = mpsc::channel(ASKS);
         let (closing, closed) = watch::channel(false);
         let pending = Arc::new(Pending::new());
         tokio::spawn(write(stream.clone(), outgoing));
-        tokio::spawn(read(stream, pending.clone(), closing));
-        Ok(Self { inner: Arc::new(Inner { asks, pending, next_seq: AtomicU64::new(1), closed }) })
+        tokio::spawn(read(stream, pending.clone(), keeping.clone(), closing));
+        let (next_seq, successor) = (AtomicU64::new(1), watch::Sender::default());
+        Ok(Self { inner: Arc::new(Inner { asks, pending, keeping, next_seq, closed, successor }) })
     }
 
     /// Asks, with descriptors, and waits for the answer and its descriptors.
@@ -217,6 +241,7 @@ impl Monitor {
             Answer::Hello(_)
             | Answer::Created { .. }
             | Answer::Started { .. }
+            | Answer::Looked(_)
             | Answer::ExecStarted { .. } => Err(Error::Confused),
         }
     }
@@ -233,20 +258,71 @@ impl Monitor {
         }
     }
 
-    /// Starts a further process in a container. Its end is never missed, however soon it comes.
+    /// This monitor, or the one that has taken over from it, or soon will: for who asks something new of a pod and does
+    /// not care which monitor does it.
+    ///
+    /// # Errors
+    /// When nobody takes over in time.
+    pub async fn living(&self) -> Result<Monitor, Error> {
+        let mut monitor = self.clone();
+        let found = async {
+            while monitor.is_closed() {
+                let mut successor = monitor.inner.successor.subscribe();
+                let next = successor.wait_for(Option::is_some).await.ok().and_then(|next| next.clone());
+                monitor = next.ok_or(Error::Gone)?;
+            }
+            Ok(monitor)
+        };
+        tokio::time::timeout(TAKEOVER_TIMEOUT, found).await.unwrap_or(Err(Error::Gone))
+    }
+
+    /// Tells those who asked for the living one.
+    pub fn succeed(&self, next: &Monitor) {
+        self.inner.successor.send_replace(Some(next.clone()));
+    }
+
+    /// Asks what may be asked twice of the living monitor, and of the next one when that one dies over it.
+    ///
+    /// # Errors
+    /// As [`Monitor::ask`].
+    pub async fn insist(&self, ask: Ask) -> Result<(), Error> {
+        let mut monitor = self.living().await?;
+        loop {
+            match monitor.order(ask.clone()).await {
+                Err(Error::Gone) => monitor = monitor.living().await?,
+                result => return result,
+            }
+        }
+    }
+
+    /// Starts a further process in a container, once, by this monitor or the one that lives. Its end is never missed,
+    /// however soon it comes, nor when the monitor is replaced meanwhile.
     ///
     /// # Errors
     /// As [`Monitor::ask`].
     pub async fn exec(&self, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<Exec, Error> {
         let exec_id = plan.exec_id.clone();
-        let ended = self.inner.pending.expect_end(&exec_id);
-        match self.ask(Ask::Exec(plan), fds).await {
-            Ok((Answer::ExecStarted { pid }, mut fds)) => Ok(Exec { pid, console: fds.pop(), ended }),
-            other => {
-                self.inner.pending.forget_end(&exec_id);
-                Err(other.err().unwrap_or(Error::Confused))
+        let keeping = self.inner.keeping.clone();
+        let ended = keeping.expect_end(&exec_id);
+        let forget = ForgetEnd { keeping: &keeping, exec_id: &exec_id };
+        let mut monitor = self.living().await?;
+        let (pid, console) = loop {
+            let copies =
+                fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>().map_err(Error::Descriptors)?;
+            match monitor.ask(Ask::Exec(plan.clone()), copies).await {
+                Ok((Answer::ExecStarted { pid }, mut fds)) => break (pid, fds.pop()),
+                Ok(_) => return Err(Error::Confused),
+                Err(Error::Gone) => match keeping.begun(&exec_id) {
+                    None => monitor = monitor.living().await?,
+                    // Its answer died with the monitor; a terminal would have come with it.
+                    Some(Some(pid)) if !plan.terminal => break (pid, None),
+                    Some(_) => return Err(Error::Gone),
+                },
+                Err(error) => return Err(error),
             }
-        }
+        };
+        forget.not();
+        Ok(Exec { pid, console, ended })
     }
 
     /// What happens from now on. Who falls behind asks with Hello.
@@ -277,7 +353,6 @@ struct Outgoing {
 #[derive(Debug)]
 struct Pending {
     answers: Mutex<Waiting<u64, Answered>>,
-    ends: Mutex<Waiting<String, ExecEnd>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -287,19 +362,11 @@ type Waiting<K, V> = Option<HashMap<K, oneshot::Sender<V>>>;
 impl Pending {
     fn new() -> Self {
         let (events, _) = broadcast::channel(EVENTS);
-        Self { answers: Mutex::new(Some(HashMap::new())), ends: Mutex::new(Some(HashMap::new())), events }
+        Self { answers: Mutex::new(Some(HashMap::new())), events }
     }
 
     fn expect_answer(&self, seq: u64) -> oneshot::Receiver<Answered> {
         expect(&self.answers, seq)
-    }
-
-    fn expect_end(&self, exec_id: &str) -> oneshot::Receiver<ExecEnd> {
-        expect(&self.ends, exec_id.to_string())
-    }
-
-    fn forget_end(&self, exec_id: &str) {
-        take(&self.ends, &exec_id.to_string());
     }
 
     fn hear(&self, message: Message, fds: Vec<OwnedFd>) {
@@ -309,23 +376,14 @@ impl Pending {
                     let _ = waiting.send((answer, fds));
                 }
             }
-            Message::Event(event) => self.hear_event(event),
+            // Nobody listening is fine: what matters is asked for with Hello.
+            Message::Event(event) => drop(self.events.send(event)),
+            Message::Keep { .. } | Message::KeepExec(_) | Message::ExecBegins { .. } => {}
         }
-    }
-
-    fn hear_event(&self, event: Event) {
-        if let Event::ExecExited { exec_id, code, timed_out } = &event
-            && let Some(waiting) = take(&self.ends, exec_id)
-        {
-            let _ = waiting.send(ExecEnd { code: *code, timed_out: *timed_out });
-        }
-        // Nobody listening is fine: what matters is asked for with Hello.
-        let _ = self.events.send(event);
     }
 
     fn end(&self) {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -339,6 +397,24 @@ fn expect<K: std::hash::Hash + Eq, V>(waiting: &Mutex<Waiting<K, V>>, key: K) ->
 
 fn take<K: std::hash::Hash + Eq, V>(waiting: &Mutex<Waiting<K, V>>, key: &K) -> Option<oneshot::Sender<V>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(key)
+}
+
+/// Forgets an exec that did not come to be.
+struct ForgetEnd<'a> {
+    keeping: &'a Keeping,
+    exec_id: &'a str,
+}
+
+impl ForgetEnd<'_> {
+    fn not(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for ForgetEnd<'_> {
+    fn drop(&mut self) {
+        self.keeping.forget_end(self.exec_id);
+    }
 }
 
 /// Forgets a question whose asker went away before the answer came.
@@ -364,11 +440,19 @@ async fn write(stream: Arc<UnixStream>, mut outgoing: mpsc::Receiver<Outgoing>) 
 }
 
 /// Hears until the socket ends, and then tells all who wait.
-async fn read(stream: Arc<UnixStream>, pending: Arc<Pending>, closing: watch::Sender<bool>) {
+async fn read(
+    stream: Arc<UnixStream>,
+    pending: Arc<Pending>,
+    keeping: Arc<Keeping>,
+    closing: watch::Sender<bool>,
+) {
     let mut receiver = link::Receiver::default();
-    while let Ok(Some((frame, fds))) = receiver.next(&stream).await {
+    while let Ok(Some((frame, mut fds))) = receiver.next(&stream).await {
         match frame.parse::<Message>() {
-            Ok(message) => pending.hear(message, fds),
+            Ok(message) => {
+                keeping.hear(&message, &mut fds);
+                pending.hear(message, fds);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a monitor spoke nonsense; leaving it");
                 break;

@@ -81,6 +81,8 @@ fn of_monitor(error: &monitor::Error) -> Code {
         | monitor::Error::Spawn { .. }
         | monitor::Error::Connect { .. }
         | monitor::Error::Silent
+        | monitor::Error::Unseen
+        | monitor::Error::Descriptors(_)
         | monitor::Error::Confused
         | monitor::Error::Encode(_) => Code::Internal,
     }
@@ -95,6 +97,7 @@ fn of_refusal(kind: RefusalKind) -> Code {
         RefusalKind::Invalid | RefusalKind::NoSuchCommand => Code::InvalidArgument,
         RefusalKind::Unsupported => Code::Unimplemented,
         RefusalKind::Failed => Code::Internal,
+        RefusalKind::TimedOut => Code::DeadlineExceeded,
     }
 }
 

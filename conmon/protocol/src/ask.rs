@@ -1,8 +1,11 @@
 //! What the daemon asks of a monitor.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{ContainerPlan, ExecPlan, PodPlan};
+use crate::reply::{Kept, KeptExec};
 
 /// One question, numbered by the one who asks so that its answer can be found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +20,9 @@ pub enum Ask {
     Hello { version: u32 },
     /// Make and pin the pod's namespaces, loopback, sysctls, hostname and shm. Already made is `Done`.
     MakePod(PodPlan),
+    /// Look where paths lead and what is there, by a child that can be given up: they may lie on volumes whose servers
+    /// are away. Answered with `Looked`.
+    Look { paths: Vec<PathBuf>, patience_ms: u64 },
     /// Make a container up to the point where its process waits. Answered with `Created`.
     Create(ContainerPlan),
     /// Let the created process go on to its command. Answered with `Started`.
@@ -40,6 +46,14 @@ pub enum Ask {
     Reopen { container_id: String },
     /// Join the container's streams over one SOCK_SEQPACKET descriptor that rides with this.
     Attach { container_id: String, stdin: bool, stdout: bool, stderr: bool },
+    /// From now on send what would be lost with this monitor, as [`Message::Keep`](crate::Message::Keep): for each
+    /// container that lives, and for each that will be made, before its `Created`. `Done` comes after those of now.
+    Keep,
+    /// Here is what an earlier monitor of this pod gave to keep; the descriptors ride in the order of `kept`. Heard
+    /// only as the first words to a new monitor, said before it was born: it looks at its containers once.
+    TakeBack { container_id: String, kept: Vec<Kept> },
+    /// As `TakeBack`, of an exec: its process's pidfd rides with it.
+    TakeBackExec(KeptExec),
     /// Kill and take away everything, answer `Done`, and exit.
     UnmakePod,
 }

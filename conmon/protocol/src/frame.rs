@@ -161,8 +161,14 @@ mod tests {
         let containers = vec![ContainerState { container_id: "c".into(), phase: Phase::Exited(exit) }];
         round_trip(&Message::Answer {
             seq: 3,
-            answer: Ok(Answer::Hello(PodState { made: true, containers })),
+            answer: Ok(Answer::Hello(PodState { made: true, containers, execs: vec!["e".into()] })),
         });
+        let kept = vec![crate::Kept::Process, crate::Kept::Console];
+        round_trip(&Request { seq: 0, ask: Ask::TakeBack { container_id: "c".into(), kept: kept.clone() } });
+        round_trip(&Message::Keep { container_id: "c".into(), kept });
+        let exec =
+            crate::KeptExec { exec_id: "e".into(), container_id: "c".into(), pid: 7, deadline_ns: Some(8) };
+        round_trip(&Message::KeepExec(exec));
         let refusal = Refusal { kind: RefusalKind::NotFound, message: "no".into() };
         round_trip(&Message::Answer { seq: 4, answer: Err(refusal) });
     }

@@ -14,9 +14,11 @@ pub use ask::{Ask, Request, Scope};
 pub use frame::{Decoder, Frame, FrameError, HEADER, MAX_FDS, MAX_FRAME, encode};
 pub use plan::{
     CgroupDriver, ContainerPlan, ExecPlan, Handler, IdMap, IdMaps, Owner, PidSharing, PodPlan, Rootfs,
-    Sharing, Stdin,
+    Sharing, Stdin, Volume,
 };
-pub use reply::{Answer, ContainerState, Event, Exit, Message, Phase, PodState, Refusal, RefusalKind};
+pub use reply::{
+    Answer, ContainerState, Event, Exit, Kept, KeptExec, Message, Phase, PodState, Refusal, RefusalKind, Seen,
+};
 
 /// The version of this protocol; a monitor refuses a daemon that speaks another.
 pub const VERSION: u32 = 1;

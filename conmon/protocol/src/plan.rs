@@ -78,6 +78,20 @@ pub struct ContainerPlan {
     pub stdin: Stdin,
     pub stdio_owner: Owner,
     pub handler: Handler,
+    /// What of the host is mounted into it. With any of them a child makes the container, which can be given up.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// How long that may take; 0 is 30 s.
+    #[serde(default)]
+    pub patience_ms: u64,
+}
+
+/// A path on the host. Whoever serves it may be away, and then the kernel keeps who asks for it, for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    pub path: PathBuf,
+    /// A directory is made there if nothing is.
+    pub make: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

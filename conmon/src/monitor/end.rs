@@ -2,12 +2,15 @@
 
 use std::os::fd::AsFd as _;
 
-use conmon_protocol::{Answer, Event, RefusalKind};
+use conmon_protocol::{Answer, Event, Exit, RefusalKind};
 use rustix::event::epoll::EventFlags;
 
+use super::work::NO_TIME;
 use super::{Asker, Monitor};
 use crate::container::{self, Key};
 use crate::error::Error;
+use crate::exec::Parent;
+use crate::handler;
 use crate::poll::Token;
 use crate::reap::{self, Ended};
 
@@ -15,17 +18,36 @@ impl Monitor {
     /// A child of ours ended: a container's first process, an exec's, or an orphan's, of which nobody asks.
     pub(crate) fn child_ended(&mut self, ended: Ended) {
         if let Some(at) = self.execs.iter().position(|exec| exec.pid == ended.pid) {
-            let exec = self.execs.swap_remove(at);
-            self.tell_all(Event::ExecExited {
-                exec_id: exec.id,
-                code: ended.code,
-                timed_out: exec.timed_out,
-            });
-            return;
+            return self.exec_ended(at, ended.code);
         }
         let key = self.containers.values().find(|container| container.life.pid() == Some(ended.pid));
-        if let Some(key) = key.map(|container| container.key) {
-            self.container_ended(key, ended.code);
+        match key.map(|container| container.key) {
+            Some(key) => self.container_ended(key, ended.code),
+            None => self.stray_ended(ended),
+        }
+    }
+
+    fn exec_ended(&mut self, at: usize, code: i32) {
+        let exec = self.execs.swap_remove(at);
+        if exec.parent == Parent::Another {
+            self.poll.unwatch(&exec.pidfd);
+        }
+        self.tell_all(Event::ExecExited { exec_id: exec.id, code, timed_out: exec.timed_out });
+    }
+
+    /// An exec's process that an earlier monitor started has ended, or has been reaped by its new parent.
+    pub(crate) fn inherited_exec_ended(&mut self, key: Key, reaped: bool) {
+        let Some(at) = self.execs.iter().position(|exec| exec.key == key) else {
+            return;
+        };
+        let exec = &self.execs[at];
+        match reap::inherited_code(exec.pidfd.as_fd(), exec.pid) {
+            Some(code) => self.exec_ended(at, code),
+            None if reaped || !reap::exists(exec.pidfd.as_fd()) => self.exec_ended(at, Exit::UNSEEN),
+            // Only the reaping is news from now on.
+            None => {
+                let _ = self.poll.rewatch(&exec.pidfd, Token::InheritedExec(key), EventFlags::empty());
+            }
         }
     }
 
@@ -41,7 +63,7 @@ impl Monitor {
             Some(code) => self.container_ended(key, code),
             None if reaped || !reap::exists(pidfd.as_fd()) => {
                 self.journal.note(&format!("nobody can tell how container {} ended", container.id()));
-                self.container_ended(key, reap::UNKNOWN_CODE);
+                self.container_ended(key, Exit::UNSEEN);
             }
             // Only the reaping is news from now on.
             None => {
@@ -61,6 +83,7 @@ impl Monitor {
             return;
         };
         container.unwatch_all(&self.poll);
+        let told = container.oom_told;
         let (exit, result) = container.ended(code);
         let container_id = container.id().to_owned();
         self.note(result);
@@ -68,7 +91,7 @@ impl Monitor {
         for client in clients.map(|(client, _)| *client).collect::<Vec<_>>() {
             self.drop_attached(client);
         }
-        if exit.oom_killed {
+        if exit.oom_killed && !told {
             self.tell_all(Event::Oom { container_id: container_id.clone() });
         }
         self.tell_all(Event::Exited { container_id, exit });
@@ -77,6 +100,19 @@ impl Monitor {
         }
         if !self.unmakes.is_empty() {
             self.unmake_pod_when_empty();
+        }
+    }
+
+    /// Some process of a container was killed for want of memory, or is about to be.
+    pub(crate) fn memory_ran_out(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else {
+            return;
+        };
+        let cgroup = container.record.cgroup.as_deref();
+        if container.oom.as_mut().is_some_and(|watch| handler::ran_out(watch, cgroup)) {
+            container.oom_told = true;
+            let container_id = container.id().to_owned();
+            self.tell_all(Event::Oom { container_id });
         }
     }
 
@@ -89,7 +125,11 @@ impl Monitor {
         let Some(container) = self.containers.get(&key) else {
             return;
         };
-        let result = container::unmake(&container.record.plan);
+        let plan = &container.record.plan;
+        let result = match container.record.process {
+            Some(_) => container::unmake(plan),
+            None => container::unmake_unfinished(plan, NO_TIME),
+        };
         let refused = result.as_ref().err().map(Error::refusal);
         if refused.is_none() {
             self.containers.remove(&key);
@@ -106,7 +146,7 @@ impl Monitor {
         }
     }
 
-    fn waiting_for(&mut self, key: Key) -> Vec<Asker> {
+    pub(super) fn waiting_for(&mut self, key: Key) -> Vec<Asker> {
         let (waiting, others) = self.deletes.iter().partition(|(container, _)| *container == key);
         self.deletes = others;
         let waiting: Vec<(Key, Asker)> = waiting;
@@ -130,7 +170,7 @@ impl Monitor {
 
     /// The last step of taking a pod away, once each container was tried.
     pub(crate) fn unmake_pod_when_empty(&mut self) {
-        if self.containers.values().any(|container| container.life.pid().is_some()) {
+        if self.is_making() || self.containers.values().any(|container| container.life.pid().is_some()) {
             return;
         }
         let mut left = std::mem::take(&mut self.left);

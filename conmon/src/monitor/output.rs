@@ -98,19 +98,18 @@ impl Monitor {
     }
 }
 
-/// Notes what is about to be read, and says how much to read. A terminal ends with its monitor, so there is nobody to
-/// note it for.
+/// Notes what is about to be read, and says how much to read.
 fn expect(stage: &mut Stage, container: &Container, token: Token, stream: Stream, at_ns: i64) -> usize {
     let (Some((fd, _)), Some(log)) = (container.output(token), container.log.end_of_file()) else {
         return MAX_TEXT;
     };
-    match (token, ioctl_fionread(fd)) {
-        (Token::Stdout(_) | Token::Stderr(_), Ok(waiting @ 1..)) => {
+    match ioctl_fionread(fd) {
+        Ok(waiting @ 1..) => {
             let length = usize::try_from(waiting).map_or(MAX_TEXT, |waiting| waiting.min(MAX_TEXT));
             stage.expect(container.id(), &Batch { stream, length, at_ns, log });
             length
         }
-        (_, Ok(_) | Err(_)) => MAX_TEXT,
+        Ok(_) | Err(_) => MAX_TEXT,
     }
 }
 

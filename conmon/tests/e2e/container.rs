@@ -246,7 +246,7 @@ fn a_container_gets_clean_signals_and_no_descriptors() {
     pod.unmake();
 }
 
-fn attach(pod: &mut Pod, id: &str, stdin: bool) -> OwnedFd {
+pub(crate) fn attach(pod: &mut Pod, id: &str, stdin: bool) -> OwnedFd {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
     rustix::net::sockopt::set_socket_timeout(
@@ -390,6 +390,31 @@ fn an_out_of_memory_kill_is_told() {
     });
     let exit = pod.daemon.exit_of("c1");
     assert_eq!((exit.code, exit.oom_killed), (137, true));
+    pod.unmake();
+}
+
+#[test]
+fn an_out_of_memory_kill_is_told_when_it_happens_also_of_a_process_that_is_not_the_first() {
+    let Some(mut pod) = Pod::made() else { return };
+    let script = "dd if=/dev/zero of=/dev/null bs=100M; echo survived; sleep 1000";
+    let mut config = pod.config("c1", &["sh", "-c", script]);
+    config["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20, "swap": 16 << 20});
+    let plan = pod.container_of("c1", config);
+    pod.create(plan);
+    pod.start("c1");
+    let oom = |event: &conmon_protocol::Event| {
+        matches!(event, conmon_protocol::Event::Oom { container_id } if container_id == "c1").then_some(())
+    };
+    pod.daemon.event(oom);
+    pod.wait_log("c1", "survived");
+    assert!(matches!(&pod.state()[..], [(_, Phase::Running { .. })]));
+    pod.replace_monitor();
+    let (mut exec, memory) =
+        (crate::harness::exec_plan("e1", "c1", "exec dd if=/dev/zero of=/dev/null bs=100M"), 137);
+    (exec.stdout, exec.stderr) = (false, false);
+    pod.daemon.ask(Ask::Exec(exec)).unwrap();
+    assert_eq!(pod.daemon.exec_exit("e1"), (memory, false));
+    pod.daemon.event(oom);
     pod.unmake();
 }
 

@@ -1,6 +1,6 @@
 //! A monitor in a process of its own, and a daemon's end of the talk with it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use conmon_protocol::{
-    Answer, Ask, ContainerPlan, Decoder, Event, ExecPlan, Exit, Handler, Message, Owner, Phase, PidSharing,
-    PodPlan, Refusal, Request, Rootfs, Sharing, Stdin, encode,
+    Answer, Ask, ContainerPlan, Decoder, Event, ExecPlan, Exit, Handler, Kept, KeptExec, Message, Owner,
+    Phase, PidSharing, PodPlan, Refusal, Request, Rootfs, Sharing, Stdin, encode,
 };
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -49,7 +49,7 @@ impl Pod {
         std::fs::create_dir_all(dir.join("containers")).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let cgroup_parent = format!("/berth-conmon-{}-{number}", std::process::id());
-        let (monitor, daemon) = spawn(&dir);
+        let (monitor, daemon) = spawn(&dir, &Keeping::default());
         // `BERTH_HANDLER=/usr/sbin/runc` tries all tests with another runtime.
         let foreign = std::env::var_os("BERTH_HANDLER").map(PathBuf::from);
         Some(Pod { dir, run, monitor, daemon, cgroup_parent, foreign })
@@ -103,6 +103,8 @@ impl Pod {
             stdin: Stdin::Closed,
             stdio_owner: Owner { uid: 0, gid: 0 },
             handler: self.handler(),
+            volumes: Vec::new(),
+            patience_ms: 0,
         }
     }
 
@@ -195,8 +197,27 @@ impl Pod {
     pub(crate) fn replace_monitor(&mut self) {
         self.monitor.kill().unwrap();
         self.monitor.wait().unwrap();
-        let (monitor, daemon) = spawn(&self.dir);
-        (self.monitor, self.daemon) = (monitor, daemon);
+        self.start_monitor();
+    }
+
+    /// As `kill -9`, until the monitor is gone.
+    pub(crate) fn kill_monitor(&mut self) {
+        // What it said before, also of what is to be kept, is heard.
+        self.state();
+        self.monitor.kill().unwrap();
+        self.monitor.wait().unwrap();
+    }
+
+    /// A new monitor, with what was kept of the last.
+    pub(crate) fn start_monitor(&mut self) {
+        let keeping = std::mem::take(&mut self.daemon.keeping);
+        (self.monitor, self.daemon) = spawn(&self.dir, &keeping);
+    }
+
+    /// From now on what would be lost with the monitor is kept here.
+    pub(crate) fn keep(&mut self) {
+        assert_eq!(self.daemon.ask(Ask::Keep), Ok(Answer::Done));
+        self.daemon.keeping.asked = true;
     }
 
     pub(crate) fn state(&mut self) -> Vec<(String, Phase)> {
@@ -215,7 +236,7 @@ impl Pod {
         self.assert_nothing_left();
     }
 
-    fn assert_nothing_left(&self) {
+    pub(crate) fn assert_nothing_left(&self) {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.run.path().to_str().unwrap()), "mounts are left:\n{mounts}");
         let names = |dir: &Path| -> Vec<String> {
@@ -338,9 +359,26 @@ pub(crate) fn program() -> std::ffi::OsString {
     std::env::var_os("BERTH_CONMON").unwrap_or_else(|| env!("CARGO_BIN_EXE_berth-conmon").into())
 }
 
+/// What a daemon keeps for the next monitor.
+#[derive(Default)]
+pub(crate) struct Keeping {
+    asked: bool,
+    pub(crate) kept: HashMap<String, (Vec<Kept>, Vec<OwnedFd>)>,
+    pub(crate) execs: Vec<(KeptExec, Vec<OwnedFd>)>,
+}
+
 /// The daemon's socket goes in as descriptor 3, which only a shell can do from here without unsafe code.
-fn spawn(dir: &Path) -> (Child, Daemon) {
+fn spawn(dir: &Path, keeping: &Keeping) -> (Child, Daemon) {
     let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut daemon = Daemon::new(ours);
+    for (id, (kept, fds)) in &keeping.kept {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        daemon.say(Ask::TakeBack { container_id: id.clone(), kept: kept.clone() }, &fds);
+    }
+    for (exec, fds) in &keeping.execs {
+        let fds: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        daemon.say(Ask::TakeBackExec(exec.clone()), &fds);
+    }
     let child = Command::new("/bin/sh")
         .args(["-c", "exec \"$0\" --pod-dir \"$1\" --daemon-fd 3 3<&0 7</dev/zero </dev/null"])
         .arg(program())
@@ -348,7 +386,11 @@ fn spawn(dir: &Path) -> (Child, Daemon) {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .unwrap();
-    (child, Daemon::new(ours))
+    if keeping.asked {
+        daemon.keeping.asked = true;
+        daemon.ask(Ask::Keep).unwrap();
+    }
+    (child, daemon)
 }
 
 pub(crate) struct Daemon {
@@ -356,13 +398,21 @@ pub(crate) struct Daemon {
     decoder: Decoder,
     fds: VecDeque<OwnedFd>,
     pub(crate) events: Vec<Event>,
+    pub(crate) keeping: Keeping,
     seq: u64,
 }
 
 impl Daemon {
     pub(crate) fn new(socket: UnixStream) -> Daemon {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Daemon { socket, decoder: Decoder::new(), fds: VecDeque::new(), events: Vec::new(), seq: 0 }
+        Daemon {
+            socket,
+            decoder: Decoder::new(),
+            fds: VecDeque::new(),
+            events: Vec::new(),
+            keeping: Keeping::default(),
+            seq: 0,
+        }
     }
 
     pub(crate) fn connect(pod_dir: &Path) -> Daemon {
@@ -381,6 +431,15 @@ impl Daemon {
         fds: &[BorrowedFd<'_>],
     ) -> (Result<Answer, Refusal>, Vec<OwnedFd>) {
         let seq = self.say(ask, fds);
+        self.answer_with(seq)
+    }
+
+    /// The answer to what was said before.
+    pub(crate) fn answer_to(&mut self, seq: u64) -> Result<Answer, Refusal> {
+        self.answer_with(seq).0
+    }
+
+    fn answer_with(&mut self, seq: u64) -> (Result<Answer, Refusal>, Vec<OwnedFd>) {
         loop {
             match self.hear() {
                 (Message::Event(event), _) => self.events.push(event),
@@ -408,7 +467,15 @@ impl Daemon {
         loop {
             if let Some(frame) = self.decoder.next_frame().unwrap() {
                 let fds = self.fds.drain(..usize::from(frame.fd_count)).collect();
-                return (frame.parse().unwrap(), fds);
+                match frame.parse().unwrap() {
+                    Message::Keep { container_id, kept } => {
+                        self.keeping.kept.insert(container_id, (kept, fds));
+                    }
+                    Message::ExecBegins { .. } => {}
+                    Message::KeepExec(exec) => self.keeping.execs.push((exec, fds)),
+                    message => return (message, fds),
+                }
+                continue;
             }
             let mut buffer = [0; 4096];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];

@@ -5,11 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "the harness of a test is a test")]
 
 mod container;
+#[path = "../../../test/src/dead_volume.rs"]
+#[expect(unreachable_pub, reason = "it is public for the node tests")]
+mod dead_volume;
 mod exec;
 mod foreign;
 mod harness;
+mod keep;
 mod memory;
 mod pod;
 mod random;
 mod resume;
 mod update;
+mod volume;

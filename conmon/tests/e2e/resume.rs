@@ -1,6 +1,6 @@
 //! A monitor killed with SIGKILL, and another in its place.
 
-use conmon_protocol::{Answer, Ask, Phase, Stdin};
+use conmon_protocol::{Answer, Ask, Exit, Phase, Stdin};
 
 use crate::harness::{Pod, eventually, read_all};
 
@@ -45,9 +45,9 @@ fn a_container_that_ended_meanwhile_is_exited() {
     eventually("it ends", || !std::path::Path::new(&process).exists());
     pod.replace_monitor();
     let [(_, Phase::Exited(exit))] = pod.state()[..] else { panic!("it has exited") };
-    assert_eq!(exit.code, 255, "nobody could see how");
+    assert_eq!(exit.code, Exit::UNSEEN, "nobody could see how");
     assert!(pod.container_dir("c1").join("exit").exists());
-    // What it wrote last is lost: a FIFO that nobody has open keeps nothing (fifo(7)).
+    // What it wrote last is lost: a FIFO that nobody has open keeps nothing (fifo(7)). See `keep` for daemons that do.
     pod.unmake();
 }
 

@@ -1,9 +1,10 @@
 //! Makes and starts a container: lists of steps. What fails is taken away by `unmake`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use conmon_protocol::{Answer, Ask, Handler, Rootfs};
+use conmon_protocol::{Answer, Ask, Handler, Rootfs, Seen, Volume};
 use proto::v1;
 
 use super::{Facts, Life, Made, plan, volume};
@@ -14,8 +15,7 @@ use crate::node::Node;
 use crate::sandbox;
 use crate::step::{Progress, Step};
 
-/// Looking at the sources of mounts may hang on a volume whose server is away. Less than the kubelet's
-/// deadline, so that it hears our words.
+/// Looking at devices takes microseconds unless one hangs. Less than the kubelet's deadline, so that it hears our words.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Everything that a making is made from.
@@ -45,7 +45,8 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     progress.enter(Step::ContainerPlan);
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
-    let host = gather(node, order.config.clone()).await?;
+    let seen = look(node, &order).await?;
+    let host = gather(node, order.config.clone(), seen).await?;
     let plan = decide(node, &order, &image, &host)?;
     load_profile(&plan).await?;
 
@@ -55,16 +56,14 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     record.write_json("life", &Life::Making)?;
     record.write_request(&order.config)?;
     record.write_json("bundle/config.json", &plan.spec)?;
-    for source in &plan.missing_sources {
-        std::fs::create_dir_all(source).map_err(|e| Error::io(format!("making {}", source.display()), e))?;
-    }
 
     progress.enter(Step::ContainerRootfs);
     volume::mount(node, &order.id, record.dir(), &order.config).await?;
     let rootfs = node.images.make_writable(&order.id, &image).await?;
 
     progress.enter(Step::ContainerCreate);
-    let ask = monitor_plan(node, &order, &plan, rootfs, record.dir());
+    let volumes = volumes(&host, &plan);
+    let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
     let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
     record.write_json("plan", &made)?;
     let pid = create(&order.monitor, ask).await?;
@@ -77,10 +76,40 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     Ok((Facts { id, sandbox_id: sandbox.id.clone(), config, made }, life))
 }
 
-/// Looks at the host in a thread that may hang.
-async fn gather(node: &Node, config: v1::ContainerConfig) -> Result<plan::HostFacts, Error> {
+/// What is where the mounts come from. What the kernel does not have at hand, the pod's monitor has a child ask for.
+async fn look(node: &Node, order: &Order) -> Result<Vec<Seen>, Error> {
+    let paths: Vec<PathBuf> =
+        order.config.mounts.iter().map(|mount| mount.host_path.clone().into()).collect();
+    if let Some(seen) = paths.iter().map(|path| plan::glance(path)).collect() {
+        return Ok(seen);
+    }
+    let patience_ms = node.config().container.volume_timeout_s * 1000;
+    match order.monitor.ask(Ask::Look { paths, patience_ms }, Vec::new()).await? {
+        (Answer::Looked(seen), _) => Ok(seen),
+        _ => Err(monitor::Error::Confused.into()),
+    }
+}
+
+/// What making the container may wait for in vain, and what it makes on the host.
+fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan) -> Vec<Volume> {
+    let volume = |source: &plan::MountSource| Volume {
+        make: plan.missing_sources.contains(&source.path),
+        path: source.path.clone(),
+    };
+    // An image is mounted from our own store.
+    host.mounts.iter().filter(|source| !source.path.as_os_str().is_empty()).map(volume).collect()
+}
+
+/// What a container's file systems come from.
+struct Volumes {
+    rootfs: image_service::RootfsPlan,
+    volumes: Vec<Volume>,
+}
+
+/// Looks at the host in a thread that may take long.
+async fn gather(node: &Node, config: v1::ContainerConfig, seen: Vec<Seen>) -> Result<plan::HostFacts, Error> {
     let settings = node.config().container.clone();
-    let looking = tokio::task::spawn_blocking(move || plan::gather(&config, &settings));
+    let looking = tokio::task::spawn_blocking(move || plan::gather(&config, &settings, seen));
     match tokio::time::timeout(GATHER_TIMEOUT, looking).await {
         Ok(Ok(gathered)) => Ok(gathered?),
         Ok(Err(_)) => Err(Error::Stopping),
@@ -139,9 +168,10 @@ fn monitor_plan(
     node: &Node,
     order: &Order,
     plan: &plan::ContainerPlan,
-    rootfs: image_service::RootfsPlan,
+    volumes: Volumes,
     container_dir: &std::path::Path,
 ) -> conmon_protocol::ContainerPlan {
+    let Volumes { rootfs, volumes } = volumes;
     conmon_protocol::ContainerPlan {
         container_id: order.id.to_string(),
         container_dir: container_dir.into(),
@@ -152,6 +182,8 @@ fn monitor_plan(
         stdin: plan.stdin,
         stdio_owner: plan.stdio_owner,
         handler: handler(node, &order.sandbox.plan),
+        volumes,
+        patience_ms: node.config().container.volume_timeout_s * 1000,
     }
 }
 

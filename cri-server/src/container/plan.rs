@@ -22,6 +22,7 @@ mod edits;
 mod env;
 mod exec;
 mod gather;
+mod glance;
 mod invalid;
 mod log;
 mod mounts;
@@ -41,6 +42,7 @@ pub use gather::{
     CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather,
     hugepage_sizes, machine,
 };
+pub use glance::glance;
 pub use invalid::Invalid;
 pub use settings::Settings;
 pub use update::{Update, update};

@@ -23,13 +23,14 @@ pub(super) async fn send(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> 
     let mut sent = 0;
     while sent < bytes.len() {
         let fds = if sent == 0 { fds } else { &[] };
-        sent += stream.async_io(Interest::WRITABLE, || send_some(stream, &bytes[sent..], fds)).await?;
+        let fds: Vec<&OwnedFd> = fds.iter().collect();
+        sent += stream.async_io(Interest::WRITABLE, || send_some(stream, &bytes[sent..], &fds)).await?;
     }
     Ok(())
 }
 
-fn send_some(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) -> io::Result<usize> {
-    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+pub(super) fn send_some(stream: impl AsFd, bytes: &[u8], fds: &[&OwnedFd]) -> io::Result<usize> {
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(|fd| fd.as_fd()).collect();
     let mut space = [MaybeUninit::uninit(); ANCILLARY];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !borrowed.is_empty() {

@@ -14,7 +14,7 @@ pub(crate) struct Fake {
 impl Fake {
     pub(crate) fn pair() -> (Monitor, Fake) {
         let (ours, theirs) = Stream::pair().unwrap();
-        (Monitor::on(ours).unwrap(), Fake { stream: theirs, decoder: Decoder::new() })
+        (Monitor::on(ours, Arc::default()).unwrap(), Fake { stream: theirs, decoder: Decoder::new() })
     }
 
     pub(crate) fn hear(&mut self) -> Request {

@@ -252,7 +252,7 @@ impl RuntimeService for Runtime {
         let work = async {
             let (container, _, monitor) = self.running(&id)?;
             let container_id = container.facts.id.to_string();
-            monitor.order(conmon_protocol::Ask::Reopen { container_id }).await?;
+            monitor.insist(conmon_protocol::Ask::Reopen { container_id }).await?;
             Ok(v1::ReopenContainerLogResponse {})
         };
         answer(&self.node.metrics, "ReopenContainerLog", work).await

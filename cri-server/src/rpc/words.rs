@@ -75,11 +75,11 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
         created_at: facts.made.created_at_ns,
         started_at: container.life.started_at_ns(),
         finished_at: exit.map(|exit| exit.finished_at_ns).unwrap_or_default(),
-        exit_code: exit.map(|exit| exit.code).unwrap_or_default(),
+        exit_code: exit.map(exit_code).unwrap_or_default(),
         image: Some(image_spec(facts)),
         image_ref: facts.made.image_id.clone(),
         reason: exit.map(reason).unwrap_or_default().into(),
-        message: String::new(),
+        message: exit.map(end_message).unwrap_or_default().into(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         mounts: config.mounts.clone(),
@@ -105,9 +105,24 @@ fn container_state(life: &Life) -> v1::ContainerState {
 fn reason(exit: conmon_protocol::Exit) -> &'static str {
     match exit {
         conmon_protocol::Exit { oom_killed: true, .. } => "OOMKilled",
+        exit if !exit.is_seen() => "Unknown",
         conmon_protocol::Exit { code: 0, .. } => "Completed",
         conmon_protocol::Exit { .. } => "Error",
     }
+}
+
+/// The code of a container whose end nobody saw, as containerd has it; 0 would be a success that nobody saw either.
+const UNSEEN_CODE: i32 = 255;
+
+fn exit_code(exit: conmon_protocol::Exit) -> i32 {
+    if exit.is_seen() { exit.code } else { UNSEEN_CODE }
+}
+
+fn end_message(exit: conmon_protocol::Exit) -> &'static str {
+    if exit.is_seen() {
+        return "";
+    }
+    "it ended while neither the pod's monitor nor the daemon was there to see how"
 }
 
 /// The kubelet asks by id and says beside it what the user wrote.

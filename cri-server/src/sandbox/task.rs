@@ -25,12 +25,14 @@ use crate::monitor::{Monitor, Reached};
 use crate::node::Node;
 use crate::step::Progress;
 use crate::world::Change;
+use pace::Pace;
 use slot::{Slot, Stage};
 use stop::Stopping;
 use update::Update;
 
 mod containers;
 mod creation;
+mod pace;
 mod slot;
 mod stop;
 #[cfg(test)]
@@ -90,12 +92,15 @@ struct Task {
     ips: Vec<IpAddr>,
     limits: Option<Arc<PodLimits>>,
     monitor: Option<Monitor>,
+    /// The last one, which died; who asked it waits for the next.
+    lost: Option<Monitor>,
     events: Option<broadcast::Receiver<MonitorEvent>>,
     waiting: Vec<(Ask, Reply)>,
     containers: HashMap<Arc<str>, Slot>,
     work: JoinSet<Outcome>,
     own: mpsc::Sender<Message>,
     caught_up: Option<oneshot::Sender<()>>,
+    pace: Pace,
 }
 
 /// How a piece of work ended.
@@ -213,12 +218,14 @@ impl Task {
             ips: Vec::new(),
             limits: None,
             monitor: None,
+            lost: None,
             events: None,
             waiting: Vec::new(),
             containers: HashMap::new(),
             work: JoinSet::new(),
             own,
             caught_up: None,
+            pace: Pace::default(),
         };
         (task, messages)
     }
@@ -437,7 +444,7 @@ impl Task {
             life: self.life,
             ips: self.ips.clone(),
             limits: self.limits.clone(),
-            monitor: self.monitor.clone(),
+            monitor: self.monitor.clone().or_else(|| self.lost.clone()),
             task: self.own.clone(),
         }
     }

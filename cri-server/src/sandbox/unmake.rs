@@ -89,18 +89,19 @@ async fn unmake_pod(node: &Node, sandbox_id: &str, monitor: Option<Monitor>) -> 
     }
     if let Some(monitor) = monitor {
         match monitor.order(Ask::UnmakePod).await {
-            Ok(()) => return forget_lock(&record),
+            Ok(()) => return forget_monitor(node, &record),
             Err(monitor::Error::Gone) => {}
             Err(error) => return Err(error.into()),
         }
     }
     let monitor = node.monitors.reach(record.dir()).await?.monitor;
     monitor.order(Ask::UnmakePod).await?;
-    forget_lock(&record)
+    forget_monitor(node, &record)
 }
 
-/// The mark that all a monitor made is gone.
-fn forget_lock(record: &Record) -> Result<(), Error> {
+/// No lock is the mark that all a monitor made is gone.
+fn forget_monitor(node: &Node, record: &Record) -> Result<(), Error> {
+    node.monitors.forget(record.dir());
     let lock = record.dir().join("monitor.lock");
     match std::fs::remove_file(&lock) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bytes::Bytes;
-use conmon_protocol::ExecPlan;
+use conmon_protocol::{ExecPlan, Exit};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::AsyncReadExt;
@@ -115,6 +115,7 @@ async fn carry(exec: Exec, ends: Ends, client: Client) -> Outcome {
     };
     match end {
         Ok(end) if end.code == 0 => Outcome::Done,
+        Ok(end) if end.code == Exit::UNSEEN => Outcome::Failed(chain(&monitor::Error::Unseen)),
         Ok(end) => Outcome::Exit(end.code),
         Err(_) => Outcome::Failed(chain(&monitor::Error::Gone)),
     }

@@ -25,6 +25,23 @@ pub fn close_all_but<const N: usize>(first: u32, keep: [BorrowedFd<'_>; N]) -> R
     close(from, u32::MAX)
 }
 
+/// The same, except several.
+///
+/// # Errors
+/// Whatever close_range(2) says.
+pub fn close_all_but_these(first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    keep.sort_unstable();
+    let mut next = first;
+    for number in keep {
+        if number > next {
+            close(next, number - 1)?;
+        }
+        next = next.max(number + 1);
+    }
+    close(next, u32::MAX)
+}
+
 fn close(first: u32, last: u32) -> Result<()> {
     // SAFETY: wrong only if an owner of one of these lived on, which the caller rules out.
     answer(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) }).map(drop)

@@ -31,7 +31,7 @@ pub use caps::{
     CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capbset_read, capget, capset,
 };
 pub use clone::{Child, clone_flags, clone3, exit};
-pub use close_range::close_all_but;
+pub use close_range::{close_all_but, close_all_but_these};
 pub use execve::{CStringArray, execve, execveat};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;

@@ -38,6 +38,14 @@ impl Cgroup {
 }
 
 impl OomWatch {
+    /// When it is ready: whether one was killed since the last call. v1 tells before it kills, and so does this.
+    pub fn ran_out(&mut self, cgroup: &Cgroup) -> bool {
+        if self._told_about.is_some() {
+            return rustix::io::read(&self.fd, &mut [0; 8]).is_ok();
+        }
+        self.take(cgroup) > 0
+    }
+
     /// How many there were since the last call. A cgroup that is gone has no more.
     pub fn take(&mut self, cgroup: &Cgroup) -> u64 {
         let mut news = [0; 4096];

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use conmon_protocol::Seen;
 use oci_spec::runtime::{Capability, LinuxDeviceType};
 use proto::v1;
 use rustix::fs::OFlags;
@@ -109,8 +110,13 @@ pub enum Propagation {
     Shared,
 }
 
-/// Looks at what the request names. Blocking, for some tens of microseconds.
-pub fn gather(config: &v1::ContainerConfig, settings: &Settings) -> Result<HostFacts, Invalid> {
+/// Looks at what the request names, save its mounts, which may be of servers that are away: what is there was `seen`, one
+/// for each. Blocking, for some tens of microseconds.
+pub fn gather(
+    config: &v1::ContainerConfig,
+    settings: &Settings,
+    seen: Vec<Seen>,
+) -> Result<HostFacts, Invalid> {
     let security = security::context(config);
     let cdi = cdi_edits(config, settings)?;
     let mut devices = requested_devices(&config.devices)?;
@@ -122,7 +128,7 @@ pub fn gather(config: &v1::ContainerConfig, settings: &Settings) -> Result<HostF
         machine: machine().clone(),
         devices,
         all_devices: if security.privileged { all_devices() } else { Vec::new() },
-        mounts: mount_sources(&config.mounts)?,
+        mounts: mount_sources(&config.mounts, seen)?,
         seccomp_profile: seccomp_profile(&security)?,
         apparmor_loaded: apparmor_loaded(&security)?,
     })
@@ -331,32 +337,35 @@ pub(super) fn is_image(mount: &v1::Mount) -> bool {
     mount.image.as_ref().is_some_and(|image| !image.image.is_empty())
 }
 
-fn mount_sources(mounts: &[v1::Mount]) -> Result<Vec<MountSource>, Invalid> {
+fn mount_sources(mounts: &[v1::Mount], seen: Vec<Seen>) -> Result<Vec<MountSource>, Invalid> {
     let private = v1::MountPropagation::PropagationPrivate as i32;
     let table =
         if mounts.iter().any(|mount| mount.propagation != private) { mount_table() } else { Vec::new() };
-    mounts.iter().enumerate().map(|(index, mount)| mount_source(index, mount, &table)).collect()
+    let sources = mounts.iter().zip(seen).enumerate();
+    sources.map(|(index, (mount, seen))| mount_source(index, mount, seen, &table)).collect()
 }
 
-fn mount_source(index: usize, mount: &v1::Mount, table: &[MountPoint]) -> Result<MountSource, Invalid> {
+fn mount_source(
+    index: usize,
+    mount: &v1::Mount,
+    seen: Seen,
+    table: &[MountPoint],
+) -> Result<MountSource, Invalid> {
     if is_image(mount) {
         // Its source is where it will be mounted.
         let (path, propagation) = (PathBuf::new(), Propagation::Private);
         return Ok(MountSource { path, kind: SourceKind::Other, propagation });
     }
-    let asked = Path::new(&mount.host_path);
-    match fs::canonicalize(asked) {
-        Ok(path) => {
-            let kind = if path.is_dir() { SourceKind::Directory } else { SourceKind::Other };
-            Ok(MountSource { propagation: propagation_of(&path, table), path, kind })
+    let (path, kind) = match seen {
+        Seen::Directory(path) => (path, SourceKind::Directory),
+        Seen::Other(path) => (path, SourceKind::Other),
+        Seen::Missing => (PathBuf::from(&mount.host_path), SourceKind::Missing),
+        Seen::Failed(number) => {
+            let error = io::Error::from_raw_os_error(number);
+            return Err(unreachable(&format!("mounts[{index}].host_path"), &mount.host_path, error));
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(MountSource {
-            path: asked.to_owned(),
-            kind: SourceKind::Missing,
-            propagation: propagation_of(asked, table),
-        }),
-        Err(e) => Err(unreachable(&format!("mounts[{index}].host_path"), &mount.host_path, e)),
-    }
+    };
+    Ok(MountSource { propagation: propagation_of(&path, table), path, kind })
 }
 
 /// A line of /proc/self/mountinfo, as far as it matters here.

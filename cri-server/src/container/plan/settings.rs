@@ -24,6 +24,9 @@ section! {
         hooks_dirs: Vec<PathBuf> = vec!["/usr/share/containers/oci/hooks.d".into(), "/etc/containers/oci/hooks.d".into()],
         /// Gives privileged containers the default devices only, not all of the host's.
         privileged_without_host_devices: bool = false,
+        /// Seconds that a volume gets to answer while a container is made, from 1 to 90: one whose server is away fails the
+        /// making by then, and not the node.
+        volume_timeout_s: u64 = 30,
     }
 }
 
@@ -52,6 +55,13 @@ impl Settings {
     /// Names the first key that none could.
     pub fn check(&self) -> Result<(), Invalid> {
         capabilities::parse("default_capabilities", &self.default_capabilities)?;
+        // Less than the monitor's own deadline, so that its words are heard.
+        if !(1..=90).contains(&self.volume_timeout_s) {
+            return Err(Invalid::wrong(
+                "volume_timeout_s",
+                format!("{} is not from 1 to 90", self.volume_timeout_s),
+            ));
+        }
         let names_itself = |entry: &&String| entry.split_once('=').is_none_or(|(name, _)| name.is_empty());
         match self.default_env.iter().find(names_itself) {
             Some(entry) => Err(Invalid::wrong("default_env", format!("{entry:?} is not NAME=value"))),

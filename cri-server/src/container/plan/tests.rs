@@ -707,7 +707,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
     };
     let plan = planned(|case| {
         case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }];
-        let found = gather(&case.config, &settings).unwrap();
+        let found = gather(&case.config, &settings, seen_of(&case.config)).unwrap();
         (case.host.cdi, case.host.devices, case.host.hooks) = (found.cdi, found.devices, found.hooks);
     });
     let process = plan.spec.process().as_ref().unwrap();
@@ -738,6 +738,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
             ..Default::default()
         },
         &settings,
+        Vec::new(),
     );
     assert!(refused.unwrap_err().to_string().contains("v.com/gpu=9"));
 }
@@ -944,4 +945,11 @@ fn a_scope_is_in_the_pods_slice_and_counted_there() {
     assert_eq!(cgroup(&pod, "c"), expected);
     pod.cgroup_parent = String::new();
     assert_eq!(cgroup(&pod, "c").1, "/berth.slice/cri-berth-c.scope");
+}
+
+/// Mounts of which the kernel has nothing at hand are taken to be files.
+fn seen_of(config: &v1::ContainerConfig) -> Vec<conmon_protocol::Seen> {
+    let other = |path: &Path| conmon_protocol::Seen::Other(path.into());
+    let paths = config.mounts.iter().map(|mount| Path::new(&mount.host_path));
+    paths.map(|path| glance(path).unwrap_or_else(|| other(path))).collect()
 }

@@ -92,6 +92,10 @@ fn ends_have_the_words_that_the_kubelet_knows() {
     assert_eq!(reason(EXIT), "Completed");
     assert_eq!(reason(Exit { code: 1, ..EXIT }), "Error");
     assert_eq!(reason(Exit { code: 137, oom_killed: true, ..EXIT }), "OOMKilled");
+    let unseen = Exit { code: Exit::UNSEEN, ..EXIT };
+    assert_eq!((reason(unseen), exit_code(unseen)), ("Unknown", 255));
+    assert!(end_message(unseen).contains("to see how"));
+    assert_eq!((reason(Exit { code: 255, ..EXIT }), end_message(EXIT)), ("Error", ""));
 }
 
 #[test]

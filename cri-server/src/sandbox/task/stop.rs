@@ -7,7 +7,7 @@ use conmon_protocol::Exit;
 use proto::v1::ContainerEventType;
 
 use super::slot::{Slot, Stage};
-use super::{Outcome, SIGKILL, Task};
+use super::{Outcome, Task};
 use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Event as ContainerEvent};
 use crate::error::Error;
 use crate::sandbox::life::Event;
@@ -81,6 +81,7 @@ impl Task {
             Ok(()) => {
                 self.bury_the_lost();
                 self.monitor = None;
+                self.lost = None;
                 self.events = None;
                 self.ips.clear();
                 self.set(Event::Stopped);
@@ -94,9 +95,9 @@ impl Task {
         }
     }
 
-    /// Whoever's end was not heard of is dead all the same: the pod has no processes any more.
+    /// Whoever's end was not heard of is dead all the same: the pod has no processes any more. How it died nobody knows.
     pub(super) fn bury_the_lost(&mut self) {
-        let exit = Exit { code: 128 + SIGKILL, oom_killed: false, finished_at_ns: self.node.now_ns() };
+        let exit = Exit { code: Exit::UNSEEN, oom_killed: false, finished_at_ns: self.node.now_ns() };
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
         for id in ids {
             self.change(&id, ContainerEvent::Lost(exit));

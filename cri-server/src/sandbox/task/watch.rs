@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use conmon_protocol::{Event as MonitorEvent, Exit, PodState};
 use tokio::sync::broadcast;
@@ -17,25 +17,24 @@ use crate::monitor::{Monitor, Reached};
 use crate::sandbox::Life;
 use crate::sandbox::life::Event;
 
-/// Between two attempts to get a monitor for a pod.
-const RECONNECT_PAUSE: Duration = Duration::from_secs(2);
-/// The exit code of a container whose end nobody saw, as containerd has it.
-const LOST_CODE: i32 = 255;
-
 impl Task {
     pub(super) fn adopt(&mut self, monitor: Monitor, events: broadcast::Receiver<MonitorEvent>) {
         self.events = Some(events);
+        if let Some(lost) = self.lost.take() {
+            lost.succeed(&monitor);
+        }
         self.monitor = Some(monitor);
     }
 
     /// It died, or was killed. Another takes up its pod: the containers have not noticed.
     pub(super) fn lose_monitor(&mut self) {
-        self.monitor = None;
+        self.lost = self.monitor.take();
         self.events = None;
         if matches!(self.life, Life::Ready | Life::Stopping) && self.stop != Stopping::Stilling {
             tracing::warn!(sandbox = &*self.facts.id, "the pod's monitor is gone; starting another");
             self.publish();
-            self.reach(Duration::ZERO);
+            let pause = self.pace.lost(Instant::now());
+            self.reach(pause);
         }
     }
 
@@ -54,6 +53,7 @@ impl Task {
     pub(super) fn hear_reached(&mut self, reached: Result<Reached, Error>) {
         match reached {
             Ok(Reached { monitor, state, events }) => {
+                self.pace.reached(Instant::now());
                 if self.monitor.is_none() {
                     self.adopt(monitor, events);
                 }
@@ -62,20 +62,22 @@ impl Task {
                 self.say_caught_up();
             }
             Err(error) => {
+                let pause = self.pace.failed();
                 tracing::error!(
                     sandbox = &*self.facts.id,
                     error = chain(&error),
+                    ?pause,
                     "no monitor for the pod; trying again"
                 );
                 self.say_caught_up();
-                self.reach(RECONNECT_PAUSE);
+                self.reach(pause);
             }
         }
     }
 
     /// Brings every container's life up to what the monitor has.
     pub(super) fn catch_up(&mut self, state: &PodState) {
-        let lost = Exit { code: LOST_CODE, oom_killed: false, finished_at_ns: self.node.now_ns() };
+        let lost = Exit { code: Exit::UNSEEN, oom_killed: false, finished_at_ns: self.node.now_ns() };
         let phases: HashMap<&str, _> =
             state.containers.iter().map(|c| (c.container_id.as_str(), c.phase)).collect();
         let ids: Vec<Arc<str>> = self.containers.keys().cloned().collect();
