@@ -14,6 +14,7 @@ mod killed;
 mod life;
 mod limits;
 mod listener;
+mod lsm;
 mod mounts;
 mod namespaces;
 mod netdev;
