@@ -30,6 +30,8 @@ pub struct Options {
     pub parallel: u32,
     /// Debian's containerd instead of berthd, to see what a spec expects; nothing is compared then.
     pub peer: bool,
+    /// berthd with the systemd cgroup driver; nothing is compared then, as this is for another machine than the list.
+    pub systemd_cgroup: bool,
     /// The order in which specs run; critest picks one of its own where none is given.
     pub seed: Option<u32>,
     /// critest's benchmarks instead of its validation specs; nothing is compared then.
@@ -60,13 +62,15 @@ pub async fn run(options: &Options) -> Result<Summary> {
         run_peer(&critest, &tools, &registry, &out_dir, options).await?
     } else {
         let mirror = Some(registry.address().to_string());
-        let node = Node::start(NodeOptions { mirror, ..NodeOptions::default() }).await?;
+        let driver = if options.systemd_cgroup { "systemd" } else { "cgroupfs" };
+        let config = format!("[runtime]\ncgroup_driver = \"{driver}\"\n");
+        let node = Node::start(NodeOptions { mirror, config, ..NodeOptions::default() }).await?;
         let report = execute(&critest, &tools, &node.endpoint(), &out_dir, options);
         std::fs::write(out_dir.join("berthd.log"), node.log())?;
         report?
     };
     let outcomes = outcomes(&report, options.benchmark)?;
-    let whole = options.focus.is_none() && !options.peer && !options.benchmark;
+    let whole = options.focus.is_none() && !options.peer && !options.benchmark && !options.systemd_cgroup;
     let listed = if whole { Some(listed()?) } else { None };
     Ok(summarise(&outcomes, listed.as_ref()))
 }

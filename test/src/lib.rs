@@ -19,3 +19,4 @@ pub mod programs;
 pub mod registry;
 pub mod stand_ins;
 pub mod tools;
+pub mod vm;

@@ -50,6 +50,14 @@ pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/setpriv", "util-linux"),
 ];
 
+/// What the virtual machine is made with and runs on.
+pub const VM_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/qemu-img", "qemu-utils"),
+    ("/usr/bin/mmdebstrap", "mmdebstrap"),
+    ("/usr/sbin/mke2fs", "e2fsprogs"),
+];
+
 /// Installs the packages whose file is missing, saying so first. As root it just does; others are asked by sudo.
 pub fn ensure_packages(wanted: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<&str> =

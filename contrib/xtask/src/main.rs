@@ -7,6 +7,7 @@ mod fuzz;
 mod namespace;
 mod oci;
 mod tasks;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ usage: cargo xtask TASK
   bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
+  vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
+             [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | -- COMMAND
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
         ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
         ["bench", "lists", rest @ ..] => tasks::bench_lists(rest),
+        ["vm", rest @ ..] => vm::vm(rest),
         ["build"] => tasks::build(),
         _ => {
             eprint!("{USAGE}");

@@ -82,8 +82,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
 pub(crate) fn critest(args: &[&str]) -> Result<()> {
     let options = critest_options(args)?;
     if !namespace::is_private() {
-        prepare()?;
-        tools::CriTools::build()?;
+        prepare_critest()?;
         return namespace::run_in_private(&[&["critest"], args].concat());
     }
     namespace::bring_loopback_up()?;
@@ -102,6 +101,7 @@ fn critest_options(args: &[&str]) -> Result<critest::Options> {
     while let Some(word) = words.next() {
         match *word {
             "--peer" => options.peer = true,
+            "--systemd-cgroup" => options.systemd_cgroup = true,
             "--websocket" => options.websocket = true,
             "--focus" => options.focus = Some(value(word, words.next())?),
             "--parallel" => options.parallel = value(word, words.next())?.parse().context("--parallel")?,
@@ -188,6 +188,11 @@ pub(crate) fn demo() -> Result<()> {
     wait_for(demo::run())
 }
 
+pub(crate) fn prepare_critest() -> Result<()> {
+    prepare()?;
+    tools::CriTools::build().map(drop)
+}
+
 /// What every task with pods needs: packages and programs.
 fn prepare() -> Result<()> {
     tools::ensure_packages(tools::NODE_PACKAGES)?;
@@ -195,7 +200,7 @@ fn prepare() -> Result<()> {
     stand_ins::fetch()
 }
 
-fn value(option: &str, value: Option<&&str>) -> Result<String> {
+pub(crate) fn value(option: &str, value: Option<&&str>) -> Result<String> {
     value.map(|value| (*value).to_owned()).with_context(|| format!("{option} needs a value"))
 }
 

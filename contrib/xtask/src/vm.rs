@@ -1,0 +1,118 @@
+//! `cargo xtask vm`: tests in a virtual machine with cgroup v2, systemd, and AppArmor or SELinux.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use berth_test::node::PRIVATE_NETWORK;
+use berth_test::programs::workspace;
+use berth_test::vm::{self, Lsm, Options};
+
+use crate::tasks::{prepare_critest, value};
+
+/// What runs in the guest.
+enum Work<'a> {
+    /// The runtime's tests against the kernel.
+    Runtime(&'a [&'a str]),
+    /// critest with the systemd cgroup driver.
+    Critest(&'a [&'a str]),
+    Command(&'a [&'a str]),
+}
+
+pub(crate) fn vm(args: &[&str]) -> Result<()> {
+    let (options, work) = read(args)?;
+    let command = match work {
+        Work::Runtime(filter) => runtime_tests(filter)?,
+        Work::Critest(args) => critest(args)?,
+        Work::Command(words) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
+    };
+    let status = vm::run(&options, &command)?;
+    ensure!(status == 0, "the command in the virtual machine ended with {status}");
+    Ok(())
+}
+
+fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
+    let mut options = Options::default();
+    let mut at = 0;
+    loop {
+        let word = *args.get(at).context("vm needs a task: runtime, critest, or -- COMMAND")?;
+        let rest = args.get(at + 1..).unwrap_or_default();
+        match word {
+            "--lsm" => options.lsm = Lsm::parse(&value(word, rest.first())?)?,
+            "--timeout" => {
+                let seconds = value(word, rest.first())?.parse().context("--timeout")?;
+                options.timeout = Duration::from_secs(seconds);
+            }
+            "runtime" => return Ok((options, Work::Runtime(rest))),
+            "critest" => return Ok((options, Work::Critest(rest))),
+            "--" if !rest.is_empty() => return Ok((options, Work::Command(rest))),
+            other => bail!("vm has no task {other}: runtime, critest, or -- COMMAND"),
+        }
+        at += 2;
+    }
+}
+
+/// Debian's kernel tests run there as they are: the guest has a newer C library than the oldest we build on.
+fn runtime_tests(filter: &[&str]) -> Result<String> {
+    let programs = test_programs(&["--package", "runtime", "--test", "kernel", "--test", "cgroup_kernel"])?;
+    let filter: String = filter.iter().map(|word| format!(" {}", quoted(word))).collect();
+    let run =
+        |program: &PathBuf| format!("{}{filter} --test-threads=2", quoted(&program.display().to_string()));
+    Ok(programs.iter().map(run).collect::<Vec<_>>().join(" && "))
+}
+
+fn critest(args: &[&str]) -> Result<String> {
+    prepare_critest()?;
+    let program = std::env::current_exe().context("finding this program")?;
+    let args: String = args.iter().map(|word| format!(" {}", quoted(word))).collect();
+    let program = quoted(&program.display().to_string());
+    Ok(format!("{PRIVATE_NETWORK}=1 {program} critest --systemd-cgroup{args}"))
+}
+
+/// Builds tests and answers where they are.
+fn test_programs(args: &[&str]) -> Result<Vec<PathBuf>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["test", "--no-run", "--message-format=json"]).args(args).current_dir(workspace());
+    let output = command.stderr(std::process::Stdio::inherit()).output().context("running cargo")?;
+    ensure!(output.status.success(), "building the tests failed");
+    let lines = String::from_utf8(output.stdout).context("cargo's words")?;
+    let of = |line: &str| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_test = message["profile"]["test"].as_bool() == Some(true);
+        message["executable"].as_str().filter(|_| is_test).map(PathBuf::from)
+    };
+    Ok(lines.lines().filter_map(of).collect())
+}
+
+/// For the guest's shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_keep_their_shape_in_the_guests_shell() {
+        let check = |word: &str| {
+            let said =
+                Command::new("sh").args(["-c", &format!("printf %s {}", quoted(word))]).output().unwrap();
+            assert_eq!(String::from_utf8(said.stdout).unwrap(), word);
+        };
+        check("plain");
+        check("it's $HOME; \"x\" `y`\n\\");
+    }
+
+    #[test]
+    fn a_task_is_read_with_its_options() {
+        let (options, work) = read(&["--lsm", "selinux", "--timeout", "7", "--", "a", "b"]).unwrap();
+        assert_eq!((options.lsm, options.timeout), (Lsm::SeLinux, Duration::from_secs(7)));
+        assert!(matches!(work, Work::Command(["a", "b"])));
+        for wrong in [&[][..], &["--lsm", "smack", "runtime"], &["--"], &["sleep"]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
