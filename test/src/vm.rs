@@ -178,7 +178,8 @@ fn converse(machine: &mut Machine, command: &str, timeout: Duration) -> Result<i
 fn script(command: &str) -> String {
     use base64::Engine as _;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let mut script = format!("date -s @{} >/dev/null\n", now.as_secs());
+    // Its driver is nothing that mount(8) would load, and udev may not have come so far.
+    let mut script = format!("date -s @{} >/dev/null\nmodprobe -a 9pnet_virtio 9p\n", now.as_secs());
     for (number, path) in shares().iter().enumerate() {
         let path = path.display();
         script += &format!(
