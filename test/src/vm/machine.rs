@@ -146,7 +146,7 @@ fn processor() -> [&'static str; 4] {
 
 fn arguments(image: &Image, disk: &Path, options: &Options, dir: &Path) -> Vec<String> {
     let kernel = format!(
-        "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off nowatchdog systemd.show_status=0 {}",
+        "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off nowatchdog no_timer_check systemd.show_status=0 {}",
         options.lsm.arguments()
     );
     let cpus = std::thread::available_parallelism().map_or(1, |n| n.get().min(4)).to_string();
