@@ -102,6 +102,13 @@ pub(crate) fn endpoints(
     Ok(Some((path, endpoints)))
 }
 
+/// What the text of a file, wherever it lies, makes of a reference.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn parse(text: &str, reference: &Reference) -> Result<Vec<Endpoint>, String> {
+    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    file.endpoints(reference, Path::new("/"))
+}
+
 /// The file that counts for a host: the first directory's that has one, its own before the default.
 fn find(dirs: &[PathBuf], host: &str) -> Option<PathBuf> {
     // A host is one plain name; what would be a path is nothing that a directory could have.

@@ -40,6 +40,8 @@ pub struct Settings {
     pub parts_from_bytes: u64,
     /// Connections beyond the first that large blobs may have, over all pulls of the node.
     pub more_connections: usize,
+    /// Which start of the machine this is (random(4), `boot_id`); a test of power cuts says another.
+    pub boot: String,
     /// Names that are pinned: exact (`registry.k8s.io/pause:3.9`) or with `*` at the end.
     pub pinned: Vec<String>,
 }
@@ -96,6 +98,7 @@ impl Settings {
             max_layer_bytes: 256 << 30,
             parts_from_bytes: 8 << 20,
             more_connections: 8,
+            boot: boot_id(),
             pinned: Vec::new(),
         }
     }
@@ -259,7 +262,8 @@ impl Inner {
         let containers = settings.containers_dir.clone();
         make_private_dir(&containers).map_err(|error| Error::io("making", &containers, error))?;
         let (store, writables) = Store::open(&settings, |layers, trash, empty| {
-            Writables::open(containers, empty, layers.clone(), trash.clone())
+            let boot = settings.boot.clone();
+            Writables::open(containers, empty, layers.clone(), trash.clone(), boot)
         })?;
         let store = Arc::new(store);
         store.settle_soon();
@@ -278,6 +282,12 @@ impl Drop for Inner {
 fn names(reference: &Reference, digest: &Digest) -> Vec<Name> {
     let by_digest = Name::Digest(reference.with_digest(digest.clone()).to_string());
     reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
+}
+
+/// Another after every start of the machine (random(4)).
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 /// A namespace's own file. One that is no name as Kubernetes has them (RFC 1123) has none: it could be a path.

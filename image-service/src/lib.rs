@@ -14,6 +14,8 @@ pub mod registry;
 
 mod error;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gc;
 mod hosts_toml;
 pub mod image;

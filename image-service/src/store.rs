@@ -115,7 +115,7 @@ impl Store {
             images: Mutex::default(),
             published: RwLock::default(),
             pinned: settings.pinned.clone(),
-            boot: boot_id(),
+            boot: settings.boot.clone(),
             settling: Mutex::default(),
             layers,
             parts,
@@ -342,12 +342,6 @@ impl Drop for Ingest {
             tracing::warn!(%path, %error, "an unfinished layer can't be removed; a restart tries again");
         }
     }
-}
-
-/// Another after every start of the machine (random(4)).
-pub(crate) fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }
 
 /// The record of a content, with the names an older record of it has.

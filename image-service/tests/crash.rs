@@ -1,4 +1,5 @@
-//! A pull killed at any moment: the next start finds whole images, and nothing else.
+//! A pull killed at any moment: the next start finds whole images and parts that can be gone on with, and
+//! nothing else.
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on is to fail")]
 #![allow(unreachable_pub, reason = "modules of a test are its own")]
@@ -13,15 +14,22 @@ mod picture;
 #[allow(dead_code)]
 mod shelf;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use image_service::digest::Digest;
+use picture::noise;
 use serde_json::json;
-use shelf::{Node, REGISTRIES, Shelf, image, request, tar};
+use shelf::{Node, REGISTRIES, Shelf, gzip, image, request, tar};
 
 const ROOT: &str = "BERTH_TEST_CRASH_ROOT";
-const ROUNDS: u32 = 25;
+const ROUNDS: u32 = 200;
+/// The longest that the victim lives: it pulls and removes several times within this.
+const LIFE: Duration = Duration::from_millis(500);
+/// What is a large blob here, so that parts of it are kept.
+const LARGE: u64 = 32 << 10;
 
 /// Pulls and removes without end; killed by the test below.
 #[tokio::test]
@@ -32,6 +40,7 @@ async fn victim() {
     settings.registries_conf = root.join("registries.conf");
     settings.registries_conf_dir = root.join("none");
     settings.policy = root.join("none");
+    settings.parts_from_bytes = LARGE;
     let images = image_service::Images::open(settings).await.unwrap();
     println!("open");
     loop {
@@ -48,22 +57,38 @@ async fn victim() {
 
 #[tokio::test]
 async fn whatever_a_kill_interrupts_the_next_start_is_whole() {
-    let files = |n: usize| (0..40).map(move |f| (format!("d{n}/f{f}"), format!("{f}").repeat(2000)));
+    // Every second layer does not pack, and so its blob is large.
+    let noise = noise(100_000);
+    let text = |n: usize, f: usize| match n % 2 {
+        0 => format!("{f}").repeat(2000),
+        _ => noise[f * 2500..][..2000 + f].iter().map(|byte| char::from(b' ' + byte % 95)).collect(),
+    };
+    let files = |n: usize| (0..40).map(move |f| (format!("d{n}/f{f}"), text(n, f)));
     let layers: Vec<Vec<u8>> = (0..4)
         .map(|n| {
             let files: Vec<_> = files(n).collect();
             tar(&files.iter().map(|(name, data)| (name.as_str(), data.as_str())).collect::<Vec<_>>())
         })
         .collect();
+    let blobs: BTreeMap<String, Vec<u8>> = layers
+        .iter()
+        .map(|layer| gzip(layer))
+        .map(|blob| (Digest::sha256(&blob).hex().to_owned(), blob))
+        .collect();
+    assert_eq!(blobs.values().filter(|blob| blob.len() as u64 >= LARGE).count(), 2);
     let shelf = Shelf::default();
     shelf.put("a:1", &image(&layers[..3], json!({})));
     shelf.put("a:2", &image(&layers[1..], json!({})));
     let fake = shelf.serve();
-    let node = Node::new(&fake.host());
+    let mut node = Node::new(&fake.host());
+    node.settings.parts_from_bytes = LARGE;
     assert!(REGISTRIES.contains(&"one.test"));
-    let (mut found, mut missing) = (0, 0);
+    let (mut found, mut missing, mut parts) = (0, 0, 0);
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     for round in 0..ROUNDS {
-        kill_after(&node, Duration::from_micros(u64::from(round * 79_190 % 600_000)));
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        kill_after(&node, Duration::from_micros((random >> 33) % LIFE.as_micros() as u64));
+        parts += check_parts(&node, &blobs);
         let images = node.open().await;
         node.check_settled().await;
         let list = images.list();
@@ -91,12 +116,29 @@ async fn whatever_a_kill_interrupts_the_next_start_is_whole() {
         }
         drop(images);
     }
-    println!("after {ROUNDS} kills: {found} images whole, {missing} not there");
+    println!("after {ROUNDS} kills: {found} images whole, {missing} not there, {parts} parts");
+    assert!(found > 0 && missing > 0 && parts > 0, "the kills came at all moments");
     let images = node.open().await;
     for image in images.list() {
         images.remove(&image.id).await.unwrap();
     }
     node.check_empty().await;
+}
+
+/// Each part is the beginning of a run of its blob, byte for byte.
+fn check_parts(node: &Node, blobs: &BTreeMap<String, Vec<u8>>) -> usize {
+    let mut count = 0;
+    for name in node.names("parts") {
+        let blob = &blobs[&name];
+        for entry in std::fs::read_dir(node.settings.root.join("parts").join(&name)).unwrap() {
+            let path = entry.unwrap().path();
+            let start: usize = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(blob[start..].starts_with(&bytes), "{} is no part of its blob", path.display());
+            count += usize::from(!bytes.is_empty());
+        }
+    }
+    count
 }
 
 /// Runs the victim and kills it so long after it began to work.

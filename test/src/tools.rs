@@ -16,6 +16,9 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/cc", "gcc"),
     ("/usr/bin/ipcmk", "util-linux"),
+    // A file system that can clone a disk at one moment, for power cuts.
+    ("/sbin/mkfs.xfs", "xfsprogs"),
+    ("/sbin/mkfs.ext4", "e2fsprogs"),
     // The k8s-cri crate generates its code when it is built.
     ("/usr/bin/protoc", "protobuf-compiler"),
 ];

@@ -56,8 +56,8 @@ impl Writables {
         empty_dir: PathBuf,
         layers: Arc<Layers>,
         trash: Arc<Trash>,
+        boot: String,
     ) -> Result<Writables, Error> {
-        let boot = super::boot_id();
         let writables = Writables {
             dir,
             empty_dir,
