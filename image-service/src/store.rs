@@ -56,8 +56,8 @@ pub(crate) struct Store {
     images: Mutex<BTreeMap<Digest, Entry>>,
     published: RwLock<Arc<Snapshot>>,
     pinned: Vec<String>,
-    /// This boot's id; records of unsynced images name it.
-    boot: String,
+    /// Which page cache this is; records of unsynced images name it.
+    page_cache: String,
     /// Whether a thread is bringing layers to the disk.
     settling: Mutex<bool>,
     pub(crate) layers: Arc<Layers>,
@@ -110,17 +110,17 @@ impl Store {
         let index = Index::open(root.join("index.redb")).map_err(|error| index_error(&root, error))?;
         let root_dir = unpack::open_root(&root).map_err(|errno| failed(errno.into()))?;
         let store = Store {
-            root_dir,
             index,
             images: Mutex::default(),
             published: RwLock::default(),
             pinned: settings.pinned.clone(),
-            boot: settings.boot.clone(),
+            page_cache: settle::page_cache(&settings.boot, &root_dir),
             settling: Mutex::default(),
             layers,
             parts,
             trash,
             root,
+            root_dir,
         };
         store.load()?;
         let others = in_use(&store.layers, &store.trash, store.root.join("empty"))?;
@@ -180,7 +180,8 @@ impl Store {
     fn put(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
         let mut images = self.images();
         let mut record = merge(images.get(&content.id).map(|entry| &entry.record), content);
-        record.unsynced_in = (!self.layers.all_synced(content.hold.layers())).then(|| self.boot.clone());
+        record.unsynced_in =
+            (!self.layers.all_synced(content.hold.layers())).then(|| self.page_cache.clone());
         let put = record::claim(images.values().map(|entry| &entry.record), record, names);
         if let (Some(entry), [same]) = (images.get(&content.id), &put[..])
             && entry.record == *same
@@ -294,7 +295,7 @@ impl Store {
         let whole = layers.by_ref().take(diff_ids.len()).eq(&diff_ids)
             && layers.count() <= 1
             && record.layers.iter().all(|layer| self.layers.path(&layer.diff_id).is_dir());
-        let arrived = record.unsynced_in.as_ref().is_none_or(|boot| *boot == self.boot);
+        let arrived = record.unsynced_in.as_ref().is_none_or(|cache| *cache == self.page_cache);
         if !same || !whole || !arrived {
             return None;
         }

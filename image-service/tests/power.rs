@@ -8,6 +8,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on is to fail")]
 #![allow(unreachable_pub, reason = "modules of a test are its own")]
 
+#[path = "support/disk.rs"]
+#[allow(dead_code)]
+mod disk;
 #[path = "support/fake.rs"]
 #[allow(dead_code)]
 mod fake;
@@ -19,10 +22,10 @@ mod picture;
 mod shelf;
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
+use disk::Disk;
 use image_service::{Images, Settings};
 use picture::noise;
 use serde_json::json;
@@ -31,36 +34,6 @@ use shelf::{Node, Shelf, image, request, tar};
 /// Power cuts, and the longest that pulls go on between two.
 const CUTS: u32 = 12;
 const BETWEEN: Duration = Duration::from_millis(1500);
-
-/// A file system in a file, unmounted when the test is done, well or badly.
-struct Disk {
-    root: PathBuf,
-}
-
-impl Disk {
-    fn make(kind: &str, bytes: u64, file: &Path, root: &Path) -> Disk {
-        File::create(file).unwrap().set_len(bytes).unwrap();
-        run(Command::new(format!("mkfs.{kind}")).arg("-q").arg(file));
-        Disk::mount(file, root)
-    }
-
-    fn mount(file: &Path, root: &Path) -> Disk {
-        std::fs::create_dir_all(root).unwrap();
-        run(Command::new("mount").args(["-o", "loop"]).arg(file).arg(root));
-        Disk { root: root.to_owned() }
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        Command::new("umount").arg("--lazy").arg(&self.root).status().ok();
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 fn settings(node: &Node, root: &Path) -> Settings {
     let mut settings = node.settings.clone();

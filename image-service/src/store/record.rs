@@ -20,7 +20,7 @@ pub(crate) struct Record {
     pub(crate) documents: Vec<Digest>,
     pub(crate) documents_bytes: u64,
     pub(crate) pulled_at_ms: u64,
-    /// The boot in which its layers were made, until they are known to be on the disk.
+    /// The page cache that its layers were made in (see `settle`), until they are known to be on the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unsynced_in: Option<String>,
 }

@@ -1,14 +1,16 @@
 //! Bringing to the disk what images already count on.
 //!
 //! A pull is answered before its layers are on the disk: they are in the page cache, which outlives every
-//! crash but the machine's. So the record of such an image names the boot it was made in, and one from
-//! another boot is dropped at the next start, as if the power had failed before the pull. Meanwhile a thread
-//! syncs the file system; then the records say so.
+//! crash but the machine's or the disk's. So the record of such an image names the boot and the mount that it
+//! was made in, and one of another is dropped at the next start, as if the power had failed before the
+//! pull. Meanwhile a thread syncs the file system; then the records say so.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, StatxFlags};
 
 use super::Store;
 use super::index::Change;
@@ -16,6 +18,7 @@ use super::layers::Unsynced;
 use super::record::Record;
 use crate::digest::Digest;
 use crate::error::Error;
+use crate::image::Layer;
 
 /// Pulls come in bunches, and one sync serves all that came before it.
 const BUNCH: Duration = Duration::from_millis(300);
@@ -68,27 +71,38 @@ impl Store {
         Ok(())
     }
 
-    /// What the disk would not take is nothing to run: the images go, and are pulled again.
+    /// What the disk would not take is nothing to run: the images go, and are pulled again. They are out of
+    /// sight even when the same disk does not take that either.
     fn give_up(&self, layers: &[Unsynced], error: &std::io::Error) {
-        let ids: Vec<Digest> = {
-            let images = self.images();
-            let lost = |entry: &&super::Entry| {
-                entry
-                    .hold
-                    .layers()
-                    .iter()
-                    .any(|layer| layers.iter().any(|lost| lost.diff_id == layer.diff_id))
-            };
-            images.values().filter(lost).map(|entry| entry.record.id.clone()).collect()
-        };
-        tracing::error!(%error, images = ?ids, "the disk did not take the layers of these images, which are forgotten; pull them again");
         self.layers.mark_synced(layers);
-        for id in ids {
-            if let Err(error) = self.remove(&id) {
-                tracing::error!(%error, image = %id, "and forgetting it failed, too");
-            }
+        let lost = |entry: &super::Entry| {
+            let is_lost = |layer: &Layer| layers.iter().any(|lost| lost.diff_id == layer.diff_id);
+            entry.hold.layers().iter().any(is_lost)
+        };
+        let mut images = self.images();
+        let (gone, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut *images).into_iter().partition(|(_, entry)| lost(entry));
+        *images = kept;
+        self.publish(&images);
+        let remove: Vec<Digest> = gone.keys().cloned().collect();
+        tracing::error!(%error, images = ?remove, "the disk did not take the layers of these images, which are forgotten; pull them again");
+        if let Err(error) = self.index.apply(&Change { remove, ..Change::default() }) {
+            tracing::error!(%error, "nor does it take that they are; mend the disk and start berthd again");
         }
+        drop(images);
+        // With the last hold the layers go to the trash, so no later start finds such an image whole.
+        drop(gone);
     }
+}
+
+/// What is lost with the machine's memory, and with the mount when a disk is taken away and comes again.
+pub(super) fn page_cache(boot: &str, root: &OwnedFd) -> String {
+    // STATX_MNT_ID_UNIQUE (Linux 6.8, statx(2)), which is never used again in a boot. An older kernel
+    // doesn't know it and leaves the mark away; its boot must do.
+    const UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let found = rustix::fs::statx(root, "", AtFlags::EMPTY_PATH, UNIQUE).ok();
+    let mount = found.filter(|found| found.stx_mask & UNIQUE.bits() != 0).map(|found| found.stx_mnt_id);
+    format!("{boot} {}", mount.unwrap_or(0))
 }
 
 /// One sync of everything there is by now. Says whether another is due.
@@ -117,7 +131,7 @@ fn begin(store: &Weak<Store>) -> Option<(OwnedFd, Vec<Unsynced>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Accounts, ImageConfig, Layer};
+    use crate::image::{Accounts, ImageConfig};
     use crate::images::Settings;
     use crate::store::{Content, Hold, Name};
 
@@ -160,7 +174,7 @@ mod tests {
         let settled = put(&store, 1);
         assert!(settle_once(&store) && store.layers.unsynced().is_empty());
         // As if the machine had been started anew between these and the next start.
-        Arc::get_mut(&mut store).unwrap().boot = "another".to_owned();
+        Arc::get_mut(&mut store).unwrap().page_cache = "another".to_owned();
         put(&store, 2);
         store.layers.close();
         drop(store);
