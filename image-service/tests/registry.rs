@@ -18,6 +18,8 @@ mod auth;
 mod good;
 #[path = "registry/hostile.rs"]
 mod hostile;
+#[path = "registry/hosts.rs"]
+mod hosts;
 #[path = "registry/mirrors.rs"]
 mod mirrors;
 #[path = "registry/referrers.rs"]

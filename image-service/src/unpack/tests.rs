@@ -9,6 +9,8 @@ use rustix::fd::AsFd;
 
 use super::*;
 
+mod games;
+
 /// Raw blocks, so that archives can lie.
 #[derive(Clone, Default)]
 struct Tar(Vec<u8>);
