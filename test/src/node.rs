@@ -349,6 +349,16 @@ fn remove_tree_of_directories(dir: &Path) {
 
 /// Connects to a CRI socket.
 pub async fn connect(socket: &Path) -> Result<Client> {
+    let channel = channel(socket).await?;
+    let bound = 16 << 20;
+    Ok(Client {
+        runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(bound),
+        images: ImageServiceClient::new(channel).max_decoding_message_size(bound),
+    })
+}
+
+/// The bare connection to a socket that speaks gRPC.
+pub async fn channel(socket: &Path) -> Result<Channel> {
     let socket = socket.to_path_buf();
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
@@ -357,12 +367,7 @@ pub async fn connect(socket: &Path) -> Result<Client> {
             Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
         }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await?;
-    let bound = 16 << 20;
-    Ok(Client {
-        runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(bound),
-        images: ImageServiceClient::new(channel).max_decoding_message_size(bound),
-    })
+    Ok(Endpoint::from_static("http://localhost").connect_with_connector(connector).await?)
 }
 
 /// The few calls that nearly every test makes.

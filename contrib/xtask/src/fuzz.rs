@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: each target of `runtime/fuzz` for a while. Coverage is compiled in by stable flags, so that no
-//! other toolchain is needed than the one that builds berth.
+//! `cargo xtask fuzz`: each target of `runtime/fuzz` and `image-service/fuzz` for a while. Coverage is compiled
+//! in by stable flags, so that no other toolchain is needed than the one that builds berth.
 
 use std::process::Command;
 
@@ -7,7 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use berth_test::programs::{target_dir, workspace};
 use berth_test::tools;
 
-const TARGETS: [&str; 4] = ["config", "seccomp", "proc", "cgroup_path"];
+/// The targets and the crates whose they are.
+const TARGETS: [(&str, &[&str]); 2] = [
+    ("runtime", &["config", "seccomp", "proc", "cgroup_path"]),
+    (
+        "image-service",
+        &["tar", "manifest", "image_config", "reference", "challenge", "policy", "registries_conf"],
+    ),
+];
 
 /// What cargo-fuzz passes, without a sanitizer: the code under test has no `unsafe`.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -20,13 +27,22 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 pub(crate) fn fuzz(args: &[&str]) -> Result<()> {
     let options = Options::read(args)?;
     tools::ensure_packages(&[("/usr/bin/c++", "g++")])?;
-    build()?;
     let mut findings = Vec::new();
-    for target in TARGETS.iter().filter(|target| options.only.as_deref().is_none_or(|only| only == **target))
-    {
-        let found = run(target, options.seconds)?;
-        println!("fuzz {target}: {} s, {}", options.seconds, if found { "a FINDING" } else { "no finding" });
-        findings.extend(found.then_some(*target));
+    for (folder, targets) in TARGETS {
+        let wanted = |target: &&&str| options.only.as_deref().is_none_or(|only| only == **target);
+        let targets: Vec<&str> = targets.iter().filter(wanted).copied().collect();
+        if !targets.is_empty() {
+            build(folder)?;
+        }
+        for target in targets {
+            let found = run(folder, target, options.seconds)?;
+            println!(
+                "fuzz {target}: {} s, {}",
+                options.seconds,
+                if found { "a FINDING" } else { "no finding" }
+            );
+            findings.extend(found.then_some(target));
+        }
     }
     ensure!(findings.is_empty(), "findings in {}: the inputs are in {}", findings.join(", "), artifacts());
     Ok(())
@@ -53,15 +69,15 @@ impl Options {
     }
 }
 
-fn build() -> Result<()> {
+fn build(folder: &str) -> Result<()> {
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--release", "--target", TARGET, "--manifest-path"])
-        .arg(workspace().join("runtime/fuzz/Cargo.toml"))
+        .arg(workspace().join(folder).join("fuzz/Cargo.toml"))
         .env("CARGO_TARGET_DIR", target_dir().join("fuzz"))
         .env("RUSTFLAGS", FLAGS)
         .status()
         .context("running cargo")?;
-    ensure!(status.success(), "building the fuzz targets failed");
+    ensure!(status.success(), "building the fuzz targets of {folder} failed");
     Ok(())
 }
 
@@ -70,14 +86,15 @@ fn artifacts() -> String {
 }
 
 /// True when it found something. New inputs are kept beside the build; seeds come with the source.
-fn run(target: &str, seconds: u32) -> Result<bool> {
+fn run(folder: &str, target: &str, seconds: u32) -> Result<bool> {
+    let source = workspace().join(folder).join("fuzz");
     let corpus = target_dir().join("fuzz/corpus").join(target);
     std::fs::create_dir_all(&corpus)?;
     std::fs::create_dir_all(artifacts())?;
     let status = Command::new(target_dir().join("fuzz").join(TARGET).join("release").join(target))
         .arg(&corpus)
-        .arg(workspace().join("runtime/fuzz/seeds").join(target))
-        .arg(format!("-dict={}", workspace().join("runtime/fuzz/words.dict").display()))
+        .arg(source.join("seeds").join(target))
+        .arg(format!("-dict={}", source.join("words.dict").display()))
         .arg(format!("-artifact_prefix={}/{target}-", artifacts()))
         .args([format!("-max_total_time={seconds}")])
         .args(["-max_len=16384", "-timeout=10", "-rss_limit_mb=1024", "-verbosity=0", "-print_final_stats=1"])

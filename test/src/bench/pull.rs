@@ -8,6 +8,7 @@
 mod disk;
 mod floor;
 mod images;
+mod list;
 mod pullers;
 mod usage;
 
@@ -25,9 +26,6 @@ use crate::registry::DockerRegistry;
 /// The rows of the report, and the contenders in the order in which they take turns.
 const ROWS: [&str; 6] = ["wall s", "cpu s", "peak rss MiB", "written MiB", "flushes", "wall + sync s"];
 const CONTENDERS: [&str; 4] = ["berth", "containerd", "skopeo", "floor"];
-/// ListImages is asked for so many images, so often.
-const LISTED: usize = 1000;
-const ASKED: usize = 50;
 
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -67,8 +65,8 @@ pub async fn run(options: Options) -> Result<String> {
         all.push((shape, samples));
     }
     if options.only.as_deref().is_none_or(|only| only == "list") {
-        let p50 = list(&options, scratch.path(), &registry).await?;
-        report += &format!("ListImages with {LISTED} images: p50 {p50:.2} ms\nlist_images_p50_ms {p50:.3}\n");
+        let p50 = list::list(&options.backing, &registry).await?;
+        report += &format!("list_images_p50_ms {p50:.3}\n");
     }
     report += &ratios(&all);
     Ok(report)
@@ -150,28 +148,4 @@ fn ratios(all: &[(Shape, BySide)]) -> String {
     let rss = all.iter().map(|(_, samples)| samples[0].percentile("peak rss MiB", 100.0)).fold(0.0, f64::max);
     text += &format!("ratio pull_rss_mib {rss:.1}\n");
     text
-}
-
-/// Milliseconds of a ListImages over many images that share their layer.
-async fn list(options: &Options, scratch: &Path, registry: &DockerRegistry) -> Result<f64> {
-    println!("list: {LISTED} images");
-    let disk = Disk::make(&options.backing)?;
-    let picture = images::tiny(0);
-    let puller = Puller::start("berth", disk.root(), registry.address(), &picture).await?;
-    let mut client = puller.client().await?;
-    for number in 0..LISTED {
-        registry.push("tiny", &[&format!("{number}")], &images::tiny(number).built).await?;
-        client.pull(&format!("{}/tiny:{number}", registry.address())).await?;
-    }
-    let mut samples = Samples::default();
-    for _ in 0..ASKED {
-        let start = std::time::Instant::now();
-        let answer = client.images.list_images(proto::v1::ListImagesRequest::default()).await?.into_inner();
-        samples.add("list", start.elapsed());
-        anyhow::ensure!(answer.images.len() == LISTED, "{} images are listed", answer.images.len());
-    }
-    drop(puller);
-    drop(disk);
-    _ = scratch;
-    Ok(samples.p50("list"))
 }

@@ -40,11 +40,15 @@ impl Puller<'_> {
         })
     }
 
-    pub(super) async fn client(&self) -> Result<Client> {
+    pub(super) fn socket(&self) -> Option<&Path> {
         match self {
-            Puller::Daemon { daemon, .. } => connect(&daemon.socket).await,
-            Puller::Skopeo { .. } | Puller::Floor { .. } => anyhow::bail!("it has no socket"),
+            Puller::Daemon { daemon, .. } => Some(&daemon.socket),
+            Puller::Skopeo { .. } | Puller::Floor { .. } => None,
         }
+    }
+
+    pub(super) async fn client(&self) -> Result<Client> {
+        connect(self.socket().context("it has no socket")?).await
     }
 
     pub(super) async fn pull(&self, repository: &str) -> Result<Usage> {
