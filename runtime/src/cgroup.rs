@@ -12,6 +12,7 @@ mod beside;
 mod delegate;
 mod devices;
 mod files;
+mod lacking;
 mod layout;
 mod limits;
 mod oom;
@@ -37,6 +38,7 @@ pub use systemd::{Driver, Failure, Scope, ScopePlan};
 use crate::spec::{DeviceRule, Resources};
 use apply::Made;
 use devices::Policy;
+pub(crate) use lacking::has_limits;
 use layout::{Hierarchy, Layout, Version};
 use limits::Write;
 use processes::{FREEZER_V1, FREEZER_V2, Freezer};
@@ -150,6 +152,9 @@ impl Cgroup {
     /// # Errors
     /// The path is none, or the node has no cgroups.
     pub fn at(path: &str) -> Result<Cgroup, Error> {
+        if path.is_empty() {
+            return Ok(Cgroup::none());
+        }
         let path = checked(path)?;
         let layout = Layout::of_node()?;
         Ok(Cgroup { layout, path, unified: None, tasks: Vec::new(), scope: None, keeper: None })
@@ -158,7 +163,7 @@ impl Cgroup {
     /// From the root of each hierarchy, with a slash in front.
     #[must_use]
     pub fn path(&self) -> String {
-        format!("/{}", self.path)
+        if self.is_none() { String::new() } else { format!("/{}", self.path) }
     }
 
     /// Gives it to a user of the host, on a node with cgroup2 alone: v1 cannot be delegated safely.
@@ -236,6 +241,9 @@ impl Cgroup {
     /// # Errors
     /// The kernel's answer.
     pub fn kill_all(&self, signal: i32) -> Result<(), Error> {
+        if self.is_none() {
+            return Ok(());
+        }
         let listed = self.listing_dir();
         if signal != KILL {
             return processes::signal(&listed, signal);
@@ -257,7 +265,7 @@ impl Cgroup {
     /// # Errors
     /// The kernel's answer.
     pub fn pids(&self) -> Result<Vec<i32>, Error> {
-        processes::pids(&self.listing_dir())
+        if self.is_none() { Ok(Vec::new()) } else { processes::pids(&self.listing_dir()) }
     }
 
     /// Stops every process in it and below, and answers when they have stopped.

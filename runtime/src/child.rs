@@ -15,7 +15,7 @@ mod place;
 mod root;
 mod terminal;
 
-pub(crate) use exec::{ExecKit, exec};
+pub(crate) use exec::{ExecKit, exec, exec_first_of_two};
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -114,9 +114,12 @@ fn rest_of_init(kit: &Kit<'_>, make: impl FnOnce(&Kit<'_>) -> Result<Found, Fail
     }
 }
 
-/// Hidden first (CVE-2016-9962): in a namespace that is joined, somebody may be waiting for us.
+/// Hidden first (CVE-2016-9962): in a namespace that is joined, somebody may be waiting for us. Whose namespaces are
+/// all new hides once it has its ids: an ordinary user may write the maps only of who is not hidden.
 fn hide_and_join(kit: &Kit<'_>) -> Done {
-    kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    if kit.plan.namespaces.maps.is_none() || !kit.joined.is_empty() {
+        kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    }
     join_cgroups(kit.tasks)?;
     for (i, (flag, namespace)) in kit.joined.iter().enumerate() {
         kernel::setns(namespace.as_fd(), *flag).at(Step::JoinNamespace, i)?;
@@ -149,6 +152,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     }
     if plan.namespaces.has(flag::NEWUSER) {
         become_root()?;
+        kernel::set_undumpable().at(Step::Undumpable, 0)?;
         // Another user's process has forgotten it (prctl(2)).
         die_with_the_maker(Some(Signal::KILL))?;
     }

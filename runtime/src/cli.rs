@@ -107,8 +107,11 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     })
 }
 
+/// As runc has it: a directory of the user's for ordinary users, and for who is root only in a user namespace.
 fn default_root() -> PathBuf {
-    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !rustix::process::getuid().is_root());
+    let is_root = rustix::process::geteuid().is_root();
+    let ordinary = || !is_root || !runtime::in_first_user_namespace();
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty() && ordinary());
     own.map_or_else(|| PathBuf::from("/run/berth-runtime"), |dir| PathBuf::from(dir).join("berth-runtime"))
 }
 

@@ -1,9 +1,11 @@
 //! `exec`: one more process in a running container, with one clone.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
-use kernel::clone_flags as flag;
+use kernel::{Child, clone_flags as flag};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use crate::cgroup::{Cgroup, SubCgroup};
@@ -11,7 +13,10 @@ use crate::child::{self, ExecKit};
 use crate::plan::{self, ProcessPlan};
 use crate::report::{Line, Step, Word, lines};
 use crate::state::{Record, StateDir, Status};
-use crate::{Error, Process, Runtime, Stdio, lsm, make, spec};
+use crate::{Error, Process, Runtime, Stdio, lsm, make, rootless, spec};
+
+/// How long it may take from `start` to the container's program, hooks left aside.
+const HIDING_MS: u32 = 500;
 
 /// What to run in a container, and how.
 #[derive(Debug)]
@@ -46,12 +51,20 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let cgroup = cgroup(exec, &record)?;
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
     let root = record.shared_root.as_ref().and(record.init).map(|init| root_of(init.pid)).transpose()?;
+    // Its owner joins a user namespace first, to have the right to join the others; and who is in a user namespace
+    // may not go back from another PID namespace.
+    let two_steps = !rootless::in_first_user_namespace() || (in_userns && !rootless::may_administer());
+    if in_userns && two_steps {
+        wait_until_seen(&record);
+    }
+    let first = if two_steps { record.namespaces & (flag::NEWUSER | flag::NEWPID) } else { 0 };
     let kit = ExecKit {
         process: &process,
         line: &theirs,
         init: init.as_fd(),
         root: root.as_ref(),
-        namespaces: record.namespaces & !flag::NEWPID,
+        namespaces: record.namespaces & !flag::NEWPID & !first,
+        first,
         tasks: cgroup.task_files(),
         stdio: make::stdio(&exec.stdio),
         filter: filter.as_ref(),
@@ -60,8 +73,15 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         preserve_fds: exec.preserve_fds,
         keyring: runtime.keyring,
     };
+    let two_steps = first != 0;
     let pid_namespace = (record.namespaces & flag::NEWPID != 0).then_some(&init);
-    let clone = || make::clone_into(pid_namespace, 0, cgroup.unified_dir(), || child::exec(&kit));
+    let clone = || {
+        if two_steps {
+            let first = make::clone_into(None, 0, cgroup.unified_dir(), || child::exec_first_of_two(&kit))?;
+            return second_of_two(&first, &ours, exec.id, &process);
+        }
+        make::clone_into(pid_namespace, 0, cgroup.unified_dir(), || child::exec(&kit))
+    };
     let child = match &process.affinity[0] {
         Some(cpus) => on_cpus(cpus, clone)?,
         None => clone()?,
@@ -84,6 +104,35 @@ fn root_of(pid: i32) -> Result<OwnedFd, Error> {
     let path = format!("/proc/{pid}/root");
     open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Error::step("opening", path, e))
+}
+
+/// The child of the first child, which is ours (CLONE_PARENT). It waits until we know its number.
+fn second_of_two(first: &Child, line: &Line, id: &str, process: &ProcessPlan) -> Result<Child, Error> {
+    let word = line.hear();
+    make::reap(first.pidfd.as_fd());
+    let pid = match word.map_err(|e| Error::step("hearing", "the first child", e))? {
+        Some(Word::Cloned { pid }) => pid,
+        Some(Word::Failed(failure)) => {
+            return Err(make::explain(failure, process, || format!("in {id}")));
+        }
+        Some(_) | None => return Err(Error::Died),
+    };
+    let child = make::child_of_ours(pid)?;
+    line.go().map_err(|e| Error::step("releasing", "the new process", e))?;
+    Ok(child)
+}
+
+/// Between `start` and its program the init still hides, and then only the node's root may join it: procfs says so by
+/// its owner. A created container goes on hiding; joining it says that it may not be joined.
+fn wait_until_seen(record: &Record) {
+    let path = format!("/proc/{}/ns", record.init.map_or(0, |init| init.pid));
+    let hidden = || rustix::fs::stat(&path).is_ok_and(|dir| dir.st_uid != geteuid().as_raw());
+    for _ in 0..HIDING_MS {
+        if !hidden() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// config.md, `execCPUAffinity`: `initial` counts before the process is in the container's cgroup, where it may be born.

@@ -26,6 +26,7 @@ mod netdev;
 mod plan;
 mod rdt;
 mod report;
+mod rootless;
 mod shared_root;
 mod sources;
 mod unmake;
@@ -38,6 +39,7 @@ pub use events::{Event, Watch};
 pub use exec::{ExecRequest, Paused};
 pub use list::Listed;
 pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
+pub use rootless::{enter_user_namespace, in_first_user_namespace};
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -241,7 +243,10 @@ impl Runtime {
             cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id.to_owned(), source })
         };
         match scope {
-            Scope::All => to_all(&cgroup()?),
+            Scope::All => match cgroup()? {
+                none if none.is_none() => self.kill_init(id, record.init, signal),
+                some => to_all(&some),
+            },
             Scope::Init if signal == KILL && record.outlives_its_init() => match cgroup()? {
                 some if some.pids().is_ok_and(|pids| !pids.is_empty()) => to_all(&some),
                 _ => self.kill_init(id, record.init, signal),

@@ -17,7 +17,7 @@ use kernel::{Child, clone_flags as flag};
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, geteuid, pidfd_open, pidfd_send_signal, waitid,
 };
 
 use crate::cgroup::Cgroup;
@@ -31,17 +31,26 @@ use crate::shared_root::SharedRoot;
 use crate::spec::{Hooks, Spec};
 use crate::state::{Init, Record, StateDir, Status};
 use crate::{
-    CreateRequest, Error, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, sources, unmake, userns,
+    Cgroups, CreateRequest, Error, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, rootless, sources,
+    unmake, userns,
 };
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
 pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
-    let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
+    let mut plan =
+        plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
     let process = request.spec.process.as_ref();
     process.map_or(Ok(()), |process| lsm::refuse_unenforced(process, request.spec.linux.as_ref()))?;
     let dir = StateDir::of(&runtime.root, request.id)?;
     dir.make()?;
-    let made = Making { runtime, request, plan, dir: &dir, moved: None, warnings: Vec::new() }.make();
+    let first_userns = rootless::in_first_user_namespace();
+    plan.namespaces.no_way_back = !first_userns;
+    if !first_userns && plan.root.pivot == Pivot::First {
+        // For us inside one it is as for a container with one of its own.
+        plan.root.pivot = Pivot::AfterMounts;
+    }
+    let made =
+        Making { runtime, request, plan, dir: &dir, moved: None, first_userns, warnings: Vec::new() }.make();
     if made.is_err() {
         // The caller wants to know why it failed; what could not be taken away shows in `list`.
         let _ = unmake::unmake(&dir);
@@ -56,6 +65,8 @@ struct Making<'a> {
     dir: &'a StateDir,
     /// Interfaces that are the container's until something fails.
     moved: Option<netdev::Moved>,
+    /// We are in the node's own user namespace.
+    first_userns: bool,
     warnings: Vec<String>,
 }
 
@@ -154,25 +165,25 @@ impl Making<'_> {
 
     fn open(&self) -> Result<Opened, Error> {
         let plan = &self.plan;
-        let made = match &plan.scope {
-            Some(scope) => Cgroup::create_in_scope(scope, &plan.resources),
-            None => Cgroup::create(&plan.cgroup_path, &plan.resources),
-        };
-        let cgroup = made.map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
-        if let Some(uid) = plan.cgroup_owner {
+        let cgroup = self.cgroup()?;
+        if let Some(uid) = plan.cgroup_owner.filter(|_| !cgroup.is_none()) {
             cgroup.give_to(uid).map_err(|source| Error::Cgroup { id: self.request.id.to_owned(), source })?;
         }
         // In this order: the FIFO tells `unmake` that the cgroup is this container's, and may hold its processes.
         let start = self.dir.make_fifo()?;
         let filter = self.filter()?;
-        let in_userns = plan.namespaces.has(flag::NEWUSER);
+        let in_userns = !self.first_userns || plan.namespaces.has(flag::NEWUSER);
         let wants_cgroups = plan.mounts.iter().any(|mount| matches!(mount.source, Source::Cgroup));
         let joined = open_namespaces(plan)?;
         joined::refuse_the_hosts(plan, &joined)?;
         let userns = self.user_namespace(&joined)?;
+        let mut trees = sources::trees(plan)?;
+        if cgroup.is_none() {
+            sources::host_cgroups(plan, &mut trees)?;
+        }
         Ok(Opened {
             root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
-            trees: sources::trees(plan)?,
+            trees,
             nodes: if in_userns { sources::nodes(&plan.devices)? } else { Vec::new() },
             hierarchies: if wants_cgroups { sources::hierarchies(&cgroup.path())? } else { Vec::new() },
             joined,
@@ -190,6 +201,27 @@ impl Making<'_> {
             Some(hooks) if waits(hooks) => self.dir.make_outcome().map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// Who may not make one does without, unless limits are to be held.
+    fn cgroup(&self) -> Result<Cgroup, Error> {
+        let (plan, optional) = (&self.plan, self.runtime.cgroups);
+        let made = match &plan.scope {
+            Some(scope) => Cgroup::create_in_scope(scope, &plan.resources),
+            None => Cgroup::create(&plan.cgroup_path, &plan.resources),
+        };
+        let ordinary = || !geteuid().is_root() || !self.first_userns;
+        made.or_else(|source| {
+            let may_lack = match optional {
+                Cgroups::Required => false,
+                Cgroups::Optional => true,
+                Cgroups::AsAllowed => ordinary(),
+            };
+            if may_lack && source.is_refusal() && !crate::cgroup::has_limits(&plan.resources) {
+                return Ok(Cgroup::none());
+            }
+            Err(Error::Cgroup { id: self.request.id.to_owned(), source })
+        })
     }
 
     /// The one whose ids the layers are shown with: the joined one, or one like that which is to be made.
@@ -265,14 +297,7 @@ impl Making<'_> {
         let word = ours.hear();
         reap(first.pidfd.as_fd());
         match word.map_err(|e| Error::step("hearing", "the first child", e))? {
-            Some(Word::Cloned { pid }) => {
-                // It is our child (CLONE_PARENT) and not reaped, so the number is its own.
-                let pidfd = Pid::from_raw(pid)
-                    .ok_or(Errno::SRCH)
-                    .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-                    .map_err(|e| Error::step("opening", format!("process {pid}"), e))?;
-                Ok(Child { pid, pidfd })
-            }
+            Some(Word::Cloned { pid }) => child_of_ours(pid),
             Some(Word::Failed(failure)) => Err(self.explain(failure)),
             Some(Word::BeforePivot | Word::Ready { .. } | Word::Listening { .. }) | None => Err(Error::Died),
         }
@@ -450,6 +475,15 @@ pub(crate) fn end(child: &Child) {
     reap(child.pidfd.as_fd());
 }
 
-fn reap(child: BorrowedFd<'_>) {
+/// One that was cloned for us (CLONE_PARENT); not reaped, so the number is its own.
+pub(crate) fn child_of_ours(pid: i32) -> Result<Child, Error> {
+    let pidfd = Pid::from_raw(pid)
+        .ok_or(Errno::SRCH)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .map_err(|e| Error::step("opening", format!("process {pid}"), e))?;
+    Ok(Child { pid, pidfd })
+}
+
+pub(crate) fn reap(child: BorrowedFd<'_>) {
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(child), WaitIdOptions::EXITED) {}
 }

@@ -110,6 +110,9 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The container's own directory in every v1 hierarchy; empty on a node with cgroup2 alone.
 pub(crate) fn hierarchies(cgroup_path: &str) -> Result<Vec<Hierarchy>, Error> {
+    if cgroup_path.is_empty() {
+        return Ok(Vec::new());
+    }
     let at = |errno: Errno| Error::step("looking at the hierarchies of", CGROUPS, errno);
     if statfs(CGROUPS).map_err(at)?.f_type == CGROUP2_SUPER_MAGIC {
         return Ok(Vec::new());
@@ -128,6 +131,20 @@ pub(crate) fn hierarchies(cgroup_path: &str) -> Result<Vec<Hierarchy>, Error> {
         hierarchies.push(Hierarchy { name: c_string(name)?, aliases, tree });
     }
     Ok(hierarchies)
+}
+
+/// In place of cgroups of the container's own: the node's, to be looked at only, as runc does for ordinary users.
+pub(crate) fn host_cgroups(plan: &Plan, trees: &mut [Option<OwnedFd>]) -> Result<(), Error> {
+    let at = |errno: Errno| Error::step("opening the mount source", CGROUPS, errno);
+    for (mount, tree) in plan.mounts.iter().zip(trees) {
+        if matches!(mount.source, Source::Cgroup) {
+            let host = clone_tree(Path::new(CGROUPS), Depth::Recursive).map_err(at)?;
+            let attr = MountAttr { set: mount.attr.set | mount_attr::RDONLY, ..mount.attr };
+            mount_setattr(host.as_fd(), Depth::Recursive, &attr).map_err(at)?;
+            *tree = Some(host);
+        }
+    }
+    Ok(())
 }
 
 type Aliases = BTreeMap<PathBuf, Vec<CString>>;

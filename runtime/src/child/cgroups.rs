@@ -15,6 +15,11 @@ use crate::plan::Mount;
 use crate::report::{At as _, Failure, Step};
 
 pub(super) fn mount(kit: &Kit<'_>, i: usize, mount: &Mount) -> Result<(), Failure> {
+    if let Some(host) = &kit.trees[i] {
+        // The container has none of its own: its maker may make none, nor mount what only a cgroup's owner may.
+        let place = target(kit, i, mount, Kind::Dir)?;
+        return attach(host.as_fd(), place.as_fd()).at(Step::MountCgroup, i);
+    }
     if kit.hierarchies.is_empty() { unified(kit, i, mount) } else { hybrid(kit, i, mount) }
 }
 

@@ -20,8 +20,11 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) init: BorrowedFd<'a>,
     /// The init's root, where its mount namespace has another.
     pub(crate) root: Option<&'a OwnedFd>,
-    /// Of the init; without the PID namespace, which we were born into.
+    /// Of the init; without the PID namespace, which we were born into, and those of `first`.
     pub(crate) namespaces: u64,
+    /// Those that a first child joins, where two are needed: a user namespace gives an ordinary user the right to join
+    /// the others, and a PID namespace takes its children.
+    pub(crate) first: u64,
     pub(crate) tasks: &'a [OwnedFd],
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     pub(crate) filter: Option<&'a Filter>,
@@ -29,6 +32,31 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) memory_policy: Option<&'a MemoryPolicy>,
     pub(crate) preserve_fds: u32,
     pub(crate) keyring: Keyring,
+}
+
+/// The first child where two are needed: joins, then clones the one that is wanted from there.
+pub(crate) fn exec_first_of_two(kit: &ExecKit<'_>) -> i32 {
+    match join_and_clone(kit) {
+        Ok(()) => 0,
+        Err(failure) => {
+            kit.line.failed(failure);
+            FAILED
+        }
+    }
+}
+
+fn join_and_clone(kit: &ExecKit<'_>) -> Result<(), Failure> {
+    kernel::set_undumpable().at(Step::Undumpable, 0)?;
+    kernel::setns(kit.init, kit.first).at(Step::JoinNamespace, 0)?;
+    become_root()?;
+    let second = kernel::clone3(flag::PARENT, None, || exec(kit)).at(Step::Fork, 0)?;
+    kit.line.cloned(second.pid).at(Step::Report, 0)
+}
+
+fn become_root() -> Result<(), Failure> {
+    let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
+    rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)
 }
 
 /// Runs it; comes back only when it could not be.
@@ -43,6 +71,9 @@ pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
 
 fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     let process = kit.process;
+    if kit.first != 0 {
+        kit.line.wait().at(Step::WaitForParent, 0)?;
+    }
     kernel::set_undumpable().at(Step::Undumpable, 0)?;
     join_cgroups(kit.tasks)?;
     if let Some(cpus) = &process.affinity[1] {
@@ -59,9 +90,7 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
         super::root::enter(root.as_fd())?;
     }
     if kit.namespaces & flag::NEWUSER != 0 {
-        let (gid, uid) = (rustix::fs::Gid::ROOT, rustix::fs::Uid::ROOT);
-        rustix::thread::set_thread_res_gid(gid, gid, gid).at(Step::BecomeRoot, 0)?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).at(Step::BecomeRoot, 0)?;
+        become_root()?;
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(c"/", flags, Mode::empty()).at(Step::Cwd, 0)?;

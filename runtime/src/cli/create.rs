@@ -102,6 +102,7 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     console::check(terminal, options.mode == Mode::Detached, options.console_socket.as_deref())?;
     inherited::announce(options.sockets, &mut spec);
+    runtime::enter_user_namespace(&mut spec)?;
     let (keyring, root_change) = (options.keyring, options.root_change);
     let runtime = Runtime { keyring, root_change, ..global.runtime.clone() };
     let process = runtime.create(CreateRequest {

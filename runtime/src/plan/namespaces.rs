@@ -16,6 +16,8 @@ pub(crate) struct Namespaces {
     /// its offsets, only so.
     pub(crate) late: u64,
     pub(crate) joined: Vec<Joined>,
+    /// We are in a user namespace ourselves, where nobody may go back to the PID namespace that he came from.
+    pub(crate) no_way_back: bool,
     /// Maps of a new user namespace, as the kernel reads them.
     pub(crate) maps: Option<Maps>,
 }
@@ -50,6 +52,7 @@ impl Namespaces {
     pub(crate) fn needs_two_steps(&self) -> bool {
         let joins_other = self.joined.iter().any(|joined| joined.flag != flag::NEWPID);
         self.joined.iter().any(|joined| joined.flag == flag::NEWUSER)
+            || (self.no_way_back && self.joined.iter().any(|joined| joined.flag == flag::NEWPID))
             || (self.new & flag::NEWUSER != 0 && joins_other)
             || self.late & flag::NEWTIME != 0
     }

@@ -21,5 +21,6 @@ mod netdev;
 mod races;
 mod reach;
 mod refusals;
+mod rootless;
 mod systemd;
 mod terminal;
