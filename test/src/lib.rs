@@ -10,6 +10,7 @@ pub mod bench;
 pub mod critest;
 pub mod dead_volume;
 pub mod demo;
+pub mod engine;
 pub mod fixture;
 pub mod image;
 pub mod leaks;

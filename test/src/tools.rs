@@ -44,6 +44,16 @@ pub const OCI_PACKAGES: &[(&str, &str)] = &[
     ("/sbin/ip", "iproute2"),
 ];
 
+/// Other people's engines, which run berth-runtime.
+pub const ENGINE_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/podman", "podman"),
+    ("/usr/bin/newuidmap", "uidmap"),
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/bin/setpriv", "util-linux"),
+    ("/usr/sbin/useradd", "passwd"),
+    ("/bin/ps", "procps"),
+];
+
 /// What comparisons of verdicts need.
 pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),

@@ -66,6 +66,7 @@ fn advisories() -> Result<()> {
 pub(crate) fn node(args: &[&str]) -> Result<()> {
     if !namespace::is_private() {
         prepare()?;
+        tools::ensure_packages(tools::ENGINE_PACKAGES)?;
         Programs::build_failpoints()?;
         tools::CriTools::build()?;
         cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;

@@ -27,7 +27,9 @@ impl Error {
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {
-            Error::Kernel { source, .. } | Error::Limit { source, .. } => {
+            Error::Kernel { source, .. }
+            | Error::Limit { source, .. }
+            | Error::Unreachable { source, .. } => {
                 matches!(*source, Errno::ACCESS | Errno::PERM | Errno::ROFS)
             }
             Error::NoCgroups => true,

@@ -32,6 +32,29 @@ impl Containerd {
         sandbox_image: &str,
         mirror: Option<SocketAddr>,
     ) -> Result<Containerd> {
+        Containerd::start_as(cni_conf_dir, sandbox_image, mirror, "").await
+    }
+
+    /// The same, with its runc shim running this OCI runtime instead of runc.
+    pub async fn start_with_runtime(
+        cni_conf_dir: &Path,
+        sandbox_image: &str,
+        runtime: &Path,
+    ) -> Result<Containerd> {
+        let runc = "plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc";
+        let settings = format!(
+            "[{runc}]\nruntime_type = \"io.containerd.runc.v2\"\n[{runc}.options]\nBinaryName = \"{}\"\n",
+            runtime.display()
+        );
+        Containerd::start_as(cni_conf_dir, sandbox_image, None, &settings).await
+    }
+
+    async fn start_as(
+        cni_conf_dir: &Path,
+        sandbox_image: &str,
+        mirror: Option<SocketAddr>,
+        more: &str,
+    ) -> Result<Containerd> {
         let dir = tempfile::Builder::new().prefix("berth-containerd-").tempdir()?;
         for name in mirror.iter().flat_map(|_| MIRRORED) {
             let hosts = dir.path().join("certs.d").join(name);
@@ -43,7 +66,7 @@ impl Containerd {
             )?;
         }
         let config_file = dir.path().join("config.toml");
-        std::fs::write(&config_file, configuration(dir.path(), cni_conf_dir, sandbox_image))?;
+        std::fs::write(&config_file, configuration(dir.path(), cni_conf_dir, sandbox_image) + more)?;
         let log = File::create(dir.path().join("containerd.log"))?;
         let child = Command::new("containerd")
             .arg("--config")
