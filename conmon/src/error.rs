@@ -73,6 +73,7 @@ fn runtime_kind(error: &runtime::Error) -> RefusalKind {
         runtime::Error::Step { .. }
         | runtime::Error::Hook { .. }
         | runtime::Error::Died
+        | runtime::Error::Criu { .. }
         | runtime::Error::Cgroup { .. }
         | runtime::Error::Seccomp(_)
         | runtime::Error::Unmake { .. } => RefusalKind::Failed,

@@ -12,6 +12,7 @@ mod beside;
 mod delegate;
 mod devices;
 mod files;
+mod images;
 mod lacking;
 mod layout;
 mod limits;

@@ -169,7 +169,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     } else if let Some(stdio) = kit.stdio {
         identity::connect(stdio)?;
     } else {
-        identity::own_stdio(&plan.process);
+        identity::own_stdio(kit.root, &plan.process);
     }
     let env = home::environment(kit.root, &plan.process);
     identity::become_process(kit.root, &plan.process, label.as_ref(), kit.filter, kit.line)?;

@@ -2,6 +2,7 @@
 
 mod args;
 mod bundle;
+mod checkpoint;
 mod console;
 mod create;
 mod events;
@@ -54,6 +55,7 @@ impl Error {
 pub(crate) struct Global {
     pub(crate) runtime: Runtime,
     pub(crate) log: Log,
+    pub(crate) criu: PathBuf,
 }
 
 /// Exit code of everything that is our own failure, as runc has it.
@@ -85,13 +87,14 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     let mut log = Log::default();
     let mut driver = Driver::Cgroupfs;
     let mut cgroups = runtime::Cgroups::AsAllowed;
+    let mut criu = PathBuf::from("criu");
     while let Some(option) = args.option() {
         match option.as_str() {
             "--root" => root = args.value(&option)?.into(),
             "--log" => log.file = Some(args.value(&option)?.into()),
             "--log-format" => log.set_format(&args.value(&option)?)?,
             "--debug" => log.debug = args.flag(),
-            "--criu" => drop(args.value(&option)?),
+            "--criu" => criu = args.value(&option)?.into(),
             "--rootless" => cgroups = rootless::read(&args.value(&option)?)?,
             "--systemd-cgroup" if args.flag() => driver = Driver::Systemd,
             "--version" | "-v" => args.command("version"),
@@ -104,6 +107,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
     Ok(Global {
         runtime: Runtime { seccomp_cache, cgroups, cgroup_driver: driver, ..Runtime::new(root) },
         log,
+        criu,
     })
 }
 
@@ -137,6 +141,8 @@ fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
         "resume" => freeze::resume(global, args),
         "update" => update::update(global, args),
         "events" => events::events(global, args),
+        "checkpoint" => checkpoint::checkpoint(global, args),
+        "restore" => checkpoint::restore(global, args),
         "spec" => spec::spec(args),
         "features" => features::features(args),
         "version" => Ok(version()),

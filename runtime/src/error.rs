@@ -34,6 +34,8 @@ pub enum Error {
     Step { step: &'static str, object: String, source: io::Error },
     #[error("hook {} failed: {reason}", path.display())]
     Hook { path: PathBuf, reason: String },
+    #[error("criu ({}): {reason}", program.display())]
+    Criu { program: PathBuf, reason: String },
     #[error("the container's init ended before it was ready")]
     Died,
     #[error("cgroup of {id}")]

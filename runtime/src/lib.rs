@@ -4,6 +4,7 @@
 //! their one inverse. The caller must have a single thread: it forks.
 
 pub mod cgroup;
+pub mod checkpoint;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -37,20 +37,10 @@ use crate::{
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
 pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
-    let mut plan =
-        plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
-    let process = request.spec.process.as_ref();
-    process.map_or(Ok(()), |process| lsm::refuse_unenforced(process, request.spec.linux.as_ref()))?;
+    let plan = decide(runtime, request)?;
     let dir = StateDir::of(&runtime.root, request.id)?;
     dir.make()?;
-    let first_userns = rootless::in_first_user_namespace();
-    plan.namespaces.no_way_back = !first_userns;
-    if !first_userns && plan.root.pivot == Pivot::First {
-        // For us inside one it is as for a container with one of its own.
-        plan.root.pivot = Pivot::AfterMounts;
-    }
-    let made =
-        Making { runtime, request, plan, dir: &dir, moved: None, first_userns, warnings: Vec::new() }.make();
+    let made = Making::begin(runtime, request, plan, &dir).make();
     if made.is_err() {
         // The caller wants to know why it failed; what could not be taken away shows in `list`.
         let _ = unmake::unmake(&dir);
@@ -58,11 +48,19 @@ pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Pro
     made
 }
 
-struct Making<'a> {
+/// Everything that can be refused before anything is there.
+pub(crate) fn decide(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Plan, Error> {
+    let plan = plan::plan(request.id, request.bundle, &request.spec, &request.rootfs, runtime.cgroup_driver)?;
+    let process = request.spec.process.as_ref();
+    process.map_or(Ok(()), |process| lsm::refuse_unenforced(process, request.spec.linux.as_ref()))?;
+    Ok(plan)
+}
+
+pub(crate) struct Making<'a> {
     runtime: &'a Runtime,
     request: &'a CreateRequest<'a>,
-    plan: Plan,
-    dir: &'a StateDir,
+    pub(crate) plan: Plan,
+    pub(crate) dir: &'a StateDir,
     /// Interfaces that are the container's until something fails.
     moved: Option<netdev::Moved>,
     /// We are in the node's own user namespace.
@@ -83,7 +81,22 @@ struct Opened {
     filter: Option<Filter>,
 }
 
-impl Making<'_> {
+impl<'a> Making<'a> {
+    pub(crate) fn begin(
+        runtime: &'a Runtime,
+        request: &'a CreateRequest<'a>,
+        mut plan: Plan,
+        dir: &'a StateDir,
+    ) -> Making<'a> {
+        let first_userns = rootless::in_first_user_namespace();
+        plan.namespaces.no_way_back = !first_userns;
+        if !first_userns && plan.root.pivot == Pivot::First {
+            // For us inside one it is as for a container with one of its own.
+            plan.root.pivot = Pivot::AfterMounts;
+        }
+        Making { runtime, request, plan, dir, moved: None, first_userns, warnings: Vec::new() }
+    }
+
     fn make(mut self) -> Result<Process, Error> {
         let mut record = self.record();
         record.boot_id = self.dir.boot_id();
@@ -128,7 +141,7 @@ impl Making<'_> {
         }
     }
 
-    fn record(&self) -> Record {
+    pub(crate) fn record(&self) -> Record {
         let spec = &self.request.spec;
         Record {
             id: self.request.id.to_owned(),
@@ -204,7 +217,7 @@ impl Making<'_> {
     }
 
     /// Who may not make one does without, unless limits are to be held.
-    fn cgroup(&self) -> Result<Cgroup, Error> {
+    pub(crate) fn cgroup(&self) -> Result<Cgroup, Error> {
         let (plan, optional) = (&self.plan, self.runtime.cgroups);
         let made = match &plan.scope {
             Some(scope) => Cgroup::create_in_scope(scope, &plan.resources),
@@ -236,7 +249,7 @@ impl Making<'_> {
     }
 
     /// Compiled once a profile, and kept beside the record for exec.
-    fn filter(&self) -> Result<Option<Filter>, Error> {
+    pub(crate) fn filter(&self) -> Result<Option<Filter>, Error> {
         let Some(filter) = compile(self.runtime, &self.request.spec)? else { return Ok(None) };
         self.dir.write_filter(&filter)?;
         Ok(Some(filter))

@@ -18,7 +18,7 @@ mod version;
 pub(crate) use capabilities::names as capability_names;
 pub(crate) use devices::Device;
 pub(crate) use mounts::{Content, Idmap, Mount, Source, may_cover_proc};
-pub(crate) use namespaces::{Joined, Maps, Namespaces};
+pub(crate) use namespaces::{Joined, Maps, Namespaces, flag_of};
 pub(crate) use process::ProcessPlan;
 pub(crate) use rdt::{Class, RdtPlan};
 pub(crate) use sched::MemoryPolicy;

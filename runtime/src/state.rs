@@ -270,6 +270,10 @@ impl StateDir {
         }
     }
 
+    pub(crate) fn remove_fifo(&self) -> Result<(), Error> {
+        fs::remove_file(self.path.join(FIFO)).map_err(|e| self.step("removing the FIFO of", e))
+    }
+
     pub(crate) fn waits_for_start(&self) -> bool {
         self.path.join(FIFO).exists()
     }

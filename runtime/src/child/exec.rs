@@ -102,7 +102,7 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     } else if let Some(stdio) = kit.stdio {
         identity::connect(stdio)?;
     } else {
-        identity::own_stdio(process);
+        identity::own_stdio(root.as_fd(), process);
     }
     if let Some(persona) = kit.personality {
         kernel::personality(persona).at(Step::Personality, 0)?;

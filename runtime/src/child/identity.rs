@@ -169,18 +169,29 @@ pub(super) fn connect(stdio: [BorrowedFd<'_>; 3]) -> Done {
     Ok(())
 }
 
-/// Inherited ones become the user's, who could not open /dev/stdout again otherwise; but for the null device, and
-/// what cannot be changed.
-pub(super) fn own_stdio(process: &ProcessPlan) {
-    if process.uid == 0 {
-        return;
-    }
-    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
-        let null = rustix::fs::makedev(1, 3);
-        if rustix::fs::fstat(fd).is_ok_and(|stat| stat.st_rdev != null) {
+/// Inherited ones become the user's, who could not open /dev/stdout again otherwise. The node's null device becomes
+/// the container's own, as with runc: nothing of the node's files stays open, which criu would not know either.
+pub(super) fn own_stdio(root: BorrowedFd<'_>, process: &ProcessPlan) {
+    for (number, fd) in
+        [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().enumerate()
+    {
+        let Ok(stat) = rustix::fs::fstat(fd) else { continue };
+        if stat.st_rdev == rustix::fs::makedev(1, 3) {
+            // A container without one keeps what it was given.
+            let _ = own_null(root, number as i32);
+        } else if process.uid != 0 {
             let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(process.uid)), None);
         }
     }
+}
+
+fn own_null(root: BorrowedFd<'_>, number: i32) -> rustix::io::Result<()> {
+    let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_SYMLINKS;
+    let null = openat2(root, c"dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty(), resolve)?;
+    let stat = rustix::fs::fstat(&null)?;
+    let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3);
+    if is_null { kernel::dup_onto(null.as_fd(), number) } else { Err(Errno::NODEV) }
 }
 
 /// The slave becomes the session's terminal, and 0, 1 and 2.

@@ -21,6 +21,8 @@ commands:
   resume      let them go on
   update      change the limits of a container
   events      statistics and out-of-memory kills of a container, as they happen
+  checkpoint  write a container's processes to images, through criu
+  restore     make a running container of images
   spec        write a config.json to start from
   features    what this runtime can do, as JSON
   help        this, or what one command takes: help COMMAND
@@ -62,6 +64,14 @@ const COMMANDS: &[(&str, &str)] = &[
         "(-r FILE|- | [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--pids-limit N]\n  [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1]\n  [--cpu-rt-runtime US] [--cpu-rt-period US] [--cpuset-cpus LIST] [--cpuset-mems LIST]\n  [--blkio-weight N]) ID",
     ),
     ("events", "[--stats] [--interval DURATION] ID"),
+    (
+        "checkpoint",
+        "[--image-path DIR] [--work-path DIR] [--leave-running | --pre-dump] [--parent-path DIR]\n  [--tcp-established] [--ext-unix-sk] [--shell-job] [--file-locks] [--auto-dedup] [--lazy-pages] [--status-fd N]\n  [--page-server ADDRESS:PORT] [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] ID",
+    ),
+    (
+        "restore",
+        "[-d] [-b BUNDLE] [--image-path DIR] [--work-path DIR] [--pid-file FILE] [--console-socket SOCKET]\n  [--tcp-established] [--ext-unix-sk] [--shell-job] [--file-locks] [--auto-dedup] [--lazy-pages]\n  [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] [--lsm-profile TYPE:NAME]\n  [--lsm-mount-context CONTEXT] [--no-pivot] [--no-subreaper] ID",
+    ),
     ("spec", "[-b BUNDLE] [--rootless]"),
     ("features", ""),
 ];

@@ -165,7 +165,7 @@ pub(super) fn time_offsets(linux: &Linux, namespaces: &Namespaces) -> Result<Opt
     Ok(Some(lines.into_bytes()))
 }
 
-fn flag_of(kind: NamespaceKind) -> u64 {
+pub(crate) fn flag_of(kind: NamespaceKind) -> u64 {
     match kind {
         NamespaceKind::Pid => flag::NEWPID,
         NamespaceKind::Network => flag::NEWNET,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may as well stop")]
 
 mod bundle;
+mod checkpoint;
 mod commands;
 mod exec;
 mod features;

@@ -1,0 +1,31 @@
+//! What criu wants to know of a container's cgroup.
+
+use std::path::PathBuf;
+
+use super::Cgroup;
+use super::layout::{Hierarchy, Version};
+
+impl Cgroup {
+    /// The directory by which its processes are frozen.
+    #[must_use]
+    pub fn freezer_dir(&self) -> Option<PathBuf> {
+        self.freezer().ok().map(|(_, dir)| dir)
+    }
+
+    /// The root of the container's tree by controller, as /proc/PID/cgroup names them. On v2 alone there is one tree,
+    /// and the processes are born there.
+    #[must_use]
+    pub fn roots(&self) -> Vec<(String, String)> {
+        let v1 = self.layout.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
+        v1.flat_map(names).map(|name| (name, self.path())).collect()
+    }
+}
+
+/// A named hierarchy has no controller, and is mounted under its name.
+fn names(hierarchy: &Hierarchy) -> Vec<String> {
+    if !hierarchy.controllers.is_empty() {
+        return hierarchy.controllers.clone();
+    }
+    let name = hierarchy.root.file_name().map(|name| format!("name={}", name.to_string_lossy()));
+    name.into_iter().collect()
+}

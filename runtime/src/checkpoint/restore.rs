@@ -1,0 +1,221 @@
+//! The way back: a container whose processes criu makes, with the record, the cgroup and the mounts that we make.
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use kernel::{Depth, MountAttr, clone_flags as flag, mount_setattr_at, propagation};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{MoveMountFlags, move_mount};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::Message;
+use super::criu::{self, Ask, Criu, Feature, Notice};
+use super::mounts::{self, External};
+use super::{DESCRIPTORS, EXTERNAL, Images, Opened, options};
+use crate::cgroup::Cgroup;
+use crate::make::{self, Making};
+use crate::plan::Plan;
+use crate::state::{Init, Record, State, StateDir, Status};
+use crate::{CreateRequest, Error, Process, Runtime, hooks, sources, unmake};
+
+/// A container to be restored from images. Of `container`, the streams that were pipes take the place of those that
+/// the checkpoint found, and a terminal is handed back.
+#[derive(Debug)]
+pub struct RestoreRequest<'a> {
+    pub container: CreateRequest<'a>,
+    pub images: Images,
+    /// `TYPE:NAME`, instead of the LSM profile that the images name.
+    pub lsm_profile: Option<String>,
+    pub lsm_mount_context: Option<String>,
+}
+
+const RESTORE_LOG: &str = "restore.log";
+/// Where criu finds the root file system, in a mount namespace that ends with it.
+const ROOT: &str = "criu-root";
+
+impl Runtime {
+    /// Makes a running container of images. Undone on any failure.
+    ///
+    /// # Errors
+    /// `Exists`, `Invalid`, `Criu` with criu's own words, or a step's.
+    pub fn restore(&self, request: &RestoreRequest<'_>) -> Result<Process, Error> {
+        let program = &request.images.program;
+        criu::check_version(program)?;
+        if request.images.lazy_pages {
+            criu::check_feature(program, Feature::LazyPages)?;
+        }
+        let container = &request.container;
+        let plan = make::decide(self, container)?;
+        let dir = StateDir::of(&self.root, container.id)?;
+        dir.make()?;
+        let making = Making::begin(self, container, plan, &dir);
+        let restored = Restoring { request, making: &making }.restore();
+        if restored.is_err() {
+            // Why it failed is what the caller wants to know.
+            let _ = unmake::unmake(&dir);
+        }
+        restored
+    }
+}
+
+struct Restoring<'a> {
+    request: &'a RestoreRequest<'a>,
+    making: &'a Making<'a>,
+}
+
+/// What criu gets from us besides folders.
+struct Given {
+    root: OwnedFd,
+    place: PathBuf,
+    cgroup: Cgroup,
+    namespaces: Vec<(&'static str, OwnedFd)>,
+}
+
+impl Restoring<'_> {
+    fn restore(&self) -> Result<Process, Error> {
+        let (plan, dir) = (&self.making.plan, self.making.dir);
+        let mut record = self.making.record();
+        record.boot_id = dir.boot_id();
+        dir.write(&record)?;
+        let cgroup = self.making.cgroup()?;
+        record.cgroup_path = cgroup.path();
+        // From here on the cgroup is ours, and may hold its processes: `unmake` sees it by the FIFO.
+        drop(dir.make_fifo()?);
+        record.seccomp_flags = self.making.filter()?.map(|filter| filter.flags);
+        dir.write(&record)?;
+        let place = dir.path.join(ROOT);
+        fs::create_dir(&place).map_err(|e| Error::step("making", place.display().to_string(), e))?;
+        let root = sources::root(plan, &self.request.container.rootfs, None)?;
+        let given = Given { root, place, cgroup, namespaces: open_namespaces(plan)? };
+        let opened = Opened::make(&self.request.images)?;
+        let (pid, console) = self.run_criu(&given, &opened, &record)?;
+        self.finish(record, pid, console)
+    }
+
+    fn run_criu(
+        &self,
+        given: &Given,
+        opened: &Opened,
+        record: &Record,
+    ) -> Result<(i32, Option<OwnedFd>), Error> {
+        let request = self.message(given, opened)?;
+        let log = opened.log(&self.request.images, RESTORE_LOG);
+        let prepare = || {
+            opened.keep()?;
+            given.namespaces.iter().try_for_each(|(_, fd)| criu::keep(fd.as_fd()))?;
+            enter(given)?;
+            opened.reopen()
+        };
+        let criu = Criu::start(&opened.program, given.cgroup.unified_dir(), prepare)?;
+        let mut console = None;
+        let answer = criu.ask(request, Some(&log), |notice| self.hear(notice, record, &mut console))?;
+        let pid = answer.pid.ok_or_else(|| Error::Criu {
+            program: opened.program.clone(),
+            reason: "it does not say which process it restored".to_owned(),
+        })?;
+        Ok((pid, console))
+    }
+
+    /// criu waits for us at these places.
+    fn hear(&self, notice: Notice, record: &Record, console: &mut Option<OwnedFd>) -> Result<(), Error> {
+        match notice.script.as_str() {
+            // The namespaces are there, and nothing runs yet: the moment of the hooks that a create has.
+            "setup-namespaces" => {
+                let state = State { pid: Some(notice.pid), ..record.state(Status::Creating) };
+                hooks::run_all(&record.hooks.prestart, &state)?;
+                hooks::run_all(&record.hooks.create_runtime, &state)
+            }
+            "orphan-pts-master" => {
+                *console = notice.fd;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn message(&self, given: &Given, opened: &Opened) -> Result<Message, Error> {
+        let request = self.request;
+        let mut options = options(&request.images, opened, RESTORE_LOG);
+        // Devices of another size or number of uses are the same ones; and the process is to be our child.
+        options.flag(6, true).flag(26, true).text(13, &given.place.display().to_string());
+        for (name, fd) in &given.namespaces {
+            inherit(&mut options, name, fd.as_raw_fd());
+        }
+        for (number, link) in descriptors(&request.images.dir) {
+            inherit(&mut options, &link, number);
+        }
+        mounts::add_for_restore(&mut options, &self.externals(given));
+        for (controller, path) in given.cgroup.roots() {
+            let mut root = Message::default();
+            root.text(1, &controller).text(2, &path);
+            options.message(25, &root);
+        }
+        if let Some(profile) = &request.lsm_profile {
+            options.text(53, profile);
+        }
+        if let Some(context) = &request.lsm_mount_context {
+            options.text(56, context);
+        }
+        Ok(super::message(Ask::Restore, &options))
+    }
+
+    fn externals(&self, given: &Given) -> Vec<External> {
+        let container = &self.request.container;
+        mounts::externals(&container.spec, container.bundle, &given.cgroup)
+    }
+
+    fn finish(&self, mut record: Record, pid: i32, console: Option<OwnedFd>) -> Result<Process, Error> {
+        let dir = self.making.dir;
+        let child = make::child_of_ours(pid)?;
+        let undo = |error| {
+            let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+            error
+        };
+        record.init = Some(Init::of(pid).map_err(undo)?);
+        dir.write(&record)?;
+        dir.remove_fifo()?;
+        // Empty: what was mounted there was in criu's own namespace.
+        let _ = fs::remove_dir(dir.path.join(ROOT));
+        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))?;
+        Ok(Process { pid, pidfd: child.pidfd, console, warnings: Vec::new() })
+    }
+}
+
+fn inherit(options: &mut Message, key: &str, fd: i32) {
+    let mut inherited = Message::default();
+    inherited.text(1, key).number(2, fd as u64);
+    options.message(27, &inherited);
+}
+
+/// Pipes that 0, 1 and 2 were: ours take their place.
+fn descriptors(dir: &Path) -> Vec<(i32, String)> {
+    let bytes = fs::read(dir.join(DESCRIPTORS)).unwrap_or_default();
+    let links: Vec<String> = serde_json::from_slice(&bytes).unwrap_or_default();
+    (0..3).zip(links).filter(|(_, link)| link.starts_with("pipe:")).collect()
+}
+
+fn open_namespaces(plan: &Plan) -> Result<Vec<(&'static str, OwnedFd)>, Error> {
+    let mut opened = Vec::new();
+    for (flag, _, key) in EXTERNAL {
+        let Some(joined) = plan.namespaces.joined.iter().find(|joined| joined.flag == flag) else { continue };
+        let at = |e| Error::step("opening the namespace", joined.path.display().to_string(), e);
+        let fd =
+            rustix::fs::open(&joined.path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at)?;
+        opened.push((key, fd));
+    }
+    Ok(opened)
+}
+
+/// In the child: a mount namespace of criu's own, in which the root file system has a place; and the container's
+/// cgroups, in which its processes will be born.
+fn enter(given: &Given) -> rustix::io::Result<()> {
+    for file in given.cgroup.task_files() {
+        rustix::io::write(file, b"0")?;
+    }
+    kernel::unshare(flag::NEWNS)?;
+    let attr = MountAttr { propagation: propagation::SLAVE, ..MountAttr::default() };
+    mount_setattr_at(c"/", Depth::Recursive, &attr)?;
+    let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&given.root, c"", CWD, &given.place, by_descriptor)
+}
