@@ -39,7 +39,11 @@ fn a_container_goes_on_where_it_was() {
         return;
     }
     let bundle = Bundle::new(COUNTING);
-    bundle.start();
+    bundle.write();
+    // Nothing of it may be open outside: criu could not find that again.
+    let null = std::process::Stdio::null;
+    let mut run = bundle.command(&["run", "-d", &bundle.id]);
+    assert!(run.stdin(null()).stdout(null()).stderr(null()).status().unwrap().success());
     wait_until(|| count(&bundle) > 3, "counting");
     let images = bundle.path().join("images");
     let (criu, images) = (criu(), images.to_str().unwrap());
