@@ -111,7 +111,6 @@ fn snapshot(cache: &Path, image: &image::Image, options: &Options) -> Result<Pat
     println!("booting the guest once, to start from there ({})", options.lsm.name());
     let scratch = tempfile::Builder::new().prefix("berth-vm-").tempdir_in(cache)?;
     let disk = scratch.path().join("disk.qcow2");
-    machine::make_overlay(&image.root, &disk)?;
     let machine = Machine::boot(image, &disk, options, scratch.path())?;
     machine.save()?;
     std::fs::rename(&disk, &snapshot)?;

@@ -30,8 +30,23 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Boots, and waits until the agent is ready.
+    /// Boots, and waits until the agent is ready. On a busy machine an emulated processor may be too late for its
+    /// kernel's patience at the boot, so it gets a second and a third chance.
     pub(super) fn boot(image: &Image, disk: &Path, options: &Options, dir: &Path) -> Result<Machine> {
+        let mut outcome = Machine::boot_once(image, disk, options, dir);
+        for _ in 0..2 {
+            let Err(error) = &outcome else { break };
+            println!("booting again: {error:#}");
+            outcome = Machine::boot_once(image, disk, options, dir);
+        }
+        outcome
+    }
+
+    fn boot_once(image: &Image, disk: &Path, options: &Options, dir: &Path) -> Result<Machine> {
+        for socket in ["monitor", "port"] {
+            std::fs::remove_file(dir.join(socket)).ok();
+        }
+        make_overlay(&image.root, disk)?;
         let mut machine = Machine::start(image, disk, options, dir, &[])?;
         machine.wait_for_agent()?;
         Ok(machine)
@@ -122,7 +137,7 @@ fn connect(qemu: &mut Child, path: &Path) -> Result<UnixStream> {
 }
 
 /// A writable disk upon one that stays as it is.
-pub(super) fn make_overlay(base: &Path, disk: &Path) -> Result<()> {
+fn make_overlay(base: &Path, disk: &Path) -> Result<()> {
     let status = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
         .args([base, disk])
