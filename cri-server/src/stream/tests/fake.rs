@@ -68,6 +68,8 @@ impl Fake {
                 self.say(&Message::Answer { seq, answer: Ok(Answer::Done) }, &[]);
                 fds.into_iter().for_each(|socket| drop(std::thread::spawn(move || echo(&socket))));
             }
+            // It has nothing to keep.
+            Ask::Keep => self.say(&Message::Answer { seq, answer: Ok(Answer::Done) }, &[]),
             other => panic!("the fake monitor was asked {other:?}"),
         }
     }
