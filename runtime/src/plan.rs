@@ -292,7 +292,8 @@ pub(crate) fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
         return Err(Error::invalid(field, reason));
     }
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains('\0') {
+    if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains(['\0', '\n'])
+    {
         return Err(Error::invalid(field, format!("{path:?} is no path of a cgroup")));
     }
     let path = format!("/{}", parts.join("/"));
@@ -344,6 +345,7 @@ mod tests {
         refused(|s| s.root = None, "root:");
         refused(|s| s.linux.as_mut().unwrap().namespaces.clear(), "linux.uidMappings");
         refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a/../../b".into()), "linux.cgroupsPath");
+        refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("/a\nb".into()), "linux.cgroupsPath");
         refused(|s| s.linux.as_mut().unwrap().cgroups_path = Some("a.slice:x:y".into()), "linux.cgroupsPath");
         refused(
             |s| s.linux.as_mut().unwrap().rootfs_propagation = Some("up".into()),
