@@ -7,4 +7,5 @@ pub mod containerd;
 pub mod lists;
 pub mod pod;
 pub mod pull;
+pub mod runtime;
 pub mod samples;

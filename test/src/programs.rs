@@ -22,6 +22,10 @@ pub struct Programs {
     pub stand_in: PathBuf,
     /// The program of test bundles.
     pub probe: PathBuf,
+    /// What a container costs the kernel, for the benchmark of the runtime.
+    pub floor: PathBuf,
+    /// Times a command and measures its memory.
+    pub launch: PathBuf,
     /// `berthd` with fail points.
     pub berthd_failpoints: PathBuf,
 }
@@ -47,6 +51,8 @@ impl Programs {
             conmon: static_dir.join("berth-conmon"),
             runtime: static_dir.join("berth-runtime"),
             stand_in: static_dir.join("stand-in"),
+            floor: static_dir.join("floor"),
+            launch: static_dir.join("launch"),
             probe: static_dir.join("probe"),
             berthd_failpoints: target_dir().join("failpoints/berthd"),
         }

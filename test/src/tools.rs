@@ -54,6 +54,16 @@ pub const ENGINE_PACKAGES: &[(&str, &str)] = &[
     ("/bin/ps", "procps"),
 ];
 
+/// What the benchmark of the runtime needs.
+pub const RUNTIME_BENCH_PACKAGES: &[(&str, &str)] = &[
+    ("/bin/busybox", "busybox-static"),
+    ("/usr/bin/crun", "crun"),
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/bin/strace", "strace"),
+    ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),
+    ("/usr/bin/cc", "gcc"),
+];
+
 /// What comparisons of verdicts need.
 pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),

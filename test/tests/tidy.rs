@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("network", &["kernel"]),
     ("conmon", &["conmon-protocol", "kernel", "runtime"]),
     ("cri-server", &["conmon-protocol", "image-service", "network", "proto"]),
-    ("test-programs", &[]),
+    ("test-programs", &["kernel"]),
     ("berth-test", &["conmon-protocol", "proto"]),
     ("xtask", &["berth-test"]),
 ];

@@ -28,6 +28,7 @@ usage: cargo xtask TASK
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
   vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
              [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | -- COMMAND
+  bench runtime  berth-runtime beside crun, runc and the kernel's own cost [--rounds N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
         ["bench", "lists", rest @ ..] => tasks::bench_lists(rest),
         ["vm", rest @ ..] => vm::vm(rest),
+        ["bench", "runtime", rest @ ..] => tasks::bench_runtime(rest),
         ["build"] => tasks::build(),
         _ => {
             eprint!("{USAGE}");

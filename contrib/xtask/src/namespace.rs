@@ -15,10 +15,19 @@ pub(crate) fn is_private() -> bool {
 
 /// Runs `cargo xtask ARGS` again inside a fresh network namespace and gives its outcome.
 pub(crate) fn run_in_private(args: &[&str]) -> Result<()> {
+    run_in(&["--net"], args)
+}
+
+/// The same, in a fresh mount namespace besides.
+pub(crate) fn run_in_private_mounts(args: &[&str]) -> Result<()> {
+    run_in(&["--net", "--mount"], args)
+}
+
+fn run_in(namespaces: &[&str], args: &[&str]) -> Result<()> {
     ensure!(!is_private(), "already in a private network namespace");
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = as_root("unshare");
-    command.args(["--net", "--", "env"]);
+    command.args(namespaces).args(["--", "env"]);
     for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "CARGO", "CI"] {
         if let Some(value) = std::env::var_os(name) {
             command.arg(format!("{name}={}", value.to_string_lossy()));

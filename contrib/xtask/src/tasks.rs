@@ -180,6 +180,22 @@ pub(crate) fn bench_pull(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn bench_runtime(args: &[&str]) -> Result<()> {
+    let mut options = bench::runtime::Options::default();
+    match args {
+        [] => {}
+        ["--rounds", rounds] => options.rounds = rounds.parse().context("a number of rounds")?,
+        _ => bail!("bench runtime has no option {}", args.join(" ")),
+    }
+    if !namespace::is_private() {
+        tools::ensure_packages(tools::RUNTIME_BENCH_PACKAGES)?;
+        Programs::build_static()?;
+        return namespace::run_in_private_mounts(&[&["bench", "runtime"], args].concat());
+    }
+    print!("{}", bench::runtime::run(options)?);
+    Ok(())
+}
+
 pub(crate) fn demo() -> Result<()> {
     if !namespace::is_private() {
         prepare()?;

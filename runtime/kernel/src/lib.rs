@@ -8,6 +8,7 @@ mod call;
 mod caps;
 mod clone;
 mod close_range;
+mod entry;
 mod execve;
 mod heap;
 mod inherited;
@@ -31,13 +32,16 @@ pub use caps::{
     CapSets, cap_ambient_clear_all, cap_ambient_raise, capbset_drop, capbset_read, capget, capset,
 };
 pub use clone::{Child, clone_flags, clone3, exit};
-pub use close_range::{close_all_but, close_all_but_these};
+pub use close_range::{close_all_but, close_all_but_these, close_together};
+pub use entry::begin;
 pub use execve::{CStringArray, execve, execveat};
 pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
 pub use keyring::keyctl_join_session_keyring;
 pub use kill::kill;
-pub use mount_setattr::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, propagation};
+pub use mount_setattr::{
+    Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, open_tree_attr, propagation,
+};
 pub use namespace::{setns, unshare};
 pub use pidfd::pidfd_send_signal;
 pub use pidfd_info::pidfd_exit_status;
