@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A file is a few lines.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -55,7 +55,8 @@ pub enum Stage {
 struct When {
     always: Option<bool>,
     has_bind_mounts: Option<bool>,
-    annotations: BTreeMap<Pattern, Pattern>,
+    #[serde(deserialize_with = "pairs")]
+    annotations: Vec<(Pattern, Pattern)>,
     commands: Vec<Pattern>,
 }
 
@@ -119,7 +120,7 @@ impl HookFile {
 
 impl When {
     fn holds(&self, subject: &Subject<'_>) -> bool {
-        let annotated = |(key, value): (&Pattern, &Pattern)| {
+        let annotated = |(key, value): &(Pattern, Pattern)| {
             subject.annotations.iter().any(|(k, v)| key.0.is_match(k) && value.0.is_match(v))
         };
         let commanded = self.commands.iter().any(|command| command.0.is_match(subject.command));
@@ -142,24 +143,11 @@ impl TryFrom<String> for Pattern {
     }
 }
 
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.as_str() == other.0.as_str()
-    }
-}
-
-impl Eq for Pattern {}
-
-impl PartialOrd for Pattern {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Pattern {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.as_str().cmp(other.0.as_str())
-    }
+/// A key may be there once, but is a pattern itself.
+fn pairs<'de, D: Deserializer<'de>>(map: D) -> Result<Vec<(Pattern, Pattern)>, D::Error> {
+    let pairs = BTreeMap::<String, Pattern>::deserialize(map)?;
+    let pair = |(key, value)| Ok((Pattern::try_from(key)?, value));
+    pairs.into_iter().map(pair).collect::<Result<_, regex::Error>>().map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]

@@ -58,6 +58,9 @@ pub(super) struct Criu {
     program: PathBuf,
 }
 
+/// A message, and the descriptor that came with it.
+type Received = (Vec<u8>, Option<OwnedFd>);
+
 impl Criu {
     /// Starts it. `prepare` runs in the child.
     pub(super) fn start(
@@ -141,7 +144,8 @@ impl Criu {
         }
     }
 
-    fn receive(&self) -> Result<Option<(Vec<u8>, Option<OwnedFd>)>, Error> {
+    /// `None` when it is not there any more.
+    fn receive(&self) -> Result<Option<Received>, Error> {
         let mut bytes = vec![0; MAX_MESSAGE];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -1,6 +1,6 @@
 //! What devices (CDI) and the operator's hook files add to a plan.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use oci_spec::runtime::{Hook, Hooks, Linux, LinuxIntelRdt, LinuxNetDevice, Mount};
 
@@ -90,9 +90,9 @@ fn stage(edit: &cdi::Hook) -> Option<Stage> {
     serde_json::from_value(edit.stage.clone().into()).ok()
 }
 
-fn hook(path: &PathBuf, args: &[String], env: &[String], timeout_s: Option<i64>) -> Hook {
+fn hook(path: &Path, args: &[String], env: &[String], timeout_s: Option<i64>) -> Hook {
     let mut made = Hook::default();
-    made.set_path(path.clone()).set_timeout(timeout_s);
+    made.set_path(path.to_path_buf()).set_timeout(timeout_s);
     // Without arguments the program still is to have its name.
     let args = if args.is_empty() { vec![path.display().to_string()] } else { args.to_vec() };
     made.set_args(Some(args)).set_env(Some(env.to_vec()));

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::bundle::{Bundle, tried};
 use super::super::verdict::{is, not_applicable, same};
-use super::super::{CAP_SYS_NICE, CAP_SYS_RESOURCE, Test, must};
+use super::super::{CAP_SYS_NICE, CAP_SYS_RESOURCE, Lab, Outcome, Test, must};
 
 const POSIX: &str = "config.md#posix-process";
 const LINUX: &str = "config.md#linux-process";
@@ -40,6 +40,9 @@ fn rlimits() -> Vec<Test> {
                 if matches!(name, "RLIMIT_NICE" | "RLIMIT_RTPRIO") {
                     lab.host.needs(CAP_SYS_RESOURCE)?;
                 }
+                if name == "RLIMIT_CORE" {
+                    core_up_to(lab, Some(hard))?;
+                }
                 let mut bundle = lab.bundle()?;
                 bundle.set("/process/rlimits", json!([{"type": name, "soft": soft, "hard": hard}]));
                 is(name, &bundle.report()?["rlimits"][name], json!([soft, hard]))
@@ -61,6 +64,7 @@ fn rlimits() -> Vec<Test> {
             json!([{"type": "RLIMIT_NOFILE", "soft": 11, "hard": 10}]),
         ),
         must(POSIX, "rlimits: the largest number is no limit", |lab| {
+            core_up_to(lab, None)?;
             let mut bundle = lab.bundle()?;
             bundle.set(
                 "/process/rlimits",
@@ -70,6 +74,13 @@ fn rlimits() -> Vec<Test> {
         }),
     ]);
     tests
+}
+
+/// sudo takes core files from whoever it runs; getting them back wants a capability. `None` is no limit.
+fn core_up_to(lab: &Lab<'_>, hard: Option<u64>) -> Outcome {
+    let ours = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
+    let within = ours.is_none_or(|ours| hard.is_some_and(|hard| hard <= ours));
+    if within { Ok(()) } else { lab.host.needs(CAP_SYS_RESOURCE) }
 }
 
 fn oom() -> Vec<Test> {
