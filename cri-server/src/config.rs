@@ -63,6 +63,8 @@ section! {
         namespace_auth_dir: PathBuf = "/etc/berth/auth.d".into(),
         /// Which signatures an image must bear.
         policy: PathBuf = "/etc/containers/policy.json".into(),
+        /// The same for pods of one namespace: `NAMESPACE.json` in here, in place of the file above.
+        policy_dir: PathBuf = "/etc/berth/policies.d".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
         parallel_layers: usize = 4,
         /// Images that the kubelet's garbage collection leaves alone: names, or beginnings of names with `*`.
@@ -230,6 +232,7 @@ impl Config {
             auth_files: self.image.auth_files.clone(),
             namespace_auth_dir: self.image.namespace_auth_dir.clone(),
             policy: self.image.policy.clone(),
+            policy_dir: self.image.policy_dir.clone(),
             parallel_layers: self.image.parallel_layers,
             pinned: self.image.pinned.clone(),
             ..image_service::Settings::new(&self.root)

@@ -5,8 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::images::{Settings, namespace_auth_file};
-use crate::policy::Policy;
+use crate::images::{Settings, namespace_auth_file, policy_in_force};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
 use crate::registry::{self, Explained, Registry};
@@ -19,6 +18,8 @@ pub struct Explanation {
     /// In the order in which they would be asked.
     pub endpoints: Vec<Explained>,
     pub policy_file: PathBuf,
+    /// The kinds of signature that the policy wants the image to have.
+    pub wanted: Vec<&'static str>,
     /// Why the policy refuses it; None when it does not.
     pub refused: Option<String>,
 }
@@ -37,9 +38,12 @@ pub fn explain(settings: &Settings, name: &str, namespace: Option<&str>) -> Resu
     });
     let explain = |reference: Reference| {
         let endpoints = registry.explain(&reference, None).map_err(|error| Error::registry(name, error))?;
-        let policy = Policy::in_force(&settings.policy);
-        let refused = policy.and_then(|policy| policy.check(&reference)).err().map(|refusal| told(&refusal));
-        Ok(Explanation { reference, endpoints, policy_file: settings.policy.clone(), refused })
+        let policy = policy_in_force(settings, namespace);
+        let policy_file = policy.as_ref().map_or_else(|_| settings.policy.clone(), |(file, _)| file.clone());
+        let wanted = policy.as_ref().map_or_else(|_| Vec::new(), |(_, policy)| policy.wanted(&reference));
+        let refused = policy.and_then(|(_, policy)| policy.check(&reference));
+        let refused = refused.err().map(|refusal| told(&refusal));
+        Ok(Explanation { reference, endpoints, policy_file, wanted, refused })
     };
     candidates.into_iter().map(explain).collect()
 }
@@ -58,6 +62,9 @@ impl fmt::Display for Explanation {
         let file = self.policy_file.display();
         match &self.refused {
             Some(why) => writeln!(out, "  policy: {why} ({file})"),
+            None if !self.wanted.is_empty() => {
+                writeln!(out, "  policy: it must be {} ({file})", self.wanted.join(" and "))
+            }
             None if self.policy_file.exists() => writeln!(out, "  policy: not refused by {file}"),
             None => writeln!(out, "  policy: anything goes, since there is no {file}"),
         }
@@ -77,6 +84,7 @@ mod tests {
         settings.registries_conf_dir = path("none");
         settings.certs_dirs = vec![path("certs.d")];
         settings.policy = path("policy.json");
+        settings.policy_dir = path("none");
         settings.namespace_auth_dir = path("auth");
         let conf = "unqualified-search-registries = ['a.io', 'b.io']\n[[registry]]\nlocation = 'a.io'\n\
                     [[registry.mirror]]\nlocation = 'm.io/cache'\n";
@@ -107,6 +115,13 @@ mod tests {
             told.contains("registry z.io/app by https, no credentials, since nothing speaks of it"),
             "{told}"
         );
+        settings.policy_dir = path("policies");
+        std::fs::create_dir(path("policies")).unwrap();
+        let signed = r#"{"default":[{"type":"sigstoreSigned","keyPath":"/k"}]}"#;
+        std::fs::write(path("policies/team.json"), signed).unwrap();
+        let told = explain(&settings, "z.io/app:1", Some("team")).unwrap()[0].to_string();
+        let expected = format!("policy: it must be sigstoreSigned ({dir}/policies/team.json)");
+        assert!(told.contains(&expected), "{told}");
         let other = explain(&settings, "m.io/app", Some("../auth/team")).unwrap()[0].to_string();
         assert!(other.contains("no credentials"), "{other}");
         assert!(explain(&settings, "UPPER", None).is_err());

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::image::Image;
 use crate::import::Opened;
 use crate::platform::Platform;
-use crate::policy::Policy;
+use crate::policy::{Policy, Refusal};
 use crate::pull::{PullRequest, Pulls, blocking};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
@@ -31,6 +31,8 @@ pub struct Settings {
     /// Has `NAMESPACE.json` for namespaces with credentials of their own, in the format of the others.
     pub namespace_auth_dir: PathBuf,
     pub policy: PathBuf,
+    /// Has `NAMESPACE.json` for namespaces with a policy of their own, in place of the node's.
+    pub policy_dir: PathBuf,
     pub platform: Platform,
     /// Layers downloaded and unpacked at once on the whole node.
     pub parallel_layers: usize,
@@ -93,6 +95,7 @@ impl Settings {
             auth_files: Vec::new(),
             namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
             policy: PathBuf::from("/etc/containers/policy.json"),
+            policy_dir: PathBuf::from("/etc/berth/policies.d"),
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
@@ -214,7 +217,8 @@ impl Images {
     async fn resolve(&self, request: &PullRequest) -> Result<(Reference, Repository, Resolved), Error> {
         let inner = &self.inner;
         let name = &request.reference;
-        let policy = Policy::in_force(&inner.settings.policy).map_err(Error::Policy)?;
+        let policy = policy_in_force(&inner.settings, request.namespace.as_deref());
+        let policy = policy.map_err(Error::Policy)?.1;
         let candidates = inner.registry.registries().candidates(name).map_err(Error::registries)?;
         let own = namespace_auth_file(&inner.settings, request.namespace.as_deref());
         let mut last = Error::NotFound { name: name.clone(), source: None };
@@ -225,7 +229,10 @@ impl Images {
             let repository =
                 inner.registry.repository_for(&reference, credentials, own.as_slice()).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
-                Ok(resolved) => return Ok((reference, repository, resolved)),
+                Ok(resolved) => {
+                    policy.verify(&reference, &repository, &resolved).await?;
+                    return Ok((reference, repository, resolved));
+                }
                 Err(error) => last = failed(error),
             }
         }
@@ -290,11 +297,29 @@ fn boot_id() -> String {
     id.trim().to_owned()
 }
 
-/// A namespace's own file. One that is no name as Kubernetes has them (RFC 1123) has none: it could be a path.
+/// A namespace's own file with credentials.
 pub(crate) fn namespace_auth_file(settings: &Settings, namespace: Option<&str>) -> Option<PathBuf> {
+    namespace_file(&settings.namespace_auth_dir, namespace)
+}
+
+/// The policy for pods of the namespace, and its file: the namespace's own if it has one, else the node's.
+pub(crate) fn policy_in_force(
+    settings: &Settings,
+    namespace: Option<&str>,
+) -> Result<(PathBuf, Policy), Refusal> {
+    let own = namespace_file(&settings.policy_dir, namespace);
+    // One that is there and can't be read decides, too: then nothing is pulled.
+    let own = own.filter(|path| std::fs::symlink_metadata(path).is_ok());
+    let path = own.unwrap_or_else(|| settings.policy.clone());
+    let policy = Policy::in_force(&path)?;
+    Ok((path, policy))
+}
+
+/// A namespace's own file. One that is no name as Kubernetes has them (RFC 1123) has none: it could be a path.
+fn namespace_file(dir: &Path, namespace: Option<&str>) -> Option<PathBuf> {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     let good = |name: &&str| !name.is_empty() && name.len() <= 63 && name.bytes().all(plain);
-    namespace.filter(good).map(|name| settings.namespace_auth_dir.join(format!("{name}.json")))
+    namespace.filter(good).map(|name| dir.join(format!("{name}.json")))
 }
 
 fn make_private_dir(path: &Path) -> std::io::Result<()> {

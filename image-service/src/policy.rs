@@ -1,34 +1,51 @@
 //! `policy.json`: which images may be used at all, and on whose word.
 //!
-//! The format is containers/image's (containers-policy.json.5). Today `insecureAcceptAnything` and
-//! `reject` are decided; what asks for a signature is refused, never passed over.
+//! The format is containers/image's (containers-policy.json(5)), and so is its strictness: what is not
+//! known in the file makes all of it void, and then nothing is pulled. An image is judged between reading
+//! its manifest and fetching anything else of it; the manifest that was judged is the one that is stored.
+
+mod certificate;
+mod der;
+mod gather;
+mod identity;
+mod json;
+mod key;
+mod payload;
+mod rekor;
+mod requirement;
+mod sigstore;
+mod trusted;
+mod unfit;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::Deserialize;
+use rustls_pki_types::UnixTime;
 
+use self::gather::Gathered;
+use self::identity::Name;
+use self::json::Field;
+use self::payload::Subject;
+use self::requirement::Requirement;
+use crate::error::Error;
 use crate::reference::Reference;
+use crate::registry::{Repository, Resolved};
+
+pub use self::json::Flaw;
+pub use self::trusted::BadKeys;
+pub use self::unfit::Unfit;
 
 /// A policy is written by hand.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// What the file says.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     default: Vec<Requirement>,
     /// Transport (`docker`, `oci`, `docker-archive`, …), then scope.
-    #[serde(default)]
     transports: BTreeMap<String, BTreeMap<String, Vec<Requirement>>>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Requirement {
-    #[serde(rename = "type")]
-    kind: String,
 }
 
 /// The policy said no, or nothing that can be understood.
@@ -37,11 +54,33 @@ pub enum Refusal {
     #[error("the policy rejects {image} (by its entry for {scope})")]
     Rejected { image: String, scope: String },
     #[error(
-        "the policy wants {image} to be {kind} (by its entry for {scope}), and berth can't check signatures yet"
+        "the policy wants {image} to be {kind} (by its entry for {scope}), which no tool can check; ask for sigstoreSigned"
     )]
     Unsupported { image: String, scope: String, kind: String },
+    #[error(
+        "the policy wants {image} to be {kind} (by its entry for {scope}), and there is no such signature: {looked}"
+    )]
+    Unsigned { image: String, scope: String, kind: String, looked: String },
+    #[error(
+        "the policy wants {image} to be {kind} (by its entry for {scope}), and no signature does: {}",
+        listed(found)
+    )]
+    Untrusted { image: String, scope: String, kind: String, found: Vec<(String, Unfit)> },
+    #[error("the policy wants {image} to be {kind} (by its entry for {scope}), and its keys can't be used")]
+    Keys { image: String, scope: String, kind: String, source: Arc<BadKeys> },
     #[error("without a policy that can be read nothing is allowed")]
     Unreadable(#[source] Arc<Invalid>),
+}
+
+fn listed(found: &[(String, Unfit)]) -> String {
+    /// The rest is more of the same.
+    const TOLD: usize = 8;
+    let told = found.iter().take(TOLD).map(|(origin, unfit)| format!("{origin}: {unfit}"));
+    let mut text = told.collect::<Vec<_>>().join("; ");
+    if found.len() > TOLD {
+        text.push_str(&format!("; and {} more", found.len() - TOLD));
+    }
+    text
 }
 
 /// The file can't be used; then nothing may be pulled.
@@ -50,9 +89,14 @@ pub enum Invalid {
     #[error("reading the policy {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("the policy {} is not what containers-policy.json(5) describes", path.display())]
-    Json { path: PathBuf, source: serde_json::Error },
-    #[error("the policy {} has no requirement for {scope}; say insecureAcceptAnything or reject", path.display())]
-    Empty { path: PathBuf, scope: String },
+    Json { path: PathBuf, source: Flaw },
+}
+
+/// What the file says of one image.
+struct Ruling<'a> {
+    image: String,
+    scope: String,
+    requirements: &'a [Requirement],
 }
 
 impl Policy {
@@ -66,13 +110,23 @@ impl Policy {
         };
         let mut bytes = Vec::new();
         file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(read)?;
-        let json = |source| Invalid::Json { path: path.to_owned(), source };
-        let policy: Policy = serde_json::from_slice(&bytes).map_err(json)?;
-        let empty = policy.scopes().find(|(_, requirements)| requirements.is_empty()).map(|(scope, _)| scope);
-        match empty {
-            Some(scope) => Err(Invalid::Empty { path: path.to_owned(), scope }),
-            None => Ok(policy),
+        Policy::parse(&bytes).map_err(|source| Invalid::Json { path: path.to_owned(), source })
+    }
+
+    /// Reads the text of a policy; keys that it names by path are read when an image asks for them.
+    pub fn parse(text: &[u8]) -> Result<Policy, Flaw> {
+        let mut fields = Field::parse(text)?.fields()?;
+        let default = requirements(fields.want("default")?)?;
+        let mut transports = BTreeMap::new();
+        if let Some(named) = fields.take("transports") {
+            for (transport, scopes) in named.fields()?.rest() {
+                let scopes = scopes.fields()?.rest().into_iter();
+                let read = scopes.map(|(scope, list)| Ok((scope, requirements(list)?)));
+                transports.insert(transport, read.collect::<Result<_, Flaw>>()?);
+            }
         }
+        fields.finish()?;
+        Ok(Policy { default, transports })
     }
 
     /// The same for those who want to know only whether they may go on.
@@ -82,23 +136,68 @@ impl Policy {
 
     /// Accepts everything.
     pub fn accept() -> Policy {
-        let anything = Requirement { kind: "insecureAcceptAnything".to_owned() };
-        Policy { default: vec![anything], transports: BTreeMap::new() }
+        Policy { default: vec![Requirement::Anything], transports: BTreeMap::new() }
     }
 
-    /// Whether an image from a registry may be used.
+    /// Whether an image from a registry is refused whatever signatures it has; asked before the registry is.
     pub fn check(&self, reference: &Reference) -> Result<(), Refusal> {
-        self.judge("docker", &scopes(reference), &reference.to_string())
+        self.ruling(reference).check_plain()
+    }
+
+    /// Which kinds of signature the image must have.
+    pub fn wanted(&self, reference: &Reference) -> Vec<&'static str> {
+        let ruling = self.ruling(reference);
+        let signed = ruling.requirements.iter().filter(|requirement| **requirement != Requirement::Anything);
+        signed.map(Requirement::kind).collect()
     }
 
     /// Whether an image out of a file may be used. `transport` is `oci`, `oci-archive`, `docker-archive`.
     pub fn check_file(&self, transport: &str, path: &Path) -> Result<(), Refusal> {
         let text = path.to_string_lossy();
-        self.judge(transport, &[text.to_string()], &format!("{transport}:{text}"))
+        let ruling = self.judge(transport, &[text.to_string()], format!("{transport}:{text}"));
+        ruling.check_plain()?;
+        match ruling.requirements.iter().find(|requirement| **requirement != Requirement::Anything) {
+            None => Ok(()),
+            Some(requirement) => {
+                Err(ruling.unsigned(requirement, "archives and layouts carry none".to_owned()))
+            }
+        }
+    }
+
+    /// Whether the image that was found for the reference bears the signatures that it must. For an image
+    /// out of an index that is the instance for this platform, as with containers/image.
+    pub(crate) async fn verify(
+        &self,
+        reference: &Reference,
+        repository: &Repository,
+        resolved: &Resolved,
+    ) -> Result<(), Error> {
+        let ruling = self.ruling(reference);
+        ruling.check_plain().map_err(Error::Policy)?;
+        let Some(manifest) = resolved.documents.last() else { return Ok(()) };
+        let name = Name::of(reference);
+        let subject = Subject { name: Some(&name), manifest: &manifest.bytes };
+        let mut gathered = None;
+        for requirement in ruling.requirements {
+            let Requirement::Sigstore(wanted) = requirement else { continue };
+            let trusted =
+                trusted::read(wanted).map_err(|bad| Error::Policy(ruling.keys(requirement, bad)))?;
+            if gathered.is_none() {
+                let found = gather::attachments(repository, &manifest.digest).await;
+                gathered = Some(found.map_err(|error| Error::registry(&ruling.image, error))?);
+            }
+            let Some(gathered) = &gathered else { continue };
+            ruling.sigstore(requirement, &trusted, gathered, &subject).map_err(Error::Policy)?;
+        }
+        Ok(())
+    }
+
+    fn ruling(&self, reference: &Reference) -> Ruling<'_> {
+        self.judge("docker", &scopes(reference), reference.to_string())
     }
 
     /// The first scope that the file names decides; all of its requirements must be met.
-    fn judge(&self, transport: &str, scopes: &[String], image: &str) -> Result<(), Refusal> {
+    fn judge(&self, transport: &str, scopes: &[String], image: String) -> Ruling<'_> {
         let named = self.transports.get(transport);
         let found = named.and_then(|named| {
             let scopes = scopes.iter().map(String::as_str).chain([""]);
@@ -109,35 +208,87 @@ impl Policy {
             Some((scope, requirements)) => (scope.to_owned(), requirements),
             None => ("everything".to_owned(), &self.default),
         };
-        for requirement in requirements {
-            let image = image.to_owned();
-            match requirement.kind.as_str() {
-                "insecureAcceptAnything" => {}
-                "reject" => return Err(Refusal::Rejected { image, scope }),
-                kind => return Err(Refusal::Unsupported { image, scope, kind: kind.to_owned() }),
+        Ruling { image, scope, requirements }
+    }
+}
+
+impl Ruling<'_> {
+    /// What needs no look at signatures.
+    fn check_plain(&self) -> Result<(), Refusal> {
+        let (image, scope) = (self.image.clone(), self.scope.clone());
+        for requirement in self.requirements {
+            match requirement {
+                Requirement::Anything | Requirement::Sigstore(_) => {}
+                Requirement::Reject => return Err(Refusal::Rejected { image, scope }),
+                Requirement::SignedBy { .. } | Requirement::BaseLayer => {
+                    return Err(Refusal::Unsupported { image, scope, kind: requirement.kind().to_owned() });
+                }
             }
         }
         Ok(())
     }
 
-    fn scopes(&self) -> impl Iterator<Item = (String, &Vec<Requirement>)> {
-        let named = self.transports.iter().flat_map(|(transport, scopes)| {
-            scopes.iter().map(move |(scope, requirements)| (format!("{transport} {scope}"), requirements))
-        });
-        std::iter::once(("default".to_owned(), &self.default)).chain(named)
+    /// One good signature is enough for a requirement.
+    fn sigstore(
+        &self,
+        requirement: &Requirement,
+        trusted: &sigstore::Trusted,
+        gathered: &Gathered,
+        subject: &Subject<'_>,
+    ) -> Result<(), Refusal> {
+        let now = UnixTime::now();
+        let mut unfit = Vec::new();
+        for (origin, attachment) in &gathered.attachments {
+            match trusted.check(attachment, subject, now) {
+                Ok(()) => return Ok(()),
+                Err(why) => unfit.push((origin.clone(), why)),
+            }
+        }
+        if unfit.is_empty() {
+            return Err(self.unsigned(requirement, gathered.looked()));
+        }
+        let (image, scope, kind) = self.told(requirement);
+        Err(Refusal::Untrusted { image, scope, kind, found: unfit })
+    }
+
+    fn unsigned(&self, requirement: &Requirement, looked: String) -> Refusal {
+        let (image, scope, kind) = self.told(requirement);
+        Refusal::Unsigned { image, scope, kind, looked }
+    }
+
+    fn keys(&self, requirement: &Requirement, bad: BadKeys) -> Refusal {
+        let (image, scope, kind) = self.told(requirement);
+        Refusal::Keys { image, scope, kind, source: Arc::new(bad) }
+    }
+
+    fn told(&self, requirement: &Requirement) -> (String, String, String) {
+        (self.image.clone(), self.scope.clone(), requirement.kind().to_owned())
+    }
+}
+
+fn requirements(field: Field) -> Result<Vec<Requirement>, Flaw> {
+    let at = field.at.clone();
+    let list: Vec<_> = field.list()?.into_iter().map(Requirement::read).collect::<Result<_, _>>()?;
+    match list.is_empty() {
+        true => Err(Flaw::new(&at, "the list is empty; say insecureAcceptAnything or reject")),
+        false => Ok(list),
     }
 }
 
 /// The scopes of a reference from the narrowest to the widest: itself, its repository, each namespace,
-/// the host, and `*.` with each of the host's own domains.
+/// the host, and `*.` with each of the host's own domains, where a port is no part of them.
 fn scopes(reference: &Reference) -> Vec<String> {
-    let mut scopes = vec![reference.to_string(), reference.repository()];
-    let mut rest = reference.repository();
+    let repository = reference.repository();
+    let mut scopes = vec![reference.to_string()];
+    // What has both a tag and a digest is pulled by digest alone.
+    scopes.extend(reference.digest().map(|digest| format!("{repository}@{digest}")));
+    scopes.push(repository.clone());
+    let mut rest = repository;
     while let Some(slash) = rest.rfind('/') {
         rest.truncate(slash);
         scopes.push(rest.clone());
     }
-    let mut domain = reference.domain();
+    let mut domain = reference.domain().split(':').next().unwrap_or_default();
     while let Some((_, parent)) = domain.split_once('.') {
         scopes.push(format!("*.{parent}"));
         domain = parent;
@@ -160,7 +311,7 @@ mod tests {
     }"#;
 
     fn check(policy: &str, reference: &str, answer: &str) {
-        let policy: Policy = serde_json::from_str(policy).unwrap();
+        let policy = Policy::parse(policy.as_bytes()).unwrap();
         let verdict = policy.check(&Reference::parse(reference).unwrap());
         let text = verdict.err().map_or("yes".to_owned(), |refusal| refusal.to_string());
         assert!(text.contains(answer), "{reference}: {text}");
@@ -171,8 +322,9 @@ mod tests {
         check(POLICY, "registry.example.com/a/b:1", "yes");
         check(POLICY, "registry.example.com/secret/b:1", "signedBy");
         check(POLICY, "registry.example.com/secret/open:1", "yes");
-        check(POLICY, "registry.example.com/secret/open:2", "can't check signatures yet");
+        check(POLICY, "registry.example.com/secret/open:2", "which no tool can check");
         check(POLICY, "a.b.example.org/x", "yes");
+        check(POLICY, "a.example.org:5000/x", "yes");
         check(POLICY, "example.org/x", "rejects");
         check(POLICY, "busybox", "by its entry for everything");
     }
@@ -198,6 +350,55 @@ mod tests {
         for bad in ["", "{}", r#"{"default": []}"#, r#"{"default": [{"type": "reject"}], "defualt": []}"#] {
             std::fs::write(&path, bad).unwrap();
             assert!(Policy::load(&path).is_err(), "{bad}");
+        }
+    }
+    #[test]
+    fn what_is_not_known_is_refused_with_its_place() {
+        let check = |requirement: &str, why: &str| {
+            let text = format!(
+                r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"a.io": [{requirement}]}}}}}}"#
+            );
+            let flaw = Policy::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(
+                flaw.contains(r#"transports["docker"]["a.io"][0]"#) && flaw.contains(why),
+                "{requirement}: {flaw}"
+            );
+        };
+        check(r#"{"type": "reject", "x": 1}"#, "[0].x: this key is not known");
+        check(r#"{"type": "signedByAll"}"#, "[0].type: \"signedByAll\" is not known");
+        check(r#"{}"#, "\"type\" is missing");
+        check(r#"[]"#, "an object is wanted");
+        check(r#"{"type": "signedBy", "keyType": "GPGKeys"}"#, "exactly one of keyPath");
+        check(r#"{"type": "signedBy", "keyType": "X", "keyPath": "/k"}"#, "[0].keyType: ");
+        check(r#"{"type": "signedBy", "keyPath": "/k"}"#, "\"keyType\" is missing");
+        let sigstore = |rest: &str, why: &str| check(&format!(r#"{{"type": "sigstoreSigned"{rest}}}"#), why);
+        sigstore("", "exactly one of keyPath");
+        sigstore(r#", "keyPath": "/k", "keyData": "eA==""#, "only one of keyPath");
+        sigstore(r#", "keyPath": """#, "[0].keyPath: it is empty");
+        sigstore(r#", "keyPaths": []"#, "[0].keyPaths: the list is empty");
+        sigstore(r#", "keyDatas": []"#, "keyDatas is empty");
+        sigstore(r#", "keyDatas": ["eA==", "?"]"#, "[0].keyDatas[1]: it is not base64");
+        sigstore(
+            r#", "keyPath": "/k", "rekorPublicKeyPath": "/k", "rekorPublicKeyData": "eA==""#,
+            "only one of rekor",
+        );
+        sigstore(r#", "keyPath": "/k", "signedIdentity": {"type": "x"}"#, "[0].signedIdentity.type: ");
+        let fulcio = r#""fulcio": {"caPath": "/k", "oidcIssuer": "i", "subjectEmail": "e"}"#;
+        sigstore(&format!(", {fulcio}"), "fulcio needs");
+        sigstore(&format!(r#", "keyPath": "/k", {fulcio}"#), "exactly one of keyPath");
+        sigstore(r#", "fulcio": {"caPath": "/k", "oidcIssuer": "i"}"#, "\"subjectEmail\" is missing");
+        sigstore(r#", "pki": {"caRootsPath": "/k"}"#, "subjectEmail, subjectHostname");
+        sigstore(
+            r#", "pki": {"caRootsPath": "/k", "subjectEmail": "e"}, "rekorPublicKeyPath": "/k""#,
+            "don't go together",
+        );
+        for bad in [
+            r#"{"default": [{"type": "reject"}], "default": [{"type": "reject"}]}"#,
+            "[]",
+            "{",
+            r#"{"default": 1}"#,
+        ] {
+            assert!(Policy::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 }
