@@ -65,6 +65,8 @@ section! {
         policy: PathBuf = "/etc/containers/policy.json".into(),
         /// The same for pods of one namespace: `NAMESPACE.json` in here, in place of the file above.
         policy_dir: PathBuf = "/etc/berth/policies.d".into(),
+        /// Where signatures lie that no registry has: containers-registries.d(5).
+        registries_d: PathBuf = "/etc/containers/registries.d".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
         parallel_layers: usize = 4,
         /// Images that the kubelet's garbage collection leaves alone: names, or beginnings of names with `*`.
@@ -233,6 +235,7 @@ impl Config {
             namespace_auth_dir: self.image.namespace_auth_dir.clone(),
             policy: self.image.policy.clone(),
             policy_dir: self.image.policy_dir.clone(),
+            registries_d: self.image.registries_d.clone(),
             parallel_layers: self.image.parallel_layers,
             pinned: self.image.pinned.clone(),
             ..image_service::Settings::new(&self.root)

@@ -33,6 +33,8 @@ pub struct Settings {
     pub policy: PathBuf,
     /// Has `NAMESPACE.json` for namespaces with a policy of their own, in place of the node's.
     pub policy_dir: PathBuf,
+    /// Says where signatures lie that no registry has.
+    pub registries_d: PathBuf,
     pub platform: Platform,
     /// Layers downloaded and unpacked at once on the whole node.
     pub parallel_layers: usize,
@@ -96,6 +98,7 @@ impl Settings {
             namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
             policy: PathBuf::from("/etc/containers/policy.json"),
             policy_dir: PathBuf::from("/etc/berth/policies.d"),
+            registries_d: PathBuf::from("/etc/containers/registries.d"),
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
@@ -230,7 +233,8 @@ impl Images {
                 inner.registry.repository_for(&reference, credentials, own.as_slice()).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
                 Ok(resolved) => {
-                    policy.verify(&reference, &repository, &resolved).await?;
+                    let registries_d = &inner.settings.registries_d;
+                    policy.verify(&reference, &repository, &resolved, registries_d).await?;
                     return Ok((reference, repository, resolved));
                 }
                 Err(error) => last = failed(error),

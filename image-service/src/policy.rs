@@ -10,7 +10,10 @@ mod gather;
 mod identity;
 mod json;
 mod key;
+mod lookaside;
+mod openpgp;
 mod payload;
+mod registries_d;
 mod rekor;
 mod requirement;
 mod sigstore;
@@ -21,19 +24,22 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls_pki_types::UnixTime;
 
-use self::gather::Gathered;
+use self::gather::{Gathered, Wanted};
 use self::identity::Name;
 use self::json::Field;
-use self::payload::Subject;
+use self::payload::{ATOMIC, Subject};
+use self::registries_d::RegistriesD;
 use self::requirement::Requirement;
 use crate::error::Error;
 use crate::reference::Reference;
 use crate::registry::{Repository, Resolved};
 
 pub use self::json::Flaw;
+pub use self::registries_d::BadRegistriesD;
 pub use self::trusted::BadKeys;
 pub use self::unfit::Unfit;
 
@@ -68,6 +74,8 @@ pub enum Refusal {
     Untrusted { image: String, scope: String, kind: String, found: Vec<(String, Unfit)> },
     #[error("the policy wants {image} to be {kind} (by its entry for {scope}), and its keys can't be used")]
     Keys { image: String, scope: String, kind: String, source: Arc<BadKeys> },
+    #[error("the policy wants {image} to be signed, and where its signatures lie can't be read")]
+    Registries { image: String, source: Arc<BadRegistriesD> },
     #[error("without a policy that can be read nothing is allowed")]
     Unreadable(#[source] Arc<Invalid>),
 }
@@ -165,31 +173,37 @@ impl Policy {
     }
 
     /// Whether the image that was found for the reference bears the signatures that it must. For an image
-    /// out of an index that is the instance for this platform, as with containers/image.
+    /// out of an index that is the instance for this platform, as with containers/image. `registries_d` says
+    /// where signatures lie.
     pub(crate) async fn verify(
         &self,
         reference: &Reference,
         repository: &Repository,
         resolved: &Resolved,
+        registries_d: &Path,
     ) -> Result<(), Error> {
         let ruling = self.ruling(reference);
         ruling.check_plain().map_err(Error::Policy)?;
-        let Some(manifest) = resolved.documents.last() else { return Ok(()) };
+        let signed = |requirement: &&Requirement| **requirement != Requirement::Anything;
+        let asked: Vec<&Requirement> = ruling.requirements.iter().filter(signed).collect();
+        let (false, Some(manifest)) = (asked.is_empty(), resolved.documents.last()) else { return Ok(()) };
+        let config = RegistriesD::load(registries_d).map_err(|bad| {
+            Error::Policy(Refusal::Registries { image: ruling.image.clone(), source: Arc::new(bad) })
+        })?;
+        let scopes = scopes(reference);
+        let wanted = Wanted {
+            image: &manifest.digest,
+            lookaside: config.lookaside(&scopes),
+            simple: asked.iter().any(|asked| matches!(asked, Requirement::SignedBy { .. })),
+            attachments: config.use_attachments(&scopes)
+                && asked.iter().any(|asked| matches!(asked, Requirement::Sigstore(_))),
+        };
+        // Boxed: most pulls ask for none, and all would carry its state along.
+        let gathered = Box::pin(gather::signatures(repository, reference, &wanted)).await?;
         let name = Name::of(reference);
         let subject = Subject { name: Some(&name), manifest: &manifest.bytes };
-        let mut gathered = None;
-        for requirement in ruling.requirements {
-            let Requirement::Sigstore(wanted) = requirement else { continue };
-            let trusted =
-                trusted::read(wanted).map_err(|bad| Error::Policy(ruling.keys(requirement, bad)))?;
-            if gathered.is_none() {
-                let found = gather::attachments(repository, &manifest.digest).await;
-                gathered = Some(found.map_err(|error| Error::registry(&ruling.image, error))?);
-            }
-            let Some(gathered) = &gathered else { continue };
-            ruling.sigstore(requirement, &trusted, gathered, &subject).map_err(Error::Policy)?;
-        }
-        Ok(())
+        let judge = |requirement| ruling.signed(requirement, &gathered, &subject).map_err(Error::Policy);
+        asked.into_iter().try_for_each(judge)
     }
 
     fn ruling(&self, reference: &Reference) -> Ruling<'_> {
@@ -218,9 +232,9 @@ impl Ruling<'_> {
         let (image, scope) = (self.image.clone(), self.scope.clone());
         for requirement in self.requirements {
             match requirement {
-                Requirement::Anything | Requirement::Sigstore(_) => {}
+                Requirement::Anything | Requirement::Sigstore(_) | Requirement::SignedBy { .. } => {}
                 Requirement::Reject => return Err(Refusal::Rejected { image, scope }),
-                Requirement::SignedBy { .. } | Requirement::BaseLayer => {
+                Requirement::BaseLayer => {
                     return Err(Refusal::Unsupported { image, scope, kind: requirement.kind().to_owned() });
                 }
             }
@@ -229,21 +243,31 @@ impl Ruling<'_> {
     }
 
     /// One good signature is enough for a requirement.
-    fn sigstore(
+    fn signed(
         &self,
         requirement: &Requirement,
-        trusted: &sigstore::Trusted,
         gathered: &Gathered,
         subject: &Subject<'_>,
     ) -> Result<(), Refusal> {
-        let now = UnixTime::now();
-        let mut unfit = Vec::new();
-        for (origin, attachment) in &gathered.attachments {
-            match trusted.check(attachment, subject, now) {
-                Ok(()) => return Ok(()),
-                Err(why) => unfit.push((origin.clone(), why)),
+        let checked = match requirement {
+            Requirement::Anything | Requirement::Reject | Requirement::BaseLayer => {
+                return self.check_plain();
             }
-        }
+            Requirement::Sigstore(wanted) => {
+                let trusted = trusted::read(wanted).map_err(|bad| self.keys(requirement, bad))?;
+                let check = |found: &sigstore::Attachment| trusted.check(found, subject, UnixTime::now());
+                first_good(&gathered.attachments, check)
+            }
+            Requirement::SignedBy { keys, identity } => {
+                let rings = trusted::keyrings(keys).map_err(|bad| self.keys(requirement, bad))?;
+                first_good(&gathered.simple, |message: &Vec<u8>| {
+                    let payload =
+                        rings.open(message, now()).map_err(|bad| Unfit::OpenPgp(bad.to_string()))?;
+                    payload::check(&payload, ATOMIC, identity, subject)
+                })
+            }
+        };
+        let Some(unfit) = checked else { return Ok(()) };
         if unfit.is_empty() {
             return Err(self.unsigned(requirement, gathered.looked()));
         }
@@ -264,6 +288,26 @@ impl Ruling<'_> {
     fn told(&self, requirement: &Requirement) -> (String, String, String) {
         (self.image.clone(), self.scope.clone(), requirement.kind().to_owned())
     }
+}
+
+/// None when one of them is good, else why each is not.
+fn first_good<T>(
+    found: &[(String, T)],
+    check: impl Fn(&T) -> Result<(), Unfit>,
+) -> Option<Vec<(String, Unfit)>> {
+    let mut unfit = Vec::new();
+    for (origin, signature) in found {
+        match check(signature) {
+            Ok(()) => return None,
+            Err(why) => unfit.push((origin.clone(), why)),
+        }
+    }
+    Some(unfit)
+}
+
+/// In seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn requirements(field: Field) -> Result<Vec<Requirement>, Flaw> {
@@ -304,7 +348,7 @@ mod tests {
         "default": [{"type": "reject"}],
         "transports": {"docker": {
             "registry.example.com": [{"type": "insecureAcceptAnything"}],
-            "registry.example.com/secret": [{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k"}],
+            "registry.example.com/secret": [{"type": "signedBaseLayer", "baseLayerIdentity": {"type": "matchExact"}}],
             "registry.example.com/secret/open:1": [{"type": "insecureAcceptAnything"}],
             "*.example.org": [{"type": "insecureAcceptAnything"}]
         }}
@@ -320,7 +364,7 @@ mod tests {
     #[test]
     fn the_narrowest_scope_decides() {
         check(POLICY, "registry.example.com/a/b:1", "yes");
-        check(POLICY, "registry.example.com/secret/b:1", "signedBy");
+        check(POLICY, "registry.example.com/secret/b:1", "signedBaseLayer");
         check(POLICY, "registry.example.com/secret/open:1", "yes");
         check(POLICY, "registry.example.com/secret/open:2", "which no tool can check");
         check(POLICY, "a.b.example.org/x", "yes");

@@ -23,6 +23,7 @@ mod referrers;
 mod retry;
 mod round;
 mod session;
+mod signatures;
 mod transport;
 
 use std::collections::{BTreeSet, HashMap};

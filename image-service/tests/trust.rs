@@ -9,6 +9,8 @@ mod cosign;
 #[path = "support/fake.rs"]
 #[allow(dead_code)]
 mod fake;
+#[path = "support/gpg.rs"]
+mod gpg;
 #[path = "support/picture.rs"]
 #[allow(dead_code)]
 mod picture;
@@ -16,8 +18,12 @@ mod picture;
 #[allow(dead_code)]
 mod shelf;
 
+#[path = "trust/example.rs"]
+mod example;
 #[path = "trust/sigstore.rs"]
 mod sigstore;
+#[path = "trust/simple.rs"]
+mod simple;
 
 use image_service::Error;
 use picture::Picture;

@@ -16,6 +16,8 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
     ("/sbin/ip", "iproute2"),
     ("/usr/bin/cc", "gcc"),
     ("/usr/bin/ipcmk", "util-linux"),
+    // Signs images in tests of the policy.
+    ("/usr/bin/gpg", "gnupg"),
     // A file system that can clone a disk at one moment, for power cuts.
     ("/sbin/mkfs.xfs", "xfsprogs"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),

@@ -1,8 +1,11 @@
-//! Finds the signatures of an image, wherever cosign puts them: under the tag `sha256-<hex>.sig`, and among
-//! the manifests that refer to the image. What is found is believed by nobody yet.
+//! Finds the signatures of an image: where cosign puts them, under the tag `sha256-<hex>.sig` and among the
+//! manifests that refer to the image; in the registry's own extension; and in the lookaside storage. What is
+//! found is believed by nobody yet.
 
+use super::lookaside::{self, Stored};
 use super::sigstore::Attachment;
 use crate::digest::Digest;
+use crate::reference::Reference;
 use crate::registry::{Artifact, Error, Repository};
 
 /// Of a layer that is a signature, and of the artifacts that hold nothing else.
@@ -18,10 +21,23 @@ const MAX_TAG_CHARS: usize = 128;
 /// All that was found, and what stood in the way of finding more.
 #[derive(Debug, Default)]
 pub(super) struct Gathered {
-    /// With where each was found.
+    /// OpenPGP messages, each with where it was found.
+    pub(super) simple: Vec<(String, Vec<u8>)>,
     pub(super) attachments: Vec<(String, Attachment)>,
     /// Where nothing was, or nothing of use.
     elsewhere: Vec<String>,
+}
+
+/// What is to be looked for, and where.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    /// The manifest that must be signed.
+    pub(super) image: &'a Digest,
+    /// The base URL of the lookaside storage.
+    pub(super) lookaside: &'a str,
+    pub(super) simple: bool,
+    /// Sigstore's, in the registry.
+    pub(super) attachments: bool,
 }
 
 impl Gathered {
@@ -32,39 +48,91 @@ impl Gathered {
 }
 
 /// An error only where it is not known whether there are signatures, so that asking again may help.
-pub(super) async fn attachments(repository: &Repository, image: &Digest) -> Result<Gathered, Error> {
+pub(super) async fn signatures(
+    repository: &Repository,
+    reference: &Reference,
+    wanted: &Wanted<'_>,
+) -> Result<Gathered, crate::Error> {
+    let failed = |error| crate::Error::registry(&reference.to_string(), error);
     let mut gathered = Gathered::default();
-    let tag = format!("{}-{}.sig", image.algorithm().name(), image.hex());
-    if tag.len() <= MAX_TAG_CHARS {
-        match repository.artifact(&tag).await {
-            Ok(Some(artifact)) => gathered.add(repository, &format!("tag {tag}"), &artifact).await?,
-            Ok(None) => gathered.elsewhere.push(format!("the tag {tag} is not there")),
-            Err(error) => gathered.passed(format!("the tag {tag}"), error)?,
-        }
+    let mut kept = None;
+    if wanted.simple {
+        kept = repository.own_signatures(wanted.image).await.map_err(failed)?;
     }
-    let referrers = match repository.referrers(image, Some(ARTIFACT)).await {
-        Ok(found) => found,
-        Err(error) => {
-            // Not all registries have it, and their ways to say so are many.
-            gathered.elsewhere.push(format!("what refers to {image} can't be listed: {error}"));
-            return Ok(gathered);
-        }
-    };
-    if referrers.is_empty() {
-        gathered.elsewhere.push(format!("nothing of type {ARTIFACT} refers to {image}"));
+    match kept {
+        // A registry that keeps signatures is the place for them, as with containers/image.
+        Some(own) => gathered.add_own(own),
+        None => gathered.add_lookaside(repository, reference, wanted).await?,
     }
-    for referrer in referrers.iter().take(MAX_SIGNATURES) {
-        let origin = format!("referrer {}", referrer.digest);
-        match repository.artifact(referrer.digest.as_str()).await {
-            Ok(Some(artifact)) => gathered.add(repository, &origin, &artifact).await?,
-            Ok(None) => gathered.elsewhere.push(format!("{origin} is not there")),
-            Err(error) => gathered.passed(origin, error)?,
-        }
+    if wanted.attachments {
+        gathered.add_attachments(repository, wanted.image).await.map_err(failed)?;
     }
     Ok(gathered)
 }
 
 impl Gathered {
+    fn add_own(&mut self, own: Vec<Vec<u8>>) {
+        self.elsewhere.push("the registry itself keeps nothing else for it".to_owned());
+        let named = |(number, message)| (format!("signature {} of the registry", number + 1), message);
+        self.simple.extend(own.into_iter().take(MAX_SIGNATURES).enumerate().map(named));
+    }
+
+    async fn add_lookaside(
+        &mut self,
+        repository: &Repository,
+        reference: &Reference,
+        wanted: &Wanted<'_>,
+    ) -> Result<(), crate::Error> {
+        if wanted.simple {
+            self.elsewhere.push("the registry keeps no signatures itself".to_owned());
+        }
+        let base = wanted.lookaside;
+        let found = lookaside::signatures(repository, reference, base, wanted.image, MAX_SIGNATURES).await?;
+        if found.is_empty() {
+            self.elsewhere.push(format!("{base} has none"));
+        }
+        for (url, bytes) in found {
+            match Stored::read(bytes) {
+                Ok(Stored::Simple(message)) => self.simple.push((url, message)),
+                Ok(Stored::Sigstore(attachment)) => self.attachments.push((url, attachment)),
+                Err(flaw) => self.elsewhere.push(format!("{url}: {flaw}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where cosign puts them.
+    async fn add_attachments(&mut self, repository: &Repository, image: &Digest) -> Result<(), Error> {
+        let tag = format!("{}-{}.sig", image.algorithm().name(), image.hex());
+        if tag.len() <= MAX_TAG_CHARS {
+            match repository.artifact(&tag).await {
+                Ok(Some(artifact)) => self.add(repository, &format!("tag {tag}"), &artifact).await?,
+                Ok(None) => self.elsewhere.push(format!("the tag {tag} is not there")),
+                Err(error) => self.passed(format!("the tag {tag}"), error)?,
+            }
+        }
+        let referrers = match repository.referrers(image, Some(ARTIFACT)).await {
+            Ok(found) => found,
+            Err(error) => {
+                // Not all registries have it, and their ways to say so are many.
+                self.elsewhere.push(format!("what refers to {image} can't be listed: {error}"));
+                return Ok(());
+            }
+        };
+        if referrers.is_empty() {
+            self.elsewhere.push(format!("nothing of type {ARTIFACT} refers to {image}"));
+        }
+        for referrer in referrers.iter().take(MAX_SIGNATURES) {
+            let origin = format!("referrer {}", referrer.digest);
+            match repository.artifact(referrer.digest.as_str()).await {
+                Ok(Some(artifact)) => self.add(repository, &origin, &artifact).await?,
+                Ok(None) => self.elsewhere.push(format!("{origin} is not there")),
+                Err(error) => self.passed(origin, error)?,
+            }
+        }
+        Ok(())
+    }
+
     async fn add(&mut self, repository: &Repository, origin: &str, artifact: &Artifact) -> Result<(), Error> {
         let layers = artifact.manifest.layers.iter().enumerate();
         let mut any = false;

@@ -7,6 +7,7 @@ use super::unfit::Unfit;
 use crate::digest::Digest;
 
 /// Which of the two kinds of signature the payload must say it is.
+pub(super) const ATOMIC: &str = "atomic container signature";
 pub(super) const COSIGN: &str = "cosign container image signature";
 
 /// What the signature is wanted to be for.
@@ -92,6 +93,6 @@ mod tests {
             let flaw = with(from, to).unwrap_err().to_string();
             assert!(flaw.contains(why), "{to}: {flaw}");
         }
-        assert!(read(good.as_bytes(), "atomic container signature").is_err());
+        assert!(read(good.as_bytes(), ATOMIC).is_err());
     }
 }

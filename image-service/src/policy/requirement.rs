@@ -179,7 +179,8 @@ fn some_of(fields: &mut Fields, names: &[&str]) -> Result<Option<Keys>, Flaw> {
     }
 }
 
-fn data(field: Field) -> Result<Vec<u8>, Flaw> {
+/// Bytes in base64.
+pub(super) fn data(field: Field) -> Result<Vec<u8>, Flaw> {
     let at = field.at.clone();
     BASE64.decode(filled(field)?).map_err(|error| Flaw::new(&at, format!("it is not base64: {error}")))
 }

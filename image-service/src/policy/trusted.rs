@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::certificate::{self, Authorities};
 use super::key::{BadKey, PublicKey};
+use super::openpgp::Keyring;
 use super::requirement::{Keys, Signer, Sigstore};
 use super::sigstore::{Signers, Trusted};
 
@@ -49,6 +50,16 @@ fn public_keys(keys: &Keys) -> Result<Vec<PublicKey>, BadKeys> {
     contents(keys)?.into_iter().map(read).collect()
 }
 
+/// All keys of all files: any of them will do.
+pub(super) fn keyrings(keys: &Keys) -> Result<Keyring, BadKeys> {
+    let why = || "it holds no OpenPGP key, or is damaged".to_owned();
+    let read = |(what, bytes): (String, Vec<u8>)| {
+        Keyring::read(&bytes).ok_or_else(|| BadKeys::Kind { what, why: why() })
+    };
+    let rings: Vec<Keyring> = contents(keys)?.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Keyring::join(rings))
+}
+
 fn certificates(keys: &Keys) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, BadKeys> {
     let mut all = Vec::new();
     for (what, bytes) in contents(keys)? {
@@ -59,7 +70,7 @@ fn certificates(keys: &Keys) -> Result<Vec<rustls_pki_types::CertificateDer<'sta
 }
 
 /// Each with what it is called in errors.
-pub(super) fn contents(keys: &Keys) -> Result<Vec<(String, Vec<u8>)>, BadKeys> {
+fn contents(keys: &Keys) -> Result<Vec<(String, Vec<u8>)>, BadKeys> {
     match keys {
         Keys::Files(files) => {
             files.iter().map(|path| Ok((path.display().to_string(), content(path)?))).collect()

@@ -67,6 +67,13 @@ impl Endpoint {
         format!("{}/{}/{what}", self.place.access.base, self.place.path)
     }
 
+    /// Where the registry answers to a ping, and where its extension keeps signatures; None for one whose API
+    /// lies elsewhere than the specification has it.
+    pub(super) fn signature_paths(&self, image: &Digest) -> Option<(String, String)> {
+        let path = format!("/extensions/v2/{}/signatures/{image}", self.place.path);
+        (self.place.access.base == "/v2").then(|| ("/v2/".to_owned(), path))
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.place.host
     }

@@ -141,6 +141,7 @@ impl Node {
         settings.registries_conf = conf;
         settings.registries_conf_dir = dir.path().join("registries.conf.d");
         settings.policy = dir.path().join("policy.json");
+        settings.registries_d = dir.path().join("registries.d");
         settings.policy_dir = dir.path().join("policies.d");
         settings.certs_dirs = Vec::new();
         Node { dir, settings }
