@@ -28,7 +28,9 @@ fn run_in(namespaces: &[&str], args: &[&str]) -> Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = as_root("unshare");
     command.args(namespaces).args(["--", "env"]);
-    for name in ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "CARGO", "CI"] {
+    // An ordinary user's lacks what only root runs: iptables, useradd.
+    command.arg(format!("PATH={}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
+    for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "CARGO", "CI"] {
         if let Some(value) = std::env::var_os(name) {
             command.arg(format!("{name}={}", value.to_string_lossy()));
         }
