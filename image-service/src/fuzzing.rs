@@ -107,6 +107,11 @@ pub fn policy(bytes: &[u8]) {
     }
 }
 
+/// What says that it is a signature, a key or a certificate.
+pub fn signature(bytes: &[u8]) {
+    crate::policy::read_signature(bytes);
+}
+
 /// `registries.conf` and `hosts.toml`: an endpoint is a host and a path, whatever was rewritten.
 pub fn registries_conf(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };

@@ -319,6 +319,28 @@ fn requirements(field: Field) -> Result<Vec<Requirement>, Flaw> {
     }
 }
 
+/// Everything that is read of signatures, for fuzzing: nothing that is not signed may come out.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read_signature(bytes: &[u8]) {
+    use self::openpgp::Keyring;
+    use self::payload::COSIGN;
+    let ring = Keyring::read(bytes).unwrap_or_else(|| Keyring::join(Vec::new()));
+    _ = ring.open(bytes, now()).map_err(|bad| bad.to_string());
+    _ = lookaside::Stored::read(bytes.to_vec()).map_err(|flaw| flaw.to_string());
+    let subject = Subject { name: None, manifest: b"manifest" };
+    let identity = identity::SignedIdentity::MatchRepository;
+    assert!(
+        payload::check(bytes, COSIGN, &identity, &subject).is_err(),
+        "an image without a name has none to match"
+    );
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let signer = rekor::SignedWith::Key(bytes);
+        let entered = rekor::Entered { payload: bytes, signature: bytes, signer };
+        assert!(rekor::entered_at(text, &[], &entered).is_err(), "no log is trusted");
+    }
+    certificate::read_anything(bytes);
+}
+
 /// The scopes of a reference from the narrowest to the widest: itself, its repository, each namespace,
 /// the host, and `*.` with each of the host's own domains, where a port is no part of them.
 fn scopes(reference: &Reference) -> Vec<String> {

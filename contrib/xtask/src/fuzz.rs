@@ -12,7 +12,16 @@ const TARGETS: [(&str, &[&str]); 2] = [
     ("runtime", &["config", "seccomp", "proc", "cgroup_path"]),
     (
         "image-service",
-        &["tar", "manifest", "image_config", "reference", "challenge", "policy", "registries_conf"],
+        &[
+            "tar",
+            "manifest",
+            "image_config",
+            "reference",
+            "challenge",
+            "policy",
+            "signature",
+            "registries_conf",
+        ],
     ),
 ];
 

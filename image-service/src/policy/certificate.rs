@@ -192,6 +192,17 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> Option<u64> {
     Some(of_years + lengths[..month as usize - 1].iter().sum::<u64>() + day - 1)
 }
 
+/// For fuzzing: all that is read of a certificate whose chain nobody checked.
+#[cfg(feature = "fuzzing")]
+pub(super) fn read_anything(bytes: &[u8]) {
+    let cert = CertificateDer::from(bytes.to_vec());
+    let signer = Signer(&cert);
+    _ = (signer.key(), signer.check_email("a@b.test"), signer.check_issuer("x"), is_valid(bytes, time(0)));
+    _ = read_pem(bytes);
+    let authorities = Authorities { roots: vec![cert.clone()], intermediates: vec![cert.clone()] };
+    _ = Signer::verify(&cert, std::slice::from_ref(&cert), &authorities, time(1_800_000_000)).map(|_| ());
+}
+
 /// A time that a log gave, in seconds since 1970.
 pub(super) fn time(seconds: u64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds))

@@ -43,7 +43,9 @@ pub(super) struct Wanted<'a> {
 impl Gathered {
     /// What to tell somebody who finds none.
     pub(super) fn looked(&self) -> String {
-        self.elsewhere.join("; ")
+        const TOLD: usize = 8;
+        let told = &self.elsewhere[..self.elsewhere.len().min(TOLD)];
+        told.join("; ")
     }
 }
 

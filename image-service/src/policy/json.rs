@@ -31,8 +31,12 @@ pub struct Flaw {
 }
 
 impl Flaw {
+    /// Keys come from whoever wrote the document: an error is no place for a megabyte of them.
     pub(crate) fn new(at: &str, why: impl Into<String>) -> Flaw {
-        Flaw { at: if at.is_empty() { "the document".to_owned() } else { at.to_owned() }, why: why.into() }
+        const MAX_CHARS: usize = 300;
+        let at = if at.is_empty() { "the document" } else { at };
+        let short = |text: &str| text.chars().take(MAX_CHARS).collect();
+        Flaw { at: short(at), why: short(&why.into()) }
     }
 }
 

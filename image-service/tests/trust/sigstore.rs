@@ -323,4 +323,8 @@ async fn hostile_signatures_cost_little_and_hide_nothing() {
     case.pull(NAME).await.unwrap();
     case.sign(&[Signature::of(&ours, b"[".repeat(100_000))]);
     case.refused("its payload is none").await;
+    // A key of many bytes is not handed on to whoever reads the error.
+    let long = "x".repeat(400_000);
+    case.sign(&[Signature::of(&ours, format!("{{\"{long}\": 1, \"{long}\": 1}}").into_bytes())]);
+    assert!(case.pull(NAME).await.unwrap_err().len() < 2000);
 }

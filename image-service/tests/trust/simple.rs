@@ -128,6 +128,12 @@ async fn a_subkey_signs_for_its_primary_key() {
     let packets = exported.len() - binding_length(&exported);
     case.signed_by(&exported[..packets]);
     case.refused("or nothing binds it").await;
+    // Nor without its own word on it, which the primary key's signature does not cover.
+    let mut torn = exported.clone();
+    let within = torn.len() - 120;
+    torn[within] ^= 1;
+    case.signed_by(&torn);
+    case.refused("or nothing binds it").await;
     let stranger = gpg.make("ed25519", &[], "never");
     case.signed_by(
         &[&gpg.export(&stranger)[..], &exported[exported.len() - subkey_block(&exported)..]].concat(),
