@@ -101,6 +101,8 @@ impl Podman {
             .env("CONTAINERS_CONF", self.path("containers.conf"))
             .env("CONTAINERS_STORAGE_CONF", self.path("storage.conf"))
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            // podman believes it before it asks the kernel, and sudo leaves root's.
+            .env("USER", self.user.as_deref().unwrap_or("root"))
             .current_dir(self.path("home"))
             .stdin(Stdio::null());
         command.output().context("running podman")
