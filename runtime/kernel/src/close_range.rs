@@ -13,16 +13,7 @@ use crate::call::answer;
 /// # Errors
 /// Whatever close_range(2) says.
 pub fn close_all_but<const N: usize>(first: u32, keep: [BorrowedFd<'_>; N]) -> Result<()> {
-    let mut keep = keep.map(|fd| fd.as_raw_fd().unsigned_abs());
-    keep.sort_unstable();
-    let mut from = first;
-    for number in keep {
-        if number > from {
-            close(from, number - 1)?;
-        }
-        from = from.max(number + 1);
-    }
-    close(from, u32::MAX)
+    close_around(first, &mut keep.map(|fd| fd.as_raw_fd().unsigned_abs()))
 }
 
 /// The same, except several.
@@ -31,9 +22,14 @@ pub fn close_all_but<const N: usize>(first: u32, keep: [BorrowedFd<'_>; N]) -> R
 /// Whatever close_range(2) says.
 pub fn close_all_but_these(first: u32, keep: &[BorrowedFd<'_>]) -> Result<()> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    close_around(first, &mut keep)
+}
+
+/// In place: a child that has just been cloned makes no new memory.
+fn close_around(first: u32, keep: &mut [u32]) -> Result<()> {
     keep.sort_unstable();
     let mut next = first;
-    for number in keep {
+    for &mut number in keep {
         if number > next {
             close(next, number - 1)?;
         }
