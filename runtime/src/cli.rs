@@ -9,6 +9,7 @@ mod events;
 mod exec;
 mod features;
 mod freeze;
+mod handover;
 mod help;
 mod inherited;
 mod list;

@@ -6,7 +6,7 @@ use runtime::checkpoint::{After, CgroupMode, CheckpointRequest, Images, RestoreR
 use runtime::{CreateRequest, Force, Process, Rootfs, Stdio};
 
 use super::args::{Args, unknown};
-use super::{Error, Global, bundle, console, wait};
+use super::{Error, Global, bundle, console, handover, wait};
 
 /// What both have.
 struct Common {
@@ -138,21 +138,10 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
         lsm_profile: options.lsm_profile.clone(),
         lsm_mount_context: options.lsm_mount_context.clone(),
     })?;
-    let handed = hand_over(options, &process);
-    if handed.is_err() {
-        global.runtime.delete(&options.id, Force::Kill)?;
-    }
-    handed.map(|()| process)
-}
-
-fn hand_over(options: &Options, process: &Process) -> Result<(), Error> {
-    if let (Some(socket), Some(master)) = (&options.console_socket, &process.console) {
-        console::send(socket, master)?;
-    }
-    match &options.pid_file {
-        Some(path) => bundle::write_pid(path, process.pid),
-        None => Ok(()),
-    }
+    let (socket, pid_file) = (options.console_socket.as_deref(), options.pid_file.as_deref());
+    handover::hand_over(&process, socket, pid_file)
+        .inspect_err(|_| handover::take_away(global, &options.id))?;
+    Ok(process)
 }
 
 fn absolute(path: String) -> Result<PathBuf, Error> {

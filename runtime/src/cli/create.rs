@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use runtime::{CreateRequest, Force, Keyring, Process, RootChange, Rootfs, Runtime, Stdio};
 
 use super::args::{Args, unknown};
-use super::{Error, Global, bundle, console, inherited, wait};
+use super::{Error, Global, bundle, console, handover, inherited, wait};
 
 struct Options {
     bundle: PathBuf,
@@ -94,7 +94,11 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
 }
 
 fn start(global: &Global, options: &Options) -> Result<(), Error> {
-    global.runtime.start(&options.id).inspect_err(|_| take_away(global, options)).map_err(Error::from)
+    global
+        .runtime
+        .start(&options.id)
+        .inspect_err(|_| handover::take_away(global, &options.id))
+        .map_err(Error::from)
 }
 
 fn make(global: &Global, options: &Options) -> Result<Process, Error> {
@@ -116,23 +120,8 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
     for warning in &process.warnings {
         global.log.warn(warning);
     }
-    hand_over(options, &process).inspect_err(|_| take_away(global, options))?;
+    let (socket, pid_file) = (options.console_socket.as_deref(), options.pid_file.as_deref());
+    handover::hand_over(&process, socket, pid_file)
+        .inspect_err(|_| handover::take_away(global, &options.id))?;
     Ok(process)
-}
-
-fn hand_over(options: &Options, process: &Process) -> Result<(), Error> {
-    if let (Some(socket), Some(master)) = (&options.console_socket, &process.console) {
-        console::send(socket, master)?;
-    }
-    match &options.pid_file {
-        Some(path) => bundle::write_pid(path, process.pid),
-        None => Ok(()),
-    }
-}
-
-/// The command failed, so nothing of the container may stay; why it failed is what the caller wants to hear.
-fn take_away(global: &Global, options: &Options) {
-    if let Err(error) = global.runtime.delete(&options.id, Force::Kill) {
-        global.log.warn(&runtime::chain(&error));
-    }
 }

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use runtime::cgroup::SubCgroup;
 use runtime::spec::{Capabilities, Process};
-use runtime::{ExecRequest, Paused, Process as Made, Stdio};
+use runtime::{ExecRequest, Paused, Stdio};
 
 use super::args::{Args, unknown};
-use super::{Error, Global, bundle, console, inherited, wait};
+use super::{Error, Global, bundle, console, handover, inherited, wait};
 
 struct Options {
     process: Option<PathBuf>,
@@ -166,20 +166,10 @@ pub(crate) fn exec(global: &Global, mut args: Args) -> Result<u8, Error> {
     for warning in &made.warnings {
         global.log.warn(warning);
     }
-    hand_over(&options, &made)?;
+    handover::hand_over(&made, options.console_socket.as_deref(), options.pid_file.as_deref())?;
     match signals {
         Some(signals) => signals.forward_until_end(&made),
         None => Ok(0),
-    }
-}
-
-fn hand_over(options: &Options, made: &Made) -> Result<(), Error> {
-    if let (Some(socket), Some(master)) = (&options.console_socket, &made.console) {
-        console::send(socket, master)?;
-    }
-    match &options.pid_file {
-        Some(path) => bundle::write_pid(path, made.pid),
-        None => Ok(()),
     }
 }
 
