@@ -77,15 +77,6 @@ const ACTIONS: [Action; 8] = [
     Action::Allow,
     Action::Log,
 ];
-const OPERATORS: [Operator; 7] = [
-    Operator::NotEqual,
-    Operator::Less,
-    Operator::LessOrEqual,
-    Operator::Equal,
-    Operator::GreaterOrEqual,
-    Operator::Greater,
-    Operator::MaskedEqual,
-];
 
 fn profile(bytes: &mut impl Iterator<Item = u8>) -> Seccomp {
     let mut next = |below: usize| usize::from(bytes.next().unwrap_or(0)) % below;
@@ -99,7 +90,7 @@ fn profile(bytes: &mut impl Iterator<Item = u8>) -> Seccomp {
         for _ in 0..next(4) {
             let mut value = || (0..8).fold(0_u64, |value, _| value << 8 | next(256) as u64);
             let (value, value_two) = (value(), value());
-            args.push(Condition { index: next(6) as u32, value, value_two, op: OPERATORS[next(7)] });
+            args.push(Condition { index: next(6) as u32, value, value_two, op: Operator::ALL[next(7)] });
         }
         syscalls.push(SyscallRule { names, action, errno_ret: None, args });
     }

@@ -249,15 +249,7 @@ fn condition(ops: Vec<Operator>) -> impl Strategy<Value = Condition> {
 /// `personality`. More is beyond libseccomp 2.5.4: with `arg < 0` and `arg < 1 << 32` on one call it lets 1
 /// through both, and trees of several arguments it merges until they hold for what no rule names.
 fn conditions() -> impl Strategy<Value = Vec<Vec<Condition>>> {
-    let any = vec![
-        Operator::NotEqual,
-        Operator::Less,
-        Operator::LessOrEqual,
-        Operator::Equal,
-        Operator::GreaterOrEqual,
-        Operator::Greater,
-        Operator::MaskedEqual,
-    ];
+    let any = Operator::ALL.to_vec();
     let one = prop::collection::vec(condition(any), 0..4).prop_map(|mut conditions| {
         conditions.sort_by_key(|condition| condition.index);
         conditions.dedup_by_key(|condition| condition.index);

@@ -310,15 +310,7 @@ fn action() -> impl Strategy<Value = (Action, Option<u32>)> {
 }
 
 fn condition() -> impl Strategy<Value = Condition> {
-    let ops = vec![
-        Operator::NotEqual,
-        Operator::Less,
-        Operator::LessOrEqual,
-        Operator::Equal,
-        Operator::GreaterOrEqual,
-        Operator::Greater,
-        Operator::MaskedEqual,
-    ];
+    let ops = Operator::ALL.to_vec();
     (0_u32..6, corner(), corner(), prop::sample::select(ops))
         .prop_map(|(index, value, value_two, op)| Condition { index, value, value_two, op })
 }
