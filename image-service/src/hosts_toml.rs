@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::bounded;
 use crate::reference::Reference;
 use crate::registries_conf::{Access, Endpoint, Role, Tls};
 
@@ -55,9 +56,7 @@ struct Table {
     skip_verify: bool,
     override_path: bool,
     header: BTreeMap<String, OneOrMany>,
-    /// Ours is one for the node.
-    #[serde(rename = "dial_timeout")]
-    _dial_timeout: Option<String>,
+    dial_timeout: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -94,7 +93,7 @@ pub(crate) fn endpoints(
 ) -> Result<Option<(PathBuf, Vec<Endpoint>)>, Error> {
     let Some(path) = find(dirs, reference.domain()) else { return Ok(None) };
     let failed = |source| Error::Read { path: path.clone(), source };
-    let text = read(&path).map_err(failed)?;
+    let text = bounded::read_text(&path, MAX_FILE_BYTES).map_err(failed)?;
     let file: File = toml::from_str(&text)
         .map_err(|source| Error::Toml { path: path.clone(), source: Box::new(source) })?;
     let rule = |why| Error::Rule { path: path.clone(), why };
@@ -122,13 +121,6 @@ fn find(dirs: &[PathBuf], host: &str) -> Option<PathBuf> {
     files.into_iter().find(|path| path.is_file())
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(MAX_FILE_BYTES).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 impl File {
     fn endpoints(self, reference: &Reference, dir: &Path) -> Result<Vec<Endpoint>, String> {
         let mut hosts: Vec<(String, Spanned<Table>)> = self.host.into_iter().collect();
@@ -152,7 +144,7 @@ impl File {
             skip_verify: self.skip_verify,
             override_path: self.override_path,
             header: self.header,
-            _dial_timeout: self.dial_timeout,
+            dial_timeout: self.dial_timeout,
         };
         endpoints.push(own.endpoint(&server, reference, Role::Primary, dir)?);
         Ok(endpoints)
@@ -169,6 +161,9 @@ impl Table {
         let scheme =
             uri.scheme().filter(|scheme| matches!(scheme.as_str(), "http" | "https")).ok_or_else(bad)?;
         let path = uri.path().trim_end_matches('/');
+        if self.dial_timeout.is_some() {
+            tracing::warn!(host = authority.as_str(), dir = %dir.display(), "dial_timeout: the node has one of its own");
+        }
         let base = match (self.override_path, path.ends_with("/v2")) {
             (true, _) | (false, true) => path.to_owned(),
             (false, false) => format!("{path}/v2"),

@@ -12,6 +12,7 @@ pub mod reference;
 pub mod registries_conf;
 pub mod registry;
 
+mod bounded;
 mod error;
 mod explain;
 #[cfg(feature = "fuzzing")]

@@ -21,7 +21,7 @@ mod trusted;
 mod unfit;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -34,6 +34,7 @@ use self::json::Field;
 use self::payload::{ATOMIC, Subject};
 use self::registries_d::RegistriesD;
 use self::requirement::Requirement;
+use crate::bounded;
 use crate::error::Error;
 use crate::reference::Reference;
 use crate::registry::{Repository, Resolved};
@@ -111,13 +112,11 @@ impl Policy {
     /// Reads the file. A node without one accepts everything, as the README says.
     pub fn load(path: &Path) -> Result<Policy, Invalid> {
         let read = |source| Invalid::Read { path: path.to_owned(), source };
-        let file = match std::fs::File::open(path) {
-            Ok(file) => file,
+        let bytes = match bounded::read(path, MAX_BYTES) {
+            Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::accept()),
             Err(error) => return Err(read(error)),
         };
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(read)?;
         Policy::parse(&bytes).map_err(|source| Invalid::Json { path: path.to_owned(), source })
     }
 

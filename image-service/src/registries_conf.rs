@@ -11,6 +11,7 @@ use http::HeaderMap;
 use http::uri::Scheme;
 use serde::Deserialize;
 
+use crate::bounded;
 use crate::reference::{self, InvalidReference, Reference};
 
 /// No configuration written by people is larger.
@@ -416,12 +417,8 @@ fn list_drop_ins(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn read(path: &Path) -> Result<Option<String>, Error> {
-    use std::io::Read;
-    let mut text = String::new();
-    let result =
-        std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text));
-    match result {
-        Ok(_) => Ok(Some(text)),
+    match bounded::read_text(path, MAX_FILE_BYTES) {
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Read { path: path.to_owned(), source }),
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::{Credentials, InvalidAuth, credential_helper, host_of};
+use crate::bounded;
 
 /// A node with secrets for ten thousand registries would still fit.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -150,10 +151,8 @@ fn is_whole(key: &str) -> bool {
 }
 
 fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    match std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text)) {
-        Ok(_) => Ok(Some(text)),
+    match bounded::read(path, MAX_FILE_BYTES) {
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(Error::Read { path: path.to_owned(), source }),
     }

@@ -1,11 +1,11 @@
 //! Signatures kept beside the registry, one file or URL each:
 //! `BASE/REPOSITORY@ALGORITHM=HEX/signature-N`, from 1 on without gaps (containers-signature(5)).
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::json::{Field, Flaw};
 use super::sigstore::Attachment;
+use crate::bounded;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::pull::blocking;
@@ -52,18 +52,12 @@ pub(super) async fn signatures(
 }
 
 async fn file(path: PathBuf) -> Result<Option<Vec<u8>>, Error> {
-    blocking(move || match read(&path) {
+    blocking(move || match bounded::read(&path, MAX_BYTES) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io("reading the signature", &path, error)),
     })
     .await
-}
-
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 impl Stored {

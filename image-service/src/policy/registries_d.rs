@@ -4,10 +4,12 @@
 //! is refused: a misspelt `lookaside` would else be an image without signatures.
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::bounded;
 
 /// Written by hand.
 const MAX_BYTES: u64 = 1 << 20;
@@ -69,7 +71,7 @@ impl RegistriesD {
         files.sort();
         let mut all = RegistriesD::default();
         for path in files {
-            let text = read(&path).map_err(|error| failed(&path, error))?;
+            let text = bounded::read(&path, MAX_BYTES).map_err(|error| failed(&path, error))?;
             all.add(&path, &text)?;
         }
         Ok(all)
@@ -111,12 +113,6 @@ impl Section {
     fn url(&self) -> Option<&str> {
         self.lookaside.as_deref().or(self.sigstore.as_deref()).filter(|url| !url.is_empty())
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

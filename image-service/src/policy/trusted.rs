@@ -1,7 +1,7 @@
 //! From what a policy says to keys and certificates in hand. Files are read whenever an image is judged, so
 //! a changed key needs no restart.
 
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::certificate::{self, Authorities};
@@ -9,6 +9,7 @@ use super::key::{BadKey, PublicKey};
 use super::openpgp::Keyring;
 use super::requirement::{Keys, Signer, Sigstore};
 use super::sigstore::{Signers, Trusted};
+use crate::bounded;
 
 /// Keyrings of whole distributions are smaller.
 const MAX_KEY_BYTES: u64 = 4 << 20;
@@ -83,8 +84,5 @@ fn contents(keys: &Keys) -> Result<Vec<(String, Vec<u8>)>, BadKeys> {
 
 fn content(path: &Path) -> Result<Vec<u8>, BadKeys> {
     let failed = |source| BadKeys::Read { path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(MAX_KEY_BYTES).read_to_end(&mut bytes).map_err(failed)?;
-    Ok(bytes)
+    bounded::read(path, MAX_KEY_BYTES).map_err(failed)
 }

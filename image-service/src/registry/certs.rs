@@ -9,6 +9,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use crate::bounded;
 use crate::registries_conf::Tls;
 
 /// A bundle of every root there is has a quarter of this.
@@ -189,9 +190,6 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    use std::io::Read;
     let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut text = Vec::new();
-    std::fs::File::open(path).and_then(|f| f.take(MAX_FILE_BYTES).read_to_end(&mut text)).map_err(failed)?;
-    Ok(text)
+    bounded::read(path, MAX_FILE_BYTES).map_err(failed)
 }
