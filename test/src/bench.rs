@@ -3,6 +3,7 @@
 //! These machines are noisy, so absolute times say little and are never a test.
 //! Each benchmark ends with plain lines `ratio NAME VALUE`.
 
+mod beside;
 pub mod containerd;
 pub mod lists;
 pub mod pod;

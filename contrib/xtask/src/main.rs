@@ -23,7 +23,7 @@ usage: cargo xtask TASK
   oci        the OCI runtime validation suite beside runc and crun [--runtime PATH]... [--alone]
              [--systemd-cgroup] [--focus TEXT] [--probe PATH]
   fuzz       the fuzz targets of the runtime [--seconds N each] [--target NAME]
-  bench pod  pod start, exec and memory beside containerd [--rounds N] [--pods N]
+  bench [pod]  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
   vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         ["critest", rest @ ..] => tasks::critest(rest),
         ["oci", rest @ ..] => oci::oci(rest),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
+        ["bench"] => tasks::bench_pod(&[]),
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),
         ["bench", "pull", rest @ ..] => tasks::bench_pull(rest),
         ["bench", "lists", rest @ ..] => tasks::bench_lists(rest),

@@ -126,14 +126,7 @@ pub(crate) fn bench_lists(args: &[&str]) -> Result<()> {
             other => bail!("bench lists has no option {other}"),
         }
     }
-    if !namespace::is_private() {
-        prepare()?;
-        tools::ensure_packages(tools::PEER_PACKAGES)?;
-        return namespace::run_in_private(&[&["bench", "lists"], args].concat());
-    }
-    namespace::bring_loopback_up()?;
-    print!("{}", wait_for(bench::lists::run(options))?);
-    Ok(())
+    beside_containerd(&[&["bench", "lists"], args].concat(), || bench::lists::run(options))
 }
 
 pub(crate) fn bench_pod(args: &[&str]) -> Result<()> {
@@ -147,13 +140,21 @@ pub(crate) fn bench_pod(args: &[&str]) -> Result<()> {
             other => bail!("bench pod has no option {other}"),
         }
     }
+    beside_containerd(&[&["bench", "pod"], args].concat(), || bench::pod::run(options))
+}
+
+/// Runs a benchmark of both daemons, in a network namespace of its own, and prints its report.
+fn beside_containerd<F: Future<Output = Result<String>>>(
+    task: &[&str],
+    benchmark: impl FnOnce() -> F,
+) -> Result<()> {
     if !namespace::is_private() {
         prepare()?;
         tools::ensure_packages(tools::PEER_PACKAGES)?;
-        return namespace::run_in_private(&[&["bench", "pod"], args].concat());
+        return namespace::run_in_private(task);
     }
     namespace::bring_loopback_up()?;
-    print!("{}", wait_for(bench::pod::run(options))?);
+    print!("{}", wait_for(benchmark())?);
     Ok(())
 }
 

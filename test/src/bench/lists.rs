@@ -13,13 +13,9 @@ use anyhow::{Context, Result};
 use proto::v1;
 use tokio::task::JoinSet;
 
-use crate::bench::containerd::Containerd;
+use crate::bench::beside::Beside;
 use crate::bench::samples::{Samples, table};
-use crate::image::Recipe;
-use crate::node::{Client, Node, Options as NodeOptions, connect, container_config, pod_config};
-use crate::programs::Programs;
-use crate::registry::DockerRegistry;
-use crate::stand_ins;
+use crate::node::{Client, connect, container_config, pod_config};
 
 const ROWS: &[(&str, &str)] = &[
     ("list_pods", "ListPodSandbox ms"),
@@ -59,19 +55,7 @@ struct Contender {
 
 /// Runs the benchmark in this process's network namespace; the report.
 pub async fn run(options: Options) -> Result<String> {
-    let registry_dir = tempfile::tempdir()?;
-    let registry = DockerRegistry::start(registry_dir.path())?;
-    let programs = Programs::built();
-    let pause = Recipe::new(
-        vec![crate::image::Layer::new().file("pause", 0o755, &std::fs::read(&programs.stand_in)?).finish()],
-        serde_json::json!({"Entrypoint": ["/pause"]}),
-    );
-    registry.push("pause", &["3.9"], &pause.build()).await?;
-    registry.push("busybox", &["bench"], &stand_ins::busybox(&programs)?).await?;
-    let host = registry.address();
-    let node = Node::start(NodeOptions { mirror: Some(host.to_string()), ..Default::default() }).await?;
-    let containerd = Containerd::start(&node.dir().join("cni"), &format!("{host}/pause:3.9")).await?;
-    let image = format!("{host}/busybox:bench");
+    let Beside { node, containerd, image, .. } = &Beside::start().await?;
     let contender = |name, socket| Contender {
         name,
         socket,

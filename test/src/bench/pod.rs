@@ -9,13 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::bench::containerd::Containerd;
+use crate::bench::beside::Beside;
 use crate::bench::samples::{Samples, table};
-use crate::image::Recipe;
-use crate::node::{Client, Node, Options as NodeOptions, container_config, pod_config};
-use crate::programs::Programs;
-use crate::registry::DockerRegistry;
-use crate::stand_ins;
+use crate::node::{Client, container_config, pod_config};
 
 /// Real pod starts come after a quiet spell, in which the kernel's RCU rests.
 const QUIET: Duration = Duration::from_millis(60);
@@ -62,19 +58,7 @@ struct Helpers {
 
 /// Runs the benchmark in this process's network namespace; the report.
 pub async fn run(options: Options) -> Result<String> {
-    let registry_dir = tempfile::tempdir()?;
-    let registry = DockerRegistry::start(registry_dir.path())?;
-    let programs = Programs::built();
-    let pause = Recipe::new(
-        vec![crate::image::Layer::new().file("pause", 0o755, &std::fs::read(&programs.stand_in)?).finish()],
-        serde_json::json!({"Entrypoint": ["/pause"]}),
-    );
-    registry.push("pause", &["3.9"], &pause.build()).await?;
-    registry.push("busybox", &["bench"], &stand_ins::busybox(&programs)?).await?;
-    let host = registry.address();
-    let node = Node::start(NodeOptions { mirror: Some(host.to_string()), ..Default::default() }).await?;
-    let containerd = Containerd::start(&node.dir().join("cni"), &format!("{host}/pause:3.9")).await?;
-    let image = format!("{host}/busybox:bench");
+    let Beside { node, containerd, image, .. } = &Beside::start().await?;
     let mut ours = Contender {
         client: node.client().await?,
         samples: Samples::default(),
@@ -85,7 +69,7 @@ pub async fn run(options: Options) -> Result<String> {
     let mut peer = Contender {
         client: containerd.client().await?,
         samples: Samples::default(),
-        image,
+        image: image.clone(),
         helpers: Helpers { marks: vec![containerd.mark(), "/pause\0".to_owned()] },
         daemon_pid: containerd.pid(),
     };
