@@ -4,14 +4,13 @@
 //! process of its own be it again: `/proc/self/exe` as its entry point, or behind `#!`. Through that link it could
 //! open our file for writing (CVE-2019-5736). Run from a read-only clone of its mount, the link leads only there.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
-use kernel::{CStringArray, Depth, MountAttr, mount_attr, mount_setattr};
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags, fstatvfs, open};
+use kernel::{CStringArray, Depth, MountAttr, mount_attr, open_tree_attr};
+use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
 use rustix::io::{Errno, Result};
-use rustix::mount::{OpenTreeFlags, open_tree};
 
 use crate::Error;
 
@@ -30,18 +29,15 @@ pub fn run_from_readonly_mount() -> std::result::Result<(), Error> {
     }
 }
 
+const PROGRAM: &CStr = c"/proc/self/exe";
+
 /// `None`: it is on one already.
 fn readonly_clone() -> Result<Option<OwnedFd>> {
-    let program = open(c"/proc/self/exe", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    if fstatvfs(&program)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if statvfs(PROGRAM)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
         return Ok(None);
     }
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let clone = open_tree(&program, c"", flags)?;
     let readonly = MountAttr { set: mount_attr::RDONLY, ..MountAttr::default() };
-    mount_setattr(clone.as_fd(), Depth::One, &readonly)?;
-    Ok(Some(clone))
+    open_tree_attr(CWD, PROGRAM, Depth::One, &readonly).map(Some)
 }
 
 fn execute(program: &OwnedFd) -> Errno {

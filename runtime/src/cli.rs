@@ -22,7 +22,6 @@ mod update;
 mod wait;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use args::Args;
 use log::Log;
@@ -64,21 +63,22 @@ const FAILED: u8 = 1;
 /// runc's again: a program may well end with 1, and this one did not begin.
 const EXEC_FAILED: u8 = 255;
 
-pub(crate) fn main(words: Vec<String>) -> ExitCode {
+/// Answers the exit status.
+pub(crate) fn main(words: Vec<String>) -> u8 {
     let mut args = Args::new(words);
     let global = match global(&mut args) {
         Ok(global) => global,
         Err(error) => {
             eprintln!("berth-runtime: {error}");
-            return ExitCode::from(FAILED);
+            return FAILED;
         }
     };
     let failed = if args.peek() == Some("exec") { EXEC_FAILED } else { FAILED };
     match run(&global, args) {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
             global.log.error(&error.to_string());
-            ExitCode::from(failed)
+            failed
         }
     }
 }
@@ -128,6 +128,7 @@ fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
     if matches!(command.as_str(), "create" | "run" | "exec") {
         runtime::run_from_readonly_mount()?;
     }
+    kernel::begin();
     match command.as_str() {
         "create" => create::create(global, args),
         "run" => create::run(global, args),

@@ -1,4 +1,4 @@
-//! close_range(2), for those who own nothing of what it closes.
+//! close_range(2), for those who own nothing of what it closes, or all of it.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _, OwnedFd};
 
@@ -49,6 +49,6 @@ pub fn close_together(fds: impl IntoIterator<Item = OwnedFd>) {
 }
 
 fn close(first: u32, last: u32) -> Result<()> {
-    // SAFETY: wrong only if an owner of one of these lived on, which the caller rules out.
+    // SAFETY: wrong only if an owner of one of these lived on, which the callers rule out.
     answer(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_u32) }).map(drop)
 }
