@@ -3,10 +3,12 @@
 //! It decides nothing and says nothing but numbers (`report`). Everything it needs was opened or computed by the
 //! parent; of the host it sees only what it holds by descriptor.
 
+mod at_once;
 mod cgroups;
 mod copyup;
 mod devices;
 mod exec;
+mod fresh;
 mod home;
 mod identity;
 mod masks;
@@ -16,6 +18,7 @@ mod root;
 mod terminal;
 
 pub(crate) use exec::{ExecKit, exec, exec_first_of_two};
+pub(crate) use place::is_on_proc as is_proc;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -41,6 +44,8 @@ pub(crate) struct Kit<'a> {
     pub(crate) line: &'a Line,
     /// The root file system, a detached mount.
     pub(crate) root: BorrowedFd<'a>,
+    /// Whether that is a procfs itself, of whatever use it may be.
+    pub(crate) root_is_proc: bool,
     /// Where it is attached until it is pivoted into: "/", or its place on the host when hooks want it there.
     pub(crate) attach_at: CString,
     /// By mount: the cloned source of a bind mount.
@@ -60,6 +65,20 @@ pub(crate) struct Kit<'a> {
     pub(crate) hooks: &'a hooks::ChildHooks,
     pub(crate) keyring: Keyring,
     pub(crate) root_change: RootChange,
+}
+
+/// With more mounts than this, descriptors are closed one by one: they might be too many at a time.
+const MANY_MOUNTS: usize = 100;
+
+impl Kit<'_> {
+    /// Leaves a descriptor to the one call that closes all of them before the program begins.
+    fn let_go(&self, fd: OwnedFd) {
+        if self.plan.mounts.len() + self.plan.masked.len() + self.plan.readonly.len() > MANY_MOUNTS {
+            drop(fd);
+        } else {
+            std::mem::forget(fd);
+        }
+    }
 }
 
 /// The container's own directory in one v1 hierarchy.
@@ -304,7 +323,7 @@ fn with_private_procfs(plan: &Plan) -> Result<Option<OwnedFd>, Failure> {
     if plan.sysctls.is_empty() && plan.process.label.is_none() {
         return Ok(None);
     }
-    let procfs = mounts::make_fs(c"proc", &[], &MountAttr::default()).at(Step::Procfs, 0)?;
+    let procfs = mounts::make_fs(c"proc", &[], &MountAttr::default(), drop).at(Step::Procfs, 0)?;
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     for (i, sysctl) in plan.sysctls.iter().enumerate() {

@@ -291,6 +291,8 @@ impl<'a> Making<'a> {
             drop(theirs);
             return self.second_of_two(&first, ours);
         }
+            root_is_proc: child::is_proc(opened.root.as_fd())
+                .map_err(|e| Error::step("looking at", "the root file system", e))?,
         clone_into(pid_namespace, plan.namespaces.new, cgroup, || child::init(&kit))
             .map_err(|error| self.name_pid_namespace(error))
     }

@@ -6,9 +6,11 @@
 use std::os::fd::AsFd as _;
 
 use kernel::{Depth, mount_attr, mount_setattr};
-use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{Mode, mkdirat, symlinkat};
+use rustix::mount::{MoveMountFlags, move_mount};
 
 use super::Kit;
+use super::at_once;
 use super::mounts::{attach, finish, make_fs, target};
 use super::place::Kind;
 use crate::plan::Mount;
@@ -17,7 +19,7 @@ use crate::report::{At as _, Failure, Step};
 pub(super) fn mount(kit: &Kit<'_>, i: usize, mount: &Mount) -> Result<(), Failure> {
     if let Some(host) = &kit.trees[i] {
         // The container has none of its own: its maker may make none, nor mount what only a cgroup's owner may.
-        let place = target(kit, i, mount, Kind::Dir)?;
+        let place = target(kit, i, mount, || Ok(Kind::Dir))?;
         return attach(host.as_fd(), place.as_fd()).at(Step::MountCgroup, i);
     }
     if kit.hierarchies.is_empty() { unified(kit, i, mount) } else { hybrid(kit, i, mount) }
@@ -25,8 +27,8 @@ pub(super) fn mount(kit: &Kit<'_>, i: usize, mount: &Mount) -> Result<(), Failur
 
 fn unified(kit: &Kit<'_>, i: usize, mount: &Mount) -> Result<(), Failure> {
     let source = (c"source".to_owned(), Some(c"cgroup".to_owned()));
-    let made = make_fs(c"cgroup2", &[source], &mount.attr).at(Step::MountCgroup, i)?;
-    let place = target(kit, i, mount, Kind::Dir)?;
+    let made = make_fs(c"cgroup2", &[source], &mount.attr, |fd| kit.let_go(fd)).at(Step::MountCgroup, i)?;
+    let place = target(kit, i, mount, || Ok(Kind::Dir))?;
     attach(made.as_fd(), place.as_fd()).at(Step::MountCgroup, i)?;
     finish(made.as_fd(), mount).at(Step::MountCgroup, i)
 }
@@ -35,21 +37,32 @@ fn hybrid(kit: &Kit<'_>, i: usize, mount: &Mount) -> Result<(), Failure> {
     let writable = kernel::MountAttr { set: mount.attr.set & !mount_attr::RDONLY, ..mount.attr };
     let options =
         [(c"source".to_owned(), Some(c"tmpfs".to_owned())), (c"mode".to_owned(), Some(c"755".to_owned()))];
-    let tmpfs = make_fs(c"tmpfs", &options, &writable).at(Step::MountCgroup, i)?;
+    let place = target(kit, i, mount, || Ok(Kind::Dir))?;
+    let made = at_once::cover(kit, &mount.destination, place.as_fd(), c"tmpfs", &options, &writable);
+    let tmpfs = match made.at(Step::MountCgroup, i)? {
+        Some(tmpfs) => tmpfs,
+        None => {
+            let let_go = |fd| kit.let_go(fd);
+            let tmpfs = make_fs(c"tmpfs", &options, &writable, let_go).at(Step::MountCgroup, i)?;
+            attach(tmpfs.as_fd(), place.as_fd()).at(Step::MountCgroup, i)?;
+            tmpfs
+        }
+    };
+    kit.let_go(place);
     for hierarchy in kit.hierarchies {
         mkdirat(&tmpfs, &hierarchy.name, Mode::from_raw_mode(0o755)).at(Step::MountCgroup, i)?;
         for alias in &hierarchy.aliases {
             symlinkat(&hierarchy.name, &tmpfs, alias).at(Step::MountCgroup, i)?;
         }
     }
-    let place = target(kit, i, mount, Kind::Dir)?;
-    attach(tmpfs.as_fd(), place.as_fd()).at(Step::MountCgroup, i)?;
     for hierarchy in kit.hierarchies {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = openat(&tmpfs, &hierarchy.name, flags, Mode::empty()).at(Step::MountCgroup, i)?;
-        attach(hierarchy.tree.as_fd(), dir.as_fd()).at(Step::MountCgroup, i)?;
+        // By name: nobody else has reached this tmpfs yet, so the directory is the one that we made.
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&hierarchy.tree, c"", &tmpfs, &hierarchy.name, flags).at(Step::MountCgroup, i)?;
     }
     // The hierarchies as well: whoever can write there can leave the container's limits (CVE-2023-25809).
     mount_setattr(tmpfs.as_fd(), Depth::Recursive, &mount.attr).at(Step::MountCgroup, i)?;
-    finish(tmpfs.as_fd(), mount).at(Step::MountCgroup, i)
+    finish(tmpfs.as_fd(), mount).at(Step::MountCgroup, i)?;
+    kit.let_go(tmpfs);
+    Ok(())
 }

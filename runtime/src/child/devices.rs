@@ -9,6 +9,7 @@ use rustix::fs::{
 use rustix::io::{Errno, Result};
 
 use super::Kit;
+use super::fresh::Fresh;
 use super::mounts::attach;
 use super::place::{Kind, Links, find_or_make};
 use crate::plan::Device;
@@ -23,15 +24,20 @@ pub(crate) const LINKS: &[(&CStr, &CStr)] = &[
     (c"ptmx", c"pts/ptmx"),
 ];
 
-pub(super) fn fill(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
-    let dev = match kit.plan.own_dev {
-        true => Some(find_or_make(kit.root, c"dev", Kind::Dir, Links::Follow).at(Step::DeviceLink, 0)?),
-        false => None,
+pub(super) fn fill(kit: &Kit<'_>, fresh: &Fresh) -> std::result::Result<(), Failure> {
+    let found;
+    let dev = match (kit.plan.own_dev, fresh.get(c"dev")) {
+        (false, _) => None,
+        (true, Some(dev)) => Some(dev),
+        (true, None) => {
+            found = find_or_make(kit.root, c"dev", Kind::Dir, Links::Follow).at(Step::DeviceLink, 0)?;
+            Some(found.as_fd())
+        }
     };
     for (i, device) in kit.plan.devices.iter().enumerate() {
-        match &dev {
+        match dev {
             Some(dev) if device.dir.as_bytes() == b"dev" => {
-                make(kit, i, device, dev.as_fd()).at(Step::Device, i)?;
+                make(kit, i, device, dev).at(Step::Device, i)?;
             }
             _ => {
                 let dir =
@@ -42,7 +48,7 @@ pub(super) fn fill(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     }
     let Some(dev) = dev else { return Ok(()) };
     for (i, (name, target)) in LINKS.iter().enumerate() {
-        link(&dev, name, target).at(Step::DeviceLink, i)?;
+        link(dev, name, target).at(Step::DeviceLink, i)?;
     }
     Ok(())
 }
@@ -77,7 +83,7 @@ fn bind(device: &Device, dir: BorrowedFd<'_>, node: &OwnedFd) -> Result<()> {
     attach(node.as_fd(), place.as_fd())
 }
 
-fn link(dev: &OwnedFd, name: &CStr, target: &CStr) -> Result<()> {
+fn link(dev: BorrowedFd<'_>, name: &CStr, target: &CStr) -> Result<()> {
     match symlinkat(target, dev, name) {
         Err(Errno::EXIST) if name == c"ptmx" => replace_ptmx(dev),
         // A mount on /dev may bring the link, or something else of that name which its owner wants there.
@@ -87,7 +93,7 @@ fn link(dev: &OwnedFd, name: &CStr, target: &CStr) -> Result<()> {
 }
 
 /// A ptmx that is no link to pts/ptmx would open terminals of another devpts.
-fn replace_ptmx(dev: &OwnedFd) -> Result<()> {
+fn replace_ptmx(dev: BorrowedFd<'_>) -> Result<()> {
     if readlinkat(dev, c"ptmx", Vec::new()).is_ok_and(|target| target.as_c_str() == c"pts/ptmx") {
         return Ok(());
     }

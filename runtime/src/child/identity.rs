@@ -150,7 +150,10 @@ fn set_capabilities(process: &ProcessPlan) -> Done {
     let sets = process.capabilities;
     let (effective, permitted, inheritable) = (sets.effective, sets.permitted, sets.inheritable);
     capset(CapSets { effective, permitted, inheritable }).at(Step::Capabilities, 0)?;
-    cap_ambient_clear_all().at(Step::Capabilities, 0)?;
+    if inheritable != 0 {
+        // Of what is not inheritable any more the kernel has just dropped the ambient ones (capabilities(7)).
+        cap_ambient_clear_all().at(Step::Capabilities, 0)?;
+    }
     for capability in (0..u64::BITS).filter(|capability| sets.ambient & 1 << capability != 0) {
         match cap_ambient_raise(capability) {
             // Not inheritable: config.md asks for a warning, not for a failure. The parent has warned.

@@ -1,13 +1,14 @@
 //! Masked and read-only paths.
 
-use std::cell::OnceCell;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use kernel::{Depth, mount_attr, mount_setattr};
+use kernel::{Depth, MountAttr, mount_attr, open_tree_attr};
 use rustix::io::{Errno, Result};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::Kit;
+use super::at_once;
 use super::devices::open_null;
 use super::mounts::{attach, make_fs, set};
 use super::place::{Kind, Links, find, kind_of};
@@ -16,13 +17,15 @@ use crate::report::{At as _, Failure, Step};
 /// Directories are covered by clones of one empty tmpfs, files by the null device. Many tmpfs would contend for
 /// one lock of the kernel's (runc #5275).
 pub(super) fn mask_all(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
-    let covers = Covers::default();
+    let mut covers = Covers::default();
     for (i, path) in kit.plan.masked.iter().enumerate() {
         let Some(place) = missing_is_none(find(kit.root, path, Links::Follow)).at(Step::Mask, i)? else {
             continue;
         };
-        covers.cover(kit.root, place.as_fd()).at(Step::Mask, i)?;
+        covers.cover(kit, path, place.as_fd()).at(Step::Mask, i)?;
+        kit.let_go(place);
     }
+    [covers.dir, covers.file].into_iter().flatten().for_each(|cover| kit.let_go(cover));
     Ok(())
 }
 
@@ -31,71 +34,93 @@ pub(super) fn make_readonly(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
         let Some(place) = missing_is_none(find(kit.root, path, Links::Follow)).at(Step::Readonly, i)? else {
             continue;
         };
-        readonly(place.as_fd()).at(Step::Readonly, i)?;
+        kit.let_go(readonly(place.as_fd()).at(Step::Readonly, i)?);
+        kit.let_go(place);
     }
     Ok(())
 }
 
 #[derive(Default)]
 struct Covers {
-    dir: OnceCell<OwnedFd>,
-    file: OnceCell<OwnedFd>,
+    dir: Option<OwnedFd>,
+    file: Option<OwnedFd>,
 }
+
+/// What the kernel has as directories in every version; it saves asking. Were one a file, the kernel would refuse to
+/// put a directory on it.
+const DIRS: &[&[u8]] =
+    &[b"proc/acpi", b"proc/asound", b"proc/scsi", b"sys/firmware", b"sys/devices/virtual/powercap"];
+/// And as files.
+const FILES: &[&[u8]] = &[
+    b"proc/interrupts",
+    b"proc/kcore",
+    b"proc/keys",
+    b"proc/latency_stats",
+    b"proc/sched_debug",
+    b"proc/timer_list",
+    b"proc/timer_stats",
+];
 
 impl Covers {
-    fn cover(&self, root: BorrowedFd<'_>, place: BorrowedFd<'_>) -> Result<()> {
-        match kind_of(place)? {
-            Kind::Dir => self.cover_dir(place),
-            Kind::File => {
-                let null = get(&self.file, || open_null(root))?;
-                attach(clone(null.as_fd(), OpenTreeFlags::empty())?.as_fd(), place)
+    fn cover(&mut self, kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<()> {
+        let kind = match path.to_bytes() {
+            path if DIRS.contains(&path) => Kind::Dir,
+            path if FILES.contains(&path) => Kind::File,
+            _ => kind_of(place)?,
+        };
+        let cover = match kind {
+            Kind::Dir => self.dir_cover(kit, path, place)?,
+            Kind::File => Some(clone(self.null(kit.root)?.as_fd())?),
+        };
+        if let Some(cover) = cover {
+            attach(cover.as_fd(), place)?;
+            kit.let_go(cover);
+        }
+        Ok(())
+    }
+
+    /// The first is the tmpfs itself, attached here: kernels before 6.15 clone only what is attached.
+    fn dir_cover(&mut self, kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
+        if let Some(tmpfs) = &self.dir {
+            return clone(tmpfs.as_fd()).map(Some);
+        }
+        let (options, attr) = empty_dir();
+        let tmpfs = match at_once::cover(kit, path, place, c"tmpfs", &options, &attr)? {
+            Some(tmpfs) => tmpfs,
+            None => {
+                let tmpfs = make_fs(c"tmpfs", &options, &attr, |fd| kit.let_go(fd))?;
+                attach(tmpfs.as_fd(), place)?;
+                tmpfs
             }
+        };
+        self.dir = Some(tmpfs);
+        Ok(None)
+    }
+
+    fn null(&mut self, root: BorrowedFd<'_>) -> Result<&OwnedFd> {
+        match &mut self.file {
+            Some(null) => Ok(null),
+            none => Ok(none.insert(open_null(root)?)),
         }
     }
-
-    /// The first is the tmpfs itself: kernels before 6.15 clone only what is attached.
-    fn cover_dir(&self, place: BorrowedFd<'_>) -> Result<()> {
-        if let Some(tmpfs) = self.dir.get() {
-            return attach(clone(tmpfs.as_fd(), OpenTreeFlags::empty())?.as_fd(), place);
-        }
-        attach(get(&self.dir, empty_dir)?.as_fd(), place)
-    }
 }
 
-fn get(cell: &OnceCell<OwnedFd>, make: impl FnOnce() -> Result<OwnedFd>) -> Result<&OwnedFd> {
-    if cell.get().is_none() {
-        // The cell was seen empty and nobody else can reach it.
-        let _ = cell.set(make()?);
-    }
-    cell.get().ok_or(Errno::INVAL)
+/// What an empty directory is made of.
+fn empty_dir() -> ([(CString, Option<CString>); 2], MountAttr) {
+    let options =
+        [(c"mode".to_owned(), Some(c"755".to_owned())), (c"nr_inodes".to_owned(), Some(c"1".to_owned()))];
+    (options, set(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV | mount_attr::NOEXEC))
 }
 
-fn empty_dir() -> Result<OwnedFd> {
-    let options = [
-        (c"source".to_owned(), Some(c"tmpfs".to_owned())),
-        (c"mode".to_owned(), Some(c"755".to_owned())),
-        (c"size".to_owned(), Some(c"0".to_owned())),
-        (c"nr_inodes".to_owned(), Some(c"1".to_owned())),
-    ];
-    make_fs(
-        c"tmpfs",
-        &options,
-        &set(mount_attr::RDONLY | mount_attr::NOSUID | mount_attr::NODEV | mount_attr::NOEXEC),
-    )
+fn readonly(place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let tree = open_tree_attr(place, c"", Depth::Recursive, &set(mount_attr::RDONLY))?;
+    attach(tree.as_fd(), place)?;
+    Ok(tree)
 }
 
-fn readonly(place: BorrowedFd<'_>) -> Result<()> {
-    let recursive = OpenTreeFlags::AT_RECURSIVE;
-    let tree = clone(place, recursive)?;
-    mount_setattr(tree.as_fd(), Depth::Recursive, &set(mount_attr::RDONLY))?;
-    attach(tree.as_fd(), place)
-}
-
-fn clone(of: BorrowedFd<'_>, flags: OpenTreeFlags) -> Result<OwnedFd> {
-    let flags = flags
-        | OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH;
+fn clone(of: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     open_tree(of, c"", flags)
 }
 

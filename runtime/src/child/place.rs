@@ -4,7 +4,7 @@
 //! what it would mean inside.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Component, Path, PathBuf};
 
@@ -44,12 +44,29 @@ pub(super) fn find(root: BorrowedFd<'_>, path: &CStr, links: Links) -> Result<Ow
     }
 }
 
+/// Finds what is on the root's own file system, beyond no mount; EXDEV otherwise.
+pub(super) fn find_on_root(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    openat2(root, path, FOUND, Mode::empty(), resolve)
+}
+
 /// Finds it, or makes it and the directories above it.
 pub(super) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind, links: Links) -> Result<OwnedFd> {
+    find_or_make_as(root, path, || Ok(kind), links)
+}
+
+/// The same; what kind it is to be is asked only when it is missing.
+pub(super) fn find_or_make_as(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    kind: impl Fn() -> Result<Kind>,
+    links: Links,
+) -> Result<OwnedFd> {
     match find(root, path, links) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
+    let kind = kind()?;
     match make_last(root, path, kind, links) {
         Err(Errno::NOENT | Errno::EXIST) => make(root, path, kind, links),
         other => other,
@@ -152,6 +169,6 @@ pub(super) fn kind_of(source: BorrowedFd<'_>) -> Result<Kind> {
 }
 
 /// Is it inside a procfs?
-pub(super) fn is_on_proc(place: &OwnedFd) -> Result<bool> {
-    rustix::fs::fstatfs(place.as_fd()).map(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+pub(crate) fn is_on_proc(place: impl AsFd) -> Result<bool> {
+    rustix::fs::fstatfs(place).map(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
 }

@@ -23,8 +23,9 @@ pub(super) fn make(kit: &Kit<'_>) -> Result<Option<Terminal>, Failure> {
     if plan.root.pivot == Pivot::First {
         pivot(kit)?;
     }
-    mounts::mount_all(kit)?;
-    devices::fill(kit)?;
+    let fresh = mounts::mount_all(kit)?;
+    devices::fill(kit, &fresh)?;
+    std::mem::forget(fresh);
     let terminal = open_terminal(kit)?;
     if plan.root.pivot == Pivot::AfterHooks {
         kit.line.before_pivot().at(Step::Report, 0)?;
@@ -74,8 +75,8 @@ fn pivot(kit: &Kit<'_>) -> Done {
     }
     fchdir(kit.root).at(Step::PivotRoot, 0)?;
     pivot_root(c".", c".").at(Step::PivotRoot, 1)?;
-    unmount(c".", UnmountFlags::DETACH).at(Step::PivotRoot, 2)?;
-    chdir(c"/").at(Step::PivotRoot, 3)
+    // The working directory is the new root; where it is to be, `identity::enter` says in the end.
+    unmount(c".", UnmountFlags::DETACH).at(Step::PivotRoot, 2)
 }
 
 /// The host's root stays mounted underneath. It is what --no-pivot asks for.
