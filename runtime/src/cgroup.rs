@@ -39,6 +39,7 @@ pub use systemd::{Driver, Failure, Scope, ScopePlan};
 use crate::spec::{DeviceRule, Resources};
 use apply::Made;
 use devices::Policy;
+use files::Held;
 pub(crate) use lacking::has_limits;
 use layout::{Hierarchy, Layout, Version};
 use limits::Write;
@@ -109,6 +110,8 @@ pub struct Cgroup {
     scope: Option<Scope>,
     /// Holds a scope until the container is in it.
     keeper: Option<Keeper>,
+    /// Files that have been written, to be closed with the others.
+    written: Held,
 }
 
 /// Where a cgroup is in one hierarchy.
@@ -127,7 +130,23 @@ impl Cgroup {
     /// # Errors
     /// The path or a limit is not possible here, the cgroup is in use, or the kernel's answer.
     pub fn create(path: &str, resources: &Resources) -> Result<Cgroup, Error> {
-        let mut cgroup = Cgroup::at(path)?;
+        let presumed = Layout::presumed()?;
+        let error = match Cgroup::create_in(presumed, path, resources) {
+            Ok(cgroup) => {
+                presumed.prove();
+                return Ok(cgroup);
+            }
+            Err(error) => error,
+        };
+        match Layout::of_node()? {
+            known if known == presumed => Err(error),
+            // The hierarchies are elsewhere.
+            known => Cgroup::create_in(known, path, resources),
+        }
+    }
+
+    fn create_in(layout: &'static Layout, path: &str, resources: &Resources) -> Result<Cgroup, Error> {
+        let mut cgroup = Cgroup::of(layout, path)?;
         let mut made = Made::default();
         match cgroup.make(resources, &mut made) {
             Ok(()) => Ok(cgroup),
@@ -156,9 +175,16 @@ impl Cgroup {
         if path.is_empty() {
             return Ok(Cgroup::none());
         }
-        let path = checked(path)?;
-        let layout = Layout::of_node()?;
-        Ok(Cgroup { layout, path, unified: None, tasks: Vec::new(), scope: None, keeper: None })
+        Cgroup::of(Layout::of_node()?, path)
+    }
+
+    fn of(layout: &'static Layout, path: &str) -> Result<Cgroup, Error> {
+        Ok(Cgroup::new(layout, checked(path)?))
+    }
+
+    fn new(layout: &'static Layout, path: String) -> Cgroup {
+        let written = Held::default();
+        Cgroup { layout, path, unified: None, tasks: Vec::new(), scope: None, keeper: None, written }
     }
 
     /// From the root of each hierarchy, with a slash in front.
@@ -222,6 +248,11 @@ impl Cgroup {
             unified: hierarchy.version == Version::V2,
         };
         self.layout.hierarchies.iter().map(place).collect()
+    }
+
+    /// All that it holds open.
+    pub(crate) fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        self.tasks.into_iter().chain(self.unified).chain(self.written.into_fds())
     }
 
     /// Changes the limits that are given, and no others.
@@ -323,6 +354,19 @@ impl Cgroup {
         self.scope.as_ref().map_or(Ok(()), Scope::stop)
     }
 
+    /// Removes it if nothing is in it and nothing below; false, and for `remove` to go on with, when something is.
+    #[must_use]
+    pub fn remove_empty(&self) -> bool {
+        let gone =
+            self.layout.hierarchies.iter().all(|hierarchy| {
+                matches!(rustix::fs::rmdir(self.dir(hierarchy)), Ok(()) | Err(Errno::NOENT))
+            });
+        if gone && self.scope.is_none() {
+            self.prune();
+        }
+        gone && self.scope.is_none()
+    }
+
     /// Removes it where it is empty, without a word where it is not: for one that may be another's, and for a
     /// parent whose children are gone.
     pub fn remove_if_empty(&self) {
@@ -341,15 +385,18 @@ impl Cgroup {
     }
 
     fn make(&mut self, resources: &Resources, made: &mut Made) -> Result<(), Error> {
-        let writes = self.plan(resources)?;
+        let mut writes = self.plan(resources)?;
         let policy = policy(&resources.devices)?;
         for hierarchy in &self.layout.hierarchies {
             let dir = made.make(&hierarchy.root, &self.path)?;
             if !made.is_new(&dir) {
                 refuse_in_use(&dir)?;
             }
+            if made.is_new(&dir) {
+                writes.retain(|write| !(write.is_what_is() && hierarchy.has(&write.controller)));
+            }
             if hierarchy.version == Version::V1 && hierarchy.has("cpuset") {
-                apply::inherit_cpuset(&hierarchy.root, &dir)?;
+                apply::inherit_cpuset(&hierarchy.root, &dir, &self.written)?;
             }
         }
         self.pass_controllers_down_for(&writes)?;
@@ -386,10 +433,16 @@ impl Cgroup {
     /// pass on, those that have something to write.
     fn pass_controllers_down_for(&self, writes: &[Write]) -> Result<(), Error> {
         let Some(unified) = self.layout.unified() else { return Ok(()) };
+        let is_v1 = |write: &Write| {
+            self.layout.serving(&write.controller).is_some_and(|by| by.version == Version::V1)
+        };
+        if self.layout.is_hybrid() && writes.iter().all(is_v1) {
+            return Ok(());
+        }
         let asked = |controller: &str| writes.iter().any(|write| write.controller == controller);
         let all = !self.layout.is_hybrid() && self.scope.is_none();
         let wanted: Vec<&str> =
-            unified.controllers.iter().map(String::as_str).filter(|c| all || asked(c)).collect();
+            unified.controllers().iter().map(String::as_str).filter(|c| all || asked(c)).collect();
         if wanted.is_empty() {
             return Ok(());
         }
@@ -402,14 +455,14 @@ impl Cgroup {
     fn write(&self, writes: &[Write]) -> Result<(), Error> {
         for group in writes.chunk_by(|one, other| one.controller == other.controller) {
             let Some(hierarchy) = self.layout.serving(&group[0].controller) else { continue };
-            apply::write_limits(&self.dir(hierarchy), &group.iter().collect::<Vec<_>>())?;
+            apply::write_limits(&self.dir(hierarchy), &group.iter().collect::<Vec<_>>(), &self.written)?;
         }
         Ok(())
     }
 
     fn set_devices(&self, policy: &Policy) -> Result<(), Error> {
         if let Some(devices) = self.layout.serving("devices") {
-            return set_devices_v1(&self.dir(devices), policy);
+            return set_devices_v1(&self.dir(devices), policy, &self.written);
         }
         let Some(unified) = self.layout.unified() else {
             return Err(Error::MissingController { field: "devices", controller: "devices".to_owned() });
@@ -505,15 +558,15 @@ fn policy(rules: &[DeviceRule]) -> Result<Option<Policy>, Error> {
     if rules.is_empty() { Ok(None) } else { Policy::read(rules).map(Some) }
 }
 
-fn set_devices_v1(dir: &Path, policy: &Policy) -> Result<(), Error> {
+fn set_devices_v1(dir: &Path, policy: &Policy, held: &Held) -> Result<(), Error> {
     let (all, except, lines) = policy.v1_writes()?;
     let fail =
         |file: &'static str| move |source| Error::Kernel { doing: "writing", object: dir.join(file), source };
-    files::write(dir, all, "a").map_err(fail(all))?;
+    held.write(dir, all, "a").map_err(fail(all))?;
     if lines.is_empty() {
         return Ok(());
     }
-    files::write_each(dir, except, &lines).map_err(fail(except))
+    held.write_each(dir, except, &lines).map_err(fail(except))
 }
 
 /// The new program is there before the old ones go: in between both must agree, so nothing slips through.

@@ -19,6 +19,7 @@ mod events;
 mod exec;
 mod freeze;
 mod hooks;
+mod later;
 mod list;
 mod listener;
 mod lsm;

@@ -198,7 +198,7 @@ impl<'a> Making<'a> {
             root: sources::root(plan, &self.request.rootfs, userns.as_ref().map(OwnedFd::as_fd))?,
             trees,
             nodes: if in_userns { sources::nodes(&plan.devices)? } else { Vec::new() },
-            hierarchies: if wants_cgroups { sources::hierarchies(&cgroup.path())? } else { Vec::new() },
+            hierarchies: if wants_cgroups { sources::hierarchies(&cgroup)? } else { Vec::new() },
             joined,
             start,
             outcome: self.outcome()?,

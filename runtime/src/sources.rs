@@ -3,18 +3,17 @@
 
 mod overlay;
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use kernel::{Depth, MountAttr, mount_attr, mount_setattr, propagation};
-use rustix::fs::{CWD, FileType, major, minor, statfs};
+use kernel::{Depth, MountAttr, mount_attr, mount_setattr, open_tree_attr, propagation};
+use rustix::fs::{CWD, FileType, major, minor};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::cgroup::{Cgroup, Place};
 use crate::child::Hierarchy;
 use crate::plan::{Device, Mount, Plan, Source};
 use crate::{Error, Rootfs};
@@ -35,11 +34,9 @@ pub(crate) fn root(plan: &Plan, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>)
 /// A clone, cut off from the host's so that nothing mounted here shows there; the other way only for a slave.
 fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
     let at = |errno: Errno| Error::step("opening the root file system", path.display().to_string(), errno);
-    let tree = clone_tree(path, Depth::Recursive).map_err(at)?;
     let propagation = if wanted == propagation::SLAVE { propagation::SLAVE } else { propagation::PRIVATE };
     let attr = MountAttr { propagation, ..MountAttr::default() };
-    mount_setattr(tree.as_fd(), Depth::Recursive, &attr).map_err(at)?;
-    Ok(tree)
+    clone_changed(path, Depth::Recursive, &attr).map_err(at)
 }
 
 /// By mount: the source of a bind mount, with its attributes and propagation.
@@ -50,22 +47,42 @@ pub(crate) fn trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
 fn tree(mount: &Mount) -> Result<Option<OwnedFd>, Error> {
     let Source::Bind { path, depth, .. } = &mount.source else { return Ok(None) };
     let at = |errno: Errno| Error::step("opening the mount source", path.display().to_string(), errno);
-    let tree = clone_tree(path, *depth).map_err(at)?;
-    change(tree.as_fd(), mount).map_err(at)?;
+    let tree = clone_with(path, *depth, &changes(mount, *depth)).map_err(at)?;
     Ok(Some(tree))
 }
 
-fn change(tree: BorrowedFd<'_>, mount: &Mount) -> rustix::io::Result<()> {
+/// Which mounts of a clone change how, in their order: what reaches as far as the clone itself does can be told
+/// with the cloning.
+fn changes(mount: &Mount, cloned: Depth) -> Vec<(Depth, MountAttr)> {
+    let mut changes = Vec::with_capacity(3);
     if mount.recursive_attr != MountAttr::default() {
-        mount_setattr(tree, Depth::Recursive, &mount.recursive_attr)?;
+        changes.push((Depth::Recursive, mount.recursive_attr));
     }
     if let Some((propagation, depth)) = mount.propagation {
-        mount_setattr(tree, depth, &MountAttr { propagation, ..MountAttr::default() })?;
+        changes.push((depth, MountAttr { propagation, ..MountAttr::default() }));
     }
     if mount.attr != MountAttr::default() {
-        mount_setattr(tree, Depth::One, &mount.attr)?;
+        changes.push((Depth::One, mount.attr));
     }
-    Ok(())
+    if cloned == Depth::One {
+        // There is but one mount, and both depths mean it.
+        changes.iter_mut().for_each(|(depth, _)| *depth = Depth::One);
+    }
+    changes
+}
+
+fn clone_with(path: &Path, depth: Depth, changes: &[(Depth, MountAttr)]) -> rustix::io::Result<OwnedFd> {
+    let (tree, rest) = match changes.split_first() {
+        Some(((reach, attr), rest)) if *reach == depth => (clone_changed(path, depth, attr)?, rest),
+        _ => (clone_tree(path, depth)?, changes),
+    };
+    rest.iter().try_for_each(|(depth, attr)| mount_setattr(tree.as_fd(), *depth, attr))?;
+    Ok(tree)
+}
+
+fn clone_changed(path: &Path, depth: Depth, attr: &MountAttr) -> rustix::io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)?;
+    open_tree_attr(CWD, &path, depth, attr)
 }
 
 fn clone_tree(path: &Path, depth: Depth) -> rustix::io::Result<OwnedFd> {
@@ -102,35 +119,16 @@ fn same_node(device: &Device, path: &Path) -> rustix::io::Result<OwnedFd> {
     if same { Ok(tree) } else { Err(Errno::NODEV) }
 }
 
-/// linux/magic.h.
-const CGROUP2_SUPER_MAGIC: rustix::fs::FsWord = 0x6367_7270;
-
 /// Where the node's cgroup hierarchies are mounted.
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The container's own directory in every v1 hierarchy; empty on a node with cgroup2 alone.
-pub(crate) fn hierarchies(cgroup_path: &str) -> Result<Vec<Hierarchy>, Error> {
-    if cgroup_path.is_empty() {
+pub(crate) fn hierarchies(cgroup: &Cgroup) -> Result<Vec<Hierarchy>, Error> {
+    let places = cgroup.places();
+    if cgroup.is_none() || places.iter().all(|place| place.unified) {
         return Ok(Vec::new());
     }
-    let at = |errno: Errno| Error::step("looking at the hierarchies of", CGROUPS, errno);
-    if statfs(CGROUPS).map_err(at)?.f_type == CGROUP2_SUPER_MAGIC {
-        return Ok(Vec::new());
-    }
-    let (names, mut aliases) = hierarchy_names().map_err(|e| Error::step("listing", CGROUPS, e))?;
-    let mut hierarchies = Vec::with_capacity(names.len());
-    for name in names {
-        let path = Path::new(CGROUPS).join(&name).join(cgroup_path.trim_start_matches('/'));
-        let tree = match clone_tree(&path, Depth::One) {
-            Err(Errno::NOENT) => continue,
-            other => {
-                other.map_err(|errno| Error::step("opening the cgroup", path.display().to_string(), errno))?
-            }
-        };
-        let aliases = aliases.remove(name.as_path()).unwrap_or_default();
-        hierarchies.push(Hierarchy { name: c_string(name)?, aliases, tree });
-    }
-    Ok(hierarchies)
+    places.iter().map(hierarchy).collect()
 }
 
 /// In place of cgroups of the container's own: the node's, to be looked at only, as runc does for ordinary users.
@@ -138,36 +136,28 @@ pub(crate) fn host_cgroups(plan: &Plan, trees: &mut [Option<OwnedFd>]) -> Result
     let at = |errno: Errno| Error::step("opening the mount source", CGROUPS, errno);
     for (mount, tree) in plan.mounts.iter().zip(trees) {
         if matches!(mount.source, Source::Cgroup) {
-            let host = clone_tree(Path::new(CGROUPS), Depth::Recursive).map_err(at)?;
             let attr = MountAttr { set: mount.attr.set | mount_attr::RDONLY, ..mount.attr };
-            mount_setattr(host.as_fd(), Depth::Recursive, &attr).map_err(at)?;
-            *tree = Some(host);
+            *tree = Some(clone_changed(Path::new(CGROUPS), Depth::Recursive, &attr).map_err(at)?);
         }
     }
     Ok(())
 }
 
-type Aliases = BTreeMap<PathBuf, Vec<CString>>;
-
-/// Directories, and the links to them: `cpu -> cpu,cpuacct`.
-fn hierarchy_names() -> std::io::Result<(Vec<PathBuf>, Aliases)> {
-    let (mut names, mut aliases) = (Vec::new(), Aliases::new());
-    for entry in fs::read_dir(CGROUPS)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        if kind.is_dir() {
-            names.push(entry.file_name().into());
-        } else if kind.is_symlink() {
-            let alias = CString::new(entry.file_name().into_vec())?;
-            aliases.entry(fs::read_link(entry.path())?).or_default().push(alias);
-        }
-    }
-    Ok((names, aliases))
+fn hierarchy(place: &Place) -> Result<Hierarchy, Error> {
+    let at = |errno| Error::step("opening the cgroup", place.dir.display().to_string(), errno);
+    let tree = clone_tree(&place.dir, Depth::One).map_err(at)?;
+    let name = place.root.file_name().unwrap_or_default().as_bytes();
+    let name = CString::new(name).map_err(|_| at(Errno::INVAL))?;
+    Ok(Hierarchy { aliases: aliases(&name), name, tree })
 }
 
-fn c_string(path: PathBuf) -> Result<CString, Error> {
-    CString::new(path.into_os_string().into_vec())
-        .map_err(|e| Error::step("listing", CGROUPS, std::io::Error::from(e)))
+/// systemd's and everybody's: `cpu -> cpu,cpuacct`, for each controller of a hierarchy that has several.
+fn aliases(name: &CString) -> Vec<CString> {
+    let parts: Vec<&[u8]> = name.as_bytes().split(|&byte| byte == b',').collect();
+    if parts.len() < 2 {
+        return Vec::new();
+    }
+    parts.into_iter().filter_map(|part| CString::new(part).ok()).collect()
 }
 
 /// Shifts ownership of a cloned tree as `userns` maps it.

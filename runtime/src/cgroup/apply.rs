@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 
+use super::Error;
+use super::files::{self, Held};
 use super::limits::{Absent, Write};
-use super::{Error, files};
 
 /// How often a parent is made again when others remove it: two that race want to be one too many.
 const TRIES: u32 = 8;
@@ -57,21 +58,21 @@ impl Made {
 
 /// v1: a new cpuset is empty, and nothing can run in it until it has been given CPUs and memory nodes: those
 /// of the directory above, which may wait for its own.
-pub(super) fn inherit_cpuset(root: &Path, dir: &Path) -> Result<(), Error> {
+pub(super) fn inherit_cpuset(root: &Path, dir: &Path, held: &Held) -> Result<(), Error> {
     for file in ["cpuset.cpus", "cpuset.mems"] {
         let Some(parent) = dir.parent().filter(|_| dir != root) else { continue };
-        let list = cpuset(root, parent, file)?;
-        files::write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
+        let list = cpuset(root, parent, file, held)?;
+        held.write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
     }
     Ok(())
 }
 
 /// The directory's own list, taken from the nearest one above that has any.
-fn cpuset(root: &Path, dir: &Path, file: &str) -> Result<String, Error> {
-    let own = files::read_line(dir, file).map_err(|source| cpuset_error("reading", dir, file, source))?;
+fn cpuset(root: &Path, dir: &Path, file: &str, held: &Held) -> Result<String, Error> {
+    let own = held.read_line(dir, file).map_err(|source| cpuset_error("reading", dir, file, source))?;
     let Some(parent) = dir.parent().filter(|_| own.is_empty() && dir != root) else { return Ok(own) };
-    let list = cpuset(root, parent, file)?;
-    files::write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
+    let list = cpuset(root, parent, file, held)?;
+    held.write(dir, file, &list).map_err(|source| cpuset_error("writing", dir, file, source))?;
     Ok(list)
 }
 
@@ -136,14 +137,14 @@ fn pass_on(dir: &Path, controllers: &[String]) -> Result<(), Error> {
 /// Writes the limits of one controller. Some depend on each other (memory and memory with swap; quota, period
 /// and burst) and which must come first depends on what was there before: one that is refused is tried again
 /// after the others, as long as that helps.
-pub(super) fn write_limits(dir: &Path, writes: &[&Write]) -> Result<(), Error> {
+pub(super) fn write_limits(dir: &Path, writes: &[&Write], held: &Held) -> Result<(), Error> {
     let mut waiting: Vec<&Write> = writes.to_vec();
     while !waiting.is_empty() {
         let before = waiting.len();
         let mut refused = None;
         let mut again = Vec::new();
         for write in waiting {
-            match write_limit(dir, write) {
+            match write_limit(dir, write, held) {
                 Err(source @ (Errno::INVAL | Errno::BUSY)) => {
                     again.push(write);
                     refused.get_or_insert(limit_error(dir, write, source));
@@ -159,10 +160,10 @@ pub(super) fn write_limits(dir: &Path, writes: &[&Write]) -> Result<(), Error> {
     Ok(())
 }
 
-fn write_limit(dir: &Path, write: &Write) -> Result<(), Errno> {
-    match (files::write(dir, &write.file, &write.value), &write.absent) {
+fn write_limit(dir: &Path, write: &Write, held: &Held) -> Result<(), Errno> {
+    match (held.write(dir, &write.file, &write.value), &write.absent) {
         (Err(Errno::NOENT), Absent::Skip) => Ok(()),
-        (Err(Errno::NOENT), Absent::Instead(file, value)) => files::write(dir, file, value),
+        (Err(Errno::NOENT), Absent::Instead(file, value)) => held.write(dir, file, value),
         (other, _) => other,
     }
 }

@@ -23,8 +23,8 @@ impl Cgroup {
 
 /// A named hierarchy has no controller, and is mounted under its name.
 fn names(hierarchy: &Hierarchy) -> Vec<String> {
-    if !hierarchy.controllers.is_empty() {
-        return hierarchy.controllers.clone();
+    if !hierarchy.controllers().is_empty() {
+        return hierarchy.controllers().to_vec();
     }
     let name = hierarchy.root.file_name().map(|name| format!("name={}", name.to_string_lossy()));
     name.into_iter().collect()

@@ -12,8 +12,7 @@ impl Cgroup {
     /// In no hierarchy at all. Its path is empty.
     #[must_use]
     pub fn none() -> Cgroup {
-        let (path, unified, tasks) = (String::new(), None, Vec::new());
-        Cgroup { layout: &NOWHERE, path, unified, tasks, scope: None, keeper: None }
+        Cgroup::new(&NOWHERE, String::new())
     }
 
     #[must_use]

@@ -5,6 +5,7 @@
 //! node's pods, is read only where they disappoint.
 
 use std::fs;
+use std::io;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,8 +15,9 @@ use super::{Error, files};
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
 const CGROUP_MAGIC: u64 = 0x0027_e0eb;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
-/// A node has a dozen hierarchies.
+/// A node has a dozen hierarchies, and paths have their bound.
 const MAX_SELF_BYTES: u64 = 64 << 10;
+const USUAL_SELF_BYTES: usize = 4 << 10;
 /// Tens of thousands of mounts.
 const MAX_MOUNTS_BYTES: u64 = 16 << 20;
 
@@ -26,21 +28,48 @@ pub(super) enum Version {
 }
 
 /// One mounted tree of cgroups.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Hierarchy {
     pub(super) version: Version,
-    /// Empty for a named hierarchy such as systemd's.
-    pub(super) controllers: Vec<String>,
     pub(super) root: PathBuf,
+    /// Of v1 known from the beginning; of cgroup2 read when somebody asks, which beside v1 is hardly ever.
+    controllers: OnceLock<Vec<String>>,
 }
 
 impl Hierarchy {
     pub(super) fn has(&self, controller: &str) -> bool {
-        self.controllers.iter().any(|own| own == controller)
+        self.controllers().iter().any(|own| own == controller)
+    }
+
+    /// Empty for a named hierarchy such as systemd's.
+    pub(super) fn controllers(&self) -> &[String] {
+        self.controllers.get_or_init(|| {
+            let controllers = files::read(&self.root, "cgroup.controllers").unwrap_or_default();
+            controllers.split_whitespace().map(str::to_owned).collect()
+        })
     }
 }
 
-#[derive(Debug)]
+/// At the same place, and of the same kind.
+impl PartialEq for Hierarchy {
+    fn eq(&self, other: &Hierarchy) -> bool {
+        let same_place = self.version == other.version && self.root == other.root;
+        same_place && (self.version == Version::V2 || self.controllers() == other.controllers())
+    }
+}
+
+impl Eq for Hierarchy {}
+
+static PROVEN: OnceLock<Layout> = OnceLock::new();
+
+/// Of which hierarchies one asks the kernel whether they are where they are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Check {
+    All,
+    Unified,
+}
+
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Layout {
     pub(super) hierarchies: Vec<Hierarchy>,
 }
@@ -48,12 +77,32 @@ pub(super) struct Layout {
 impl Layout {
     /// The node's, which does not change while it is up.
     pub(super) fn of_node() -> Result<&'static Layout, Error> {
-        static LAYOUT: OnceLock<Layout> = OnceLock::new();
-        if let Some(layout) = LAYOUT.get() {
+        if let Some(layout) = PROVEN.get() {
             return Ok(layout);
         }
         let found = detect()?;
-        Ok(LAYOUT.get_or_init(|| found))
+        Ok(PROVEN.get_or_init(|| found))
+    }
+
+    /// The node's if its v1 hierarchies are where they always are, which nobody has checked yet: a cgroup that is made
+    /// and has a `tasks` file proves it. Asking about each would take a call for each.
+    pub(super) fn presumed() -> Result<&'static Layout, Error> {
+        static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
+        if let Some(layout) = PROVEN.get() {
+            return Ok(layout);
+        }
+        let is_v1 = magic(Path::new(MOUNT_POINT)) != Some(CGROUP2_MAGIC);
+        let lines = if is_v1 { own_cgroups()? } else { String::new() };
+        let presume = || places(&lines, Check::Unified).map(|hierarchies| Layout { hierarchies });
+        match LAYOUT.get_or_init(presume) {
+            Some(layout) if is_v1 && !layout.hierarchies.is_empty() => Ok(layout),
+            Some(_) | None => Layout::of_node(),
+        }
+    }
+
+    /// Spares others the asking.
+    pub(super) fn prove(&self) {
+        let _ = PROVEN.set(Layout { hierarchies: self.hierarchies.clone() });
     }
 
     /// The hierarchy that serves a controller; v1's where both could not be (the kernel gives it to one).
@@ -76,7 +125,7 @@ fn detect() -> Result<Layout, Error> {
     let hierarchies = if magic(root) == Some(CGROUP2_MAGIC) {
         vec![unified(root.to_owned())]
     } else {
-        match usual_places(&read("/proc/self/cgroup", MAX_SELF_BYTES)?) {
+        match usual_places(&own_cgroups()?) {
             Some(found) => found,
             None => from_mounts(&read("/proc/self/mountinfo", MAX_MOUNTS_BYTES)?),
         }
@@ -86,29 +135,31 @@ fn detect() -> Result<Layout, Error> {
 
 /// Each line of /proc/self/cgroup is `ID:CONTROLLERS:PATH`; `None` when a hierarchy is not at its usual place.
 fn usual_places(lines: &str) -> Option<Vec<Hierarchy>> {
-    lines.lines().map(|line| usual_place(line.split(':').nth(1)?)).collect()
+    places(lines, Check::All)
 }
 
-fn usual_place(controllers: &str) -> Option<Hierarchy> {
+fn places(lines: &str, check: Check) -> Option<Vec<Hierarchy>> {
+    lines.lines().map(|line| usual_place(line.split(':').nth(1)?, check)).collect()
+}
+
+fn usual_place(controllers: &str, check: Check) -> Option<Hierarchy> {
     let place = |name: &str| Path::new(MOUNT_POINT).join(name);
     if controllers.is_empty() {
         let root = place("unified");
         return (magic(&root) == Some(CGROUP2_MAGIC)).then(|| unified(root));
     }
     let root = place(controllers.strip_prefix("name=").unwrap_or(controllers));
-    (magic(&root) == Some(CGROUP_MAGIC)).then(|| v1(controllers, root))
+    (check == Check::Unified || magic(&root) == Some(CGROUP_MAGIC)).then(|| v1(controllers, root))
 }
 
 fn v1(controllers: &str, root: PathBuf) -> Hierarchy {
-    let controllers =
+    let controllers: Vec<String> =
         controllers.split(',').filter(|name| !name.starts_with("name=")).map(str::to_owned).collect();
-    Hierarchy { version: Version::V1, controllers, root }
+    Hierarchy { version: Version::V1, root, controllers: OnceLock::from(controllers) }
 }
 
 fn unified(root: PathBuf) -> Hierarchy {
-    let controllers = files::read(&root, "cgroup.controllers").unwrap_or_default();
-    let controllers = controllers.split_whitespace().map(str::to_owned).collect();
-    Hierarchy { version: Version::V2, controllers, root }
+    Hierarchy { version: Version::V2, root, controllers: OnceLock::new() }
 }
 
 /// Hierarchies by the mount table; the first mount of each counts.
@@ -117,10 +168,10 @@ fn from_mounts(mountinfo: &str) -> Vec<Hierarchy> {
     for hierarchy in mountinfo.lines().filter_map(mounted) {
         let again = |other: &Hierarchy| match hierarchy.version {
             Version::V2 => other.version == Version::V2,
-            Version::V1 if hierarchy.controllers.is_empty() => {
+            Version::V1 if hierarchy.controllers().is_empty() => {
                 other.root.file_name() == hierarchy.root.file_name()
             }
-            Version::V1 => other.version == Version::V1 && other.controllers == hierarchy.controllers,
+            Version::V1 => other.version == Version::V1 && other.controllers() == hierarchy.controllers(),
         };
         if !found.iter().any(again) {
             found.push(hierarchy);
@@ -163,6 +214,19 @@ fn magic(path: &Path) -> Option<u64> {
     rustix::fs::statfs(path).ok().map(|fs| fs.f_type as u64)
 }
 
+/// /proc/self/cgroup, which the kernel gives whole to whoever has room for it.
+fn own_cgroups() -> Result<String, Error> {
+    let fail = |source| Error::Read { path: "/proc/self/cgroup".into(), source };
+    let mut text = vec![0; USUAL_SELF_BYTES];
+    let mut file = fs::File::open("/proc/self/cgroup").map_err(fail)?;
+    let length = file.read(&mut text).map_err(fail)?;
+    text.truncate(length);
+    if length == USUAL_SELF_BYTES {
+        file.take(MAX_SELF_BYTES).read_to_end(&mut text).map_err(fail)?;
+    }
+    String::from_utf8(text).map_err(|_| fail(io::ErrorKind::InvalidData.into()))
+}
+
 fn read(path: &'static str, max_bytes: u64) -> Result<String, Error> {
     let fail = |source| Error::Read { path: path.into(), source };
     let mut text = String::new();
@@ -179,7 +243,7 @@ mod tests {
         let found = from_mounts(mountinfo);
         let found: Vec<(&str, Vec<&str>)> = found
             .iter()
-            .map(|h| (h.root.to_str().unwrap(), h.controllers.iter().map(String::as_str).collect()))
+            .map(|h| (h.root.to_str().unwrap(), h.controllers().iter().map(String::as_str).collect()))
             .collect();
         let expected: Vec<(&str, Vec<&str>)> = expected.iter().map(|(root, c)| (*root, c.to_vec())).collect();
         assert_eq!(found, expected);

@@ -44,6 +44,11 @@ impl Write {
         self.absent != Absent::Skip
     }
 
+    /// Whether a new cgroup has this value by itself.
+    pub(super) fn is_what_is(&self) -> bool {
+        self.file == "cpu.cfs_period_us" && self.value == "100000"
+    }
+
     fn or_skip(self) -> Write {
         Write { absent: Absent::Skip, ..self }
     }
@@ -68,6 +73,9 @@ pub(super) fn plan(
     for controller in
         ["cpuset", "cpu", "memory", "pids", "blkio", "io", "hugetlb", "net_cls", "net_prio", "rdma"]
     {
+        if wants_nothing(controller, resources) {
+            continue;
+        }
         match version(controller) {
             Some(Version::V1) => writes.extend(v1::writes(controller, resources)?),
             Some(Version::V2) => writes.extend(v2::writes(controller, resources)?),
@@ -76,6 +84,12 @@ pub(super) fn plan(
     }
     writes.extend(v2::unified(resources, version)?);
     Ok(writes)
+}
+
+/// Then nobody need be asked who serves it.
+fn wants_nothing(controller: &str, resources: &Resources) -> bool {
+    let none = |writes: Result<Vec<Write>, Error>| writes.is_ok_and(|writes| writes.is_empty());
+    none(v1::writes(controller, resources)) && none(v2::writes(controller, resources))
 }
 
 /// A limit whose controller the node lacks.

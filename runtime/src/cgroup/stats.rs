@@ -194,7 +194,7 @@ impl Cgroup {
                 object: dir.clone(),
                 source,
             })?;
-            for controller in &hierarchy.controllers {
+            for controller in hierarchy.controllers() {
                 match hierarchy.version {
                     Version::V1 => v1::add(&mut stats, controller, &dir),
                     Version::V2 => v2::add(&mut stats, controller, &dir),
