@@ -10,6 +10,7 @@ use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use crate::cgroup::{Cgroup, SubCgroup};
 use crate::child::{self, ExecKit};
+use crate::later::Later;
 use crate::plan::{self, ProcessPlan};
 use crate::report::{Line, Step, Word, lines};
 use crate::state::{Record, StateDir, Status};
@@ -47,7 +48,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let init = running(&dir, &record)?;
     let in_userns = record.namespaces & flag::NEWUSER != 0;
     let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?.into_iter().collect();
-    let filter = record.seccomp_flags.map(|flags| dir.read_filter(flags)).transpose()?;
+    let filter = record.seccomp_flags.map(|_| dir.read_filter()).transpose()?;
     let cgroup = cgroup(exec, &record)?;
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
     let root = record.shared_root.as_ref().and(record.init).map(|init| root_of(init.pid)).transpose()?;
@@ -90,7 +91,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let heard = attend(&child, &record, &process, &mut warnings)
         .and_then(|()| hear_until_exec(&ours, &process, &record, &child));
     match heard {
-        Ok(console) => Ok(Process { pid: child.pid, pidfd: child.pidfd, console, warnings }),
+        Ok(console) => Ok(Process { pid: child.pid, pidfd: child.pidfd, console, warnings, kept: None }),
         Err(error) => {
             make::end(&child);
             Err(error)
@@ -183,7 +184,7 @@ fn attend(
         groups.join(child.pid)?;
     }
     if let Some(value) = process.oom_score_adj {
-        warnings.extend(make::set_oom_score_adj(child.pid, value)?);
+        warnings.extend(make::set_oom_score_adj(child.pid, value, &Later::default())?);
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ pub use exec::{ExecRequest, Paused};
 pub use list::Listed;
 pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
 pub use rootless::{enter_user_namespace, in_first_user_namespace};
+pub use state::read_whole;
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -133,6 +134,16 @@ pub struct Process {
     pub console: Option<OwnedFd>,
     /// What was asked and could only be done in part, for the log.
     pub warnings: Vec<String>,
+    kept: Option<Box<Kept>>,
+}
+
+/// What whoever has made a container and sees it to its end need not read again.
+#[derive(Debug)]
+struct Kept {
+    dir: StateDir,
+    record: state::Record,
+    /// The start FIFO.
+    start: OwnedFd,
 }
 
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
@@ -180,8 +191,30 @@ impl Runtime {
         let dir = StateDir::of(&self.root, id)?;
         let record = dir.read()?;
         let outcome = dir.open_outcome()?;
-        if dir.release().is_err() {
-            let is = record.status(&dir).as_str();
+        self.go_on(&dir, &record, outcome, dir.release())
+    }
+
+    /// The same for a container that we have just made ourselves.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub fn start_made(&self, made: &Process) -> Result<(), Error> {
+        let Kept { dir, record, start } = made.kept.as_deref().ok_or(Error::Died)?;
+        let nobody_waits = record.hooks.start_container.is_empty() && record.hooks.poststart.is_empty();
+        let outcome = if nobody_waits { None } else { dir.open_outcome()? };
+        self.go_on(dir, record, outcome, dir.release_by(start))
+    }
+
+    fn go_on(
+        &self,
+        dir: &StateDir,
+        record: &state::Record,
+        outcome: Option<Outcome>,
+        released: rustix::io::Result<()>,
+    ) -> Result<(), Error> {
+        let id = &record.id;
+        if released.is_err() {
+            let is = record.status(dir).as_str();
             return Err(Error::State { id: id.to_owned(), is, wanted: Status::Created.as_str() });
         }
         // poststart hooks run "after the user-specified process is executed" (runtime.md, "Lifecycle" 9).
@@ -280,6 +313,16 @@ impl Runtime {
         }
     }
 
+    /// Takes away a container that we have made ourselves and whose init we have seen end and reaped.
+    ///
+    /// # Errors
+    /// As `delete`.
+    pub fn delete_ended(&self, made: &Process) -> Result<Vec<String>, Error> {
+        let kept = made.kept.as_ref().ok_or(Error::Died)?;
+        unmake::unmake_ended(&kept.dir, &kept.record)
+            .map_err(|left| Error::Unmake { id: kept.record.id.clone(), left })
+    }
+
     /// Takes away whatever there is of a container; from any point, and twice. An unknown one is gone already.
     /// Answers with what its poststop hooks had to complain of, for the log.
     ///
@@ -287,12 +330,15 @@ impl Runtime {
     /// `State` when it still runs and may not be killed; `Unmake` with all that could not be taken away.
     pub fn delete(&self, id: &str, force: Force) -> Result<Vec<String>, Error> {
         let dir = StateDir::of(&self.root, id)?;
-        if !dir.exists() {
+        let record = match dir.read_if_there() {
+            // A disk lost power, or somebody wrote there: what it named cannot be known any more.
+            Err(Error::Config { .. }) if force == Force::Kill => return dir.remove().map(|()| Vec::new()),
+            read => read?,
+        };
+        if record.is_none() && !dir.exists() {
             return Ok(Vec::new());
         }
-        if force == Force::Refuse
-            && let Some(record) = dir.read_if_there()?
-        {
+        if let (Force::Refuse, Some(record)) = (force, &record) {
             // runtime.md, "Delete": "a container that is not stopped MUST have no effect on the container and MUST
             // generate an error", a created one as well.
             let is = record.status(&dir);
@@ -300,10 +346,6 @@ impl Runtime {
                 return Err(Error::State { id: id.to_owned(), is: is.as_str(), wanted: "stopped" });
             }
         }
-        if force == Force::Kill && matches!(dir.read_if_there(), Err(Error::Config { .. })) {
-            // A disk lost power, or somebody wrote there: what it named cannot be known any more.
-            return dir.remove().map(|()| Vec::new());
-        }
-        unmake::unmake(&dir).map_err(|left| Error::Unmake { id: id.to_owned(), left })
+        unmake::unmake_known(&dir, record.as_ref()).map_err(|left| Error::Unmake { id: id.to_owned(), left })
     }
 }

@@ -6,11 +6,11 @@ mod words;
 pub(crate) use words::explain;
 
 use std::ffi::CString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::{Child, clone_flags as flag};
@@ -23,6 +23,7 @@ use rustix::process::{
 use crate::cgroup::Cgroup;
 use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
+use crate::later::Later;
 use crate::listener::Listener;
 use crate::plan::{self, Pivot, Plan, Source, Within};
 use crate::report::{Line, Word, lines};
@@ -31,8 +32,8 @@ use crate::shared_root::SharedRoot;
 use crate::spec::{Hooks, Spec};
 use crate::state::{Init, Record, StateDir, Status};
 use crate::{
-    Cgroups, CreateRequest, Error, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, rootless, sources,
-    unmake, userns,
+    Cgroups, CreateRequest, Error, Kept, Process, Rootfs, Runtime, Stdio, lsm, netdev, rdt, rootless,
+    sources, unmake, userns,
 };
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
@@ -66,6 +67,7 @@ pub(crate) struct Making<'a> {
     /// We are in the node's own user namespace.
     first_userns: bool,
     warnings: Vec<String>,
+    later: Later,
 }
 
 /// What the parent holds for the child.
@@ -81,6 +83,20 @@ struct Opened {
     filter: Option<Filter>,
 }
 
+impl Opened {
+    /// All of it together but the start FIFO: there are dozens, and the numbers are neighbours.
+    fn close(self, others: Later) -> OwnedFd {
+        let trees = self.trees.into_iter().chain(self.nodes).flatten();
+        let of_cgroups = self.hierarchies.into_iter().map(|hierarchy| hierarchy.tree);
+        let of_cgroups = of_cgroups.chain(self.cgroup.into_fds());
+        let joined = self.joined.into_iter().map(|(_, namespace)| namespace);
+        kernel::close_together(
+            [self.root].into_iter().chain(trees).chain(of_cgroups).chain(joined).chain(others.into_fds()),
+        );
+        self.start
+    }
+}
+
 impl<'a> Making<'a> {
     pub(crate) fn begin(
         runtime: &'a Runtime,
@@ -94,7 +110,8 @@ impl<'a> Making<'a> {
             // For us inside one it is as for a container with one of its own.
             plan.root.pivot = Pivot::AfterMounts;
         }
-        Making { runtime, request, plan, dir, moved: None, first_userns, warnings: Vec::new() }
+        let (warnings, later) = (Vec::new(), Later::default());
+        Making { runtime, request, plan, dir, moved: None, first_userns, warnings, later }
     }
 
     fn make(mut self) -> Result<Process, Error> {
@@ -104,7 +121,7 @@ impl<'a> Making<'a> {
             record.rdt = Some(rdt::Groups::of(&rdt::root()?, &record.id, rdt));
         }
         // On disk before anything that it names, so that whoever comes after a crash can take that away.
-        self.dir.write(&record)?;
+        self.dir.write_first(&record, &self.later)?;
         self.grant_capabilities()?;
         let mut opened = self.open()?;
         record.cgroup_path = opened.cgroup.path();
@@ -112,7 +129,7 @@ impl<'a> Making<'a> {
         record.shared_root = SharedRoot::of(&self.plan, opened.root.as_fd())?;
         if record.shared_root.is_some() {
             // Before it is attached: a crash later on must not leave it there.
-            self.dir.write(&record)?;
+            self.dir.write(&record, &self.later)?;
         }
         if let (Some(groups), Some(rdt)) = (&record.rdt, &self.plan.rdt) {
             groups.make(rdt)?;
@@ -131,7 +148,11 @@ impl<'a> Making<'a> {
         opened.cgroup.release_keeper();
         let made = self.accompany(&mut record, &ours, &opened, &init);
         match made {
-            Ok(console) => Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings }),
+            Ok(console) => {
+                let start = opened.close(self.later);
+                let kept = Some(Box::new(Kept { dir: self.dir.clone(), record, start }));
+                Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings, kept })
+            }
             Err(error) => {
                 // Before the init, whose end would take virtual ones along.
                 self.moved.take().into_iter().for_each(netdev::Moved::give_back);
@@ -250,8 +271,8 @@ impl<'a> Making<'a> {
 
     /// Compiled once a profile, and kept beside the record for exec.
     pub(crate) fn filter(&self) -> Result<Option<Filter>, Error> {
-        let Some(filter) = compile(self.runtime, &self.request.spec)? else { return Ok(None) };
-        self.dir.write_filter(&filter)?;
+        let Some((filter, cached)) = compile(self.runtime, &self.request.spec)? else { return Ok(None) };
+        self.dir.keep_filter(&filter, cached.as_deref(), &self.later)?;
         Ok(Some(filter))
     }
 
@@ -270,6 +291,8 @@ impl<'a> Making<'a> {
             plan,
             line: &theirs,
             root: opened.root.as_fd(),
+            root_is_proc: child::is_proc(opened.root.as_fd())
+                .map_err(|e| Error::step("looking at", "the root file system", e))?,
             attach_at: self.attach_at()?,
             trees: &opened.trees,
             nodes: &opened.nodes,
@@ -291,8 +314,6 @@ impl<'a> Making<'a> {
             drop(theirs);
             return self.second_of_two(&first, ours);
         }
-            root_is_proc: child::is_proc(opened.root.as_fd())
-                .map_err(|e| Error::step("looking at", "the root file system", e))?,
         clone_into(pid_namespace, plan.namespaces.new, cgroup, || child::init(&kit))
             .map_err(|error| self.name_pid_namespace(error))
     }
@@ -339,10 +360,10 @@ impl<'a> Making<'a> {
         if let Some(groups) = &record.rdt {
             groups.join(init.pid)?;
         }
-        record.init = Some(Init::of(init.pid)?);
-        self.dir.write(record)?;
+        record.init = Some(Init::of(init.pid, &self.later)?);
+        self.dir.write(record, &self.later)?;
         if let Some(value) = self.plan.process.oom_score_adj {
-            self.warnings.extend(set_oom_score_adj(init.pid, value)?);
+            self.warnings.extend(set_oom_score_adj(init.pid, value, &self.later)?);
         }
         self.hear_until_ready(record, ours, init)
     }
@@ -400,13 +421,14 @@ pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<
     Ok((!names.is_empty()).then(|| format!("capabilities that cannot be granted here: {}", names.join(", "))))
 }
 
-pub(crate) fn compile(runtime: &Runtime, spec: &Spec) -> Result<Option<Filter>, Error> {
+/// The filter, and the file in the cache that holds it.
+pub(crate) fn compile(runtime: &Runtime, spec: &Spec) -> Result<Option<(Filter, Option<PathBuf>)>, Error> {
     let Some(profile) = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) else { return Ok(None) };
-    let filter = match &runtime.seccomp_cache {
-        Some(dir) => seccomp::compile_cached(profile, dir)?,
-        None => seccomp::compile(profile)?,
+    let (filter, cached) = match &runtime.seccomp_cache {
+        Some(dir) => seccomp::compile_cached(profile, dir).map(|(filter, path)| (filter, Some(path)))?,
+        None => (seccomp::compile(profile)?, None),
     };
-    Ok(Some(filter))
+    Ok(Some((filter, cached)))
 }
 
 /// A record that has none is of a container whose profile asks nobody.
@@ -469,9 +491,14 @@ fn take(joined: &mut Vec<(u64, OwnedFd)>, flag: u64) -> Option<OwnedFd> {
 }
 
 /// Lowering it takes CAP_SYS_RESOURCE; who lacks that keeps what it has, and hears of it.
-pub(crate) fn set_oom_score_adj(pid: i32, value: i32) -> Result<Option<String>, Error> {
+pub(crate) fn set_oom_score_adj(pid: i32, value: i32, later: &Later) -> Result<Option<String>, Error> {
     let path = format!("/proc/{pid}/oom_score_adj");
-    match fs::write(&path, value.to_string()) {
+    let written = File::options().write(true).open(&path).and_then(|mut file| {
+        file.write_all(value.to_string().as_bytes())?;
+        later.close(file);
+        Ok(())
+    });
+    match written {
         Ok(()) => Ok(None),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             let stays = fs::read_to_string(&path).unwrap_or_default();

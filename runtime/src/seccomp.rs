@@ -15,7 +15,7 @@ mod syscalls;
 
 pub use arch::Arch;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kernel::SockFilter;
 
@@ -123,19 +123,32 @@ pub fn compile(profile: &spec::Seccomp) -> Result<Filter, Error> {
     Ok(Filter { program, flags, listener })
 }
 
-/// The same, keeping the outcome in `dir` for the next container with this profile. A cache that cannot be
-/// used costs time, nothing else: its failures are not reported.
+/// The same, keeping the outcome in `dir` for the next container with this profile, and telling in which file. A cache
+/// that cannot be used costs time, nothing else: its failures are not reported.
 ///
 /// # Errors
 /// As `compile`.
-pub fn compile_cached(profile: &spec::Seccomp, dir: &Path) -> Result<Filter, Error> {
+pub fn compile_cached(profile: &spec::Seccomp, dir: &Path) -> Result<(Filter, PathBuf), Error> {
     let key = cache::Key::of(profile);
+    let path = key.path(dir);
     if let Some(filter) = cache::load(dir, &key) {
-        return Ok(filter);
+        return Ok((filter, path));
     }
     let filter = compile(profile)?;
     cache::store(dir, &key, &filter);
-    Ok(filter)
+    Ok((filter, path))
+}
+
+impl Filter {
+    /// As a file of a container's own has it, where it does not matter what it was compiled from.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        cache::encode(self, &cache::Key::none())
+    }
+
+    /// Of such a file, or of one in the cache; `None` when it is damaged.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Filter> {
+        cache::decode(bytes).map(|(_, filter)| filter)
+    }
 }
 
 fn section(rules: &Rules<'_>, abis: &[Arch]) -> Section {

@@ -14,9 +14,10 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup, Scope};
+use crate::later::Later;
 use crate::listener::Listener;
 use crate::plan::MemoryPolicy;
-use crate::seccomp::{self, Filter};
+use crate::seccomp::Filter;
 use crate::shared_root::SharedRoot;
 use crate::spec::{self, Hooks};
 use crate::{Error, rdt};
@@ -122,6 +123,9 @@ const OUTCOME: &str = "outcome.fifo";
 const FILTER: &str = "seccomp.bpf";
 const RESOURCES: &str = "resources.json";
 const RESOURCES_NEW: &str = "resources.json.new";
+/// No record, configuration or filter comes near.
+const MAX_READ: u64 = 16 << 20;
+const FIRST_READ: usize = 32 << 10;
 
 /// What became of an init after its `start`.
 #[derive(Debug)]
@@ -183,20 +187,35 @@ impl StateDir {
         self.path.exists()
     }
 
-    pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
-        let bytes = serde_json::to_vec(record)
-            .map_err(|source| Error::Config { path: self.path.join(RECORD), source })?;
-        self.write_file(RECORD_NEW, &bytes)?;
+    /// The first record of a new directory. Whoever dies in the middle of it has made nothing else.
+    pub(crate) fn write_first(&self, record: &Record, later: &Later) -> Result<(), Error> {
+        self.write_file(RECORD, &self.encode(record)?, later)
+    }
+
+    /// In place of the one that is there; a reader finds either.
+    pub(crate) fn write(&self, record: &Record, later: &Later) -> Result<(), Error> {
+        self.write_file(RECORD_NEW, &self.encode(record)?, later)?;
         fs::rename(self.path.join(RECORD_NEW), self.path.join(RECORD)).map_err(|e| self.step("renaming", e))
     }
 
-    fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    fn encode(&self, record: &Record) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::with_capacity(4096);
+        serde_json::to_writer(&mut bytes, record)
+            .map_err(|source| Error::Config { path: self.path.join(RECORD), source })?;
+        Ok(bytes)
+    }
+
+    fn write_file(&self, name: &str, bytes: &[u8], later: &Later) -> Result<(), Error> {
         let path = self.path.join(name);
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         options
             .open(&path)
-            .and_then(|mut file| io::Write::write_all(&mut file, bytes))
+            .and_then(|mut file| {
+                io::Write::write_all(&mut file, bytes)?;
+                later.close(file);
+                Ok(())
+            })
             .map_err(|e| Error::step("writing", path.display().to_string(), e))
     }
 
@@ -210,7 +229,7 @@ impl StateDir {
     /// A directory without a record is that of a create which died before it had made anything else.
     pub(crate) fn read_if_there(&self) -> Result<Option<Record>, Error> {
         let path = self.path.join(RECORD);
-        let bytes = match fs::read(&path) {
+        let bytes = match fs::File::open(&path).and_then(|mut file| read_whole(&mut file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|e| self.step("reading the record of", e))?,
         };
@@ -235,6 +254,12 @@ impl StateDir {
         mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
             .and_then(|()| open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()))
             .map_err(|e| Error::step("making", path.display().to_string(), e))
+    }
+
+    /// The same for whoever still holds the FIFO that it made.
+    pub(crate) fn release_by(&self, fifo: &OwnedFd) -> rustix::io::Result<()> {
+        rustix::fs::unlink(self.path.join(FIFO))?;
+        rustix::io::write(fifo, b"0").map(drop)
     }
 
     /// Lets the init go on. The FIFO goes first: of two starts only one finds it.
@@ -278,20 +303,24 @@ impl StateDir {
         self.path.join(FIFO).exists()
     }
 
-    pub(crate) fn write_filter(&self, filter: &Filter) -> Result<(), Error> {
-        let mut bytes = Vec::with_capacity(filter.program.len() * 8);
-        for i in &filter.program {
-            bytes.extend_from_slice(&i.code.to_ne_bytes());
-            bytes.extend_from_slice(&[i.jt, i.jf]);
-            bytes.extend_from_slice(&i.k.to_ne_bytes());
+    /// Keeps the filter for exec: another name of the cached one where there is one, else a copy.
+    pub(crate) fn keep_filter(
+        &self,
+        filter: &Filter,
+        cached: Option<&Path>,
+        later: &Later,
+    ) -> Result<(), Error> {
+        let own = self.path.join(FILTER);
+        match cached.map(|cached| fs::hard_link(cached, own)) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) | None => self.write_file(FILTER, &filter.to_bytes(), later),
         }
-        self.write_file(FILTER, &bytes)
     }
 
-    pub(crate) fn read_filter(&self, flags: u32) -> Result<Filter, Error> {
+    pub(crate) fn read_filter(&self) -> Result<Filter, Error> {
         let bytes = fs::read(self.path.join(FILTER)).map_err(|e| self.step("reading the filter of", e))?;
-        let program = bytes.as_chunks::<8>().0.iter().map(instruction).collect();
-        Ok(Filter { program, flags, listener: flags & seccomp::FLAG_NEW_LISTENER != 0 })
+        let damaged = || self.step("reading the filter of", io::ErrorKind::InvalidData.into());
+        Filter::from_bytes(&bytes).ok_or_else(damaged)
     }
 
     /// What `update` left; none: the configuration's are in force.
@@ -308,11 +337,23 @@ impl StateDir {
         let path = self.path.join(RESOURCES);
         let bytes =
             serde_json::to_vec(resources).map_err(|source| Error::Config { path: path.clone(), source })?;
-        self.write_file(RESOURCES_NEW, &bytes)?;
+        self.write_file(RESOURCES_NEW, &bytes, &Later::default())?;
         fs::rename(self.path.join(RESOURCES_NEW), path).map_err(|e| self.step("renaming", e))
     }
 
     pub(crate) fn remove(&self) -> Result<(), Error> {
+        // What is there in nearly every case; the rest takes a look.
+        for name in [RECORD, FILTER] {
+            let _ = fs::remove_file(self.path.join(name));
+        }
+        match fs::remove_dir(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => self.remove_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|e| self.step("removing", e)),
+        }
+    }
+
+    fn remove_all(&self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other.map_err(|e| self.step("removing", e)),
@@ -328,13 +369,19 @@ fn boot_id() -> Option<String> {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim_end().to_owned())
 }
 
-fn instruction(bytes: &[u8; 8]) -> kernel::SockFilter {
-    kernel::SockFilter {
-        code: u16::from_ne_bytes([bytes[0], bytes[1]]),
-        jt: bytes[2],
-        jf: bytes[3],
-        k: u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]),
+/// A JSON file, in one read if that ends as JSON does.
+///
+/// # Errors
+/// The kernel's.
+pub fn read_whole(file: &mut fs::File) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; FIRST_READ];
+    let length = io::Read::read(file, &mut bytes)?;
+    bytes.truncate(length);
+    if length == FIRST_READ || bytes.trim_ascii_end().last() != Some(&b'}') {
+        // A large one, or a pipe that had not yet all of it.
+        io::Read::read_to_end(&mut io::Read::take(file, MAX_READ), &mut bytes)?;
     }
+    Ok(bytes)
 }
 
 impl Record {
@@ -372,14 +419,21 @@ impl Record {
 }
 
 impl Init {
-    pub(crate) fn of(pid: i32) -> Result<Init, Error> {
-        let stat = read_stat(pid).map_err(|e| Error::step("reading", format!("/proc/{pid}/stat"), e))?;
+    pub(crate) fn of(pid: i32, later: &Later) -> Result<Init, Error> {
+        let stat =
+            read_stat(pid, later).map_err(|e| Error::step("reading", format!("/proc/{pid}/stat"), e))?;
         Ok(Init { pid, start_time: stat.start_time })
     }
 
     /// A zombie has ended, whether or not its parent has looked.
     pub(crate) fn is_alive(&self) -> bool {
-        read_stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead)
+        read_stat(self.pid, &Later::default())
+            .is_ok_and(|stat| stat.start_time == self.start_time && !stat.is_dead)
+    }
+
+    /// Gone, number and all. A number that is another's by now counts as its own: who cares takes a closer look.
+    pub(crate) fn has_ended(&self) -> bool {
+        Pid::from_raw(self.pid).is_none_or(|pid| rustix::process::test_kill_process(pid) == Err(Errno::SRCH))
     }
 
     /// Its pidfd, or `None` when it has ended. Opened first and compared after, so it cannot be another's.
@@ -395,11 +449,12 @@ pub(crate) struct Stat {
 }
 
 /// proc_pid_stat(5). The command's name may hold anything, so fields are counted from its last parenthesis.
-fn read_stat(pid: i32) -> io::Result<Stat> {
+fn read_stat(pid: i32, later: &Later) -> io::Result<Stat> {
     // In one go: procfs has no size to plan by. A line is half as long at most.
     let mut text = [0; 1024];
     let mut file = fs::File::open(format!("/proc/{pid}/stat"))?;
     let length = io::Read::read(&mut file, &mut text)?;
+    later.close(file);
     parse_stat(&text[..length]).ok_or_else(|| io::Error::from(Errno::INVAL))
 }
 

@@ -17,18 +17,33 @@ const DEATH_S: i64 = 10;
 /// Takes away processes, cgroup and record, going on past what it cannot do and giving all that back.
 /// Answers with what poststop hooks had to complain of.
 pub(crate) fn unmake(dir: &StateDir) -> Result<Vec<String>, Vec<Error>> {
-    let (mut left, mut warnings) = (Vec::new(), Vec::new());
     match dir.read_if_there() {
-        Ok(Some(record)) => warnings = unmake_record(dir, &record, &mut left),
-        // Made and nothing else yet.
-        Ok(None) => {}
-        Err(error) => left.push(error),
+        Ok(record) => unmake_known(dir, record.as_ref()),
+        Err(error) => Err(vec![error]),
     }
+}
+
+/// The same, with the record in hand; none: the directory was made and nothing else yet.
+pub(crate) fn unmake_known(dir: &StateDir, record: Option<&Record>) -> Result<Vec<String>, Vec<Error>> {
+    match record {
+        Some(record) => unmake_in(dir, record, record.init.is_some_and(|init| init.has_ended())),
+        None => dir.remove().map(|()| Vec::new()).map_err(|error| vec![error]),
+    }
+}
+
+/// The same, for a container whose init has ended and been reaped.
+pub(crate) fn unmake_ended(dir: &StateDir, record: &Record) -> Result<Vec<String>, Vec<Error>> {
+    unmake_in(dir, record, true)
+}
+
+fn unmake_in(dir: &StateDir, record: &Record, has_ended: bool) -> Result<Vec<String>, Vec<Error>> {
+    let mut left = Vec::new();
+    let warnings = unmake_record(dir, record, has_ended, &mut left);
     // The record stays as long as there is something that only it knows of.
     if left.is_empty() { dir.remove().map(|()| warnings).map_err(|error| vec![error]) } else { Err(left) }
 }
 
-fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) -> Vec<String> {
+fn unmake_record(dir: &StateDir, record: &Record, has_ended: bool, left: &mut Vec<Error>) -> Vec<String> {
     if record.of_earlier_boot {
         // Its processes ended with that boot; whoever is in a cgroup of that name by now is another's.
         return run_poststop(record);
@@ -42,7 +57,9 @@ fn unmake_record(dir: &StateDir, record: &Record, left: &mut Vec<Error>) -> Vec<
         }
     };
     // The FIFO is made when the cgroup is ours, and before anything of ours is in it.
-    if record.init.is_some() || dir.waits_for_start() {
+    if has_ended && cgroup.remove_empty() {
+        // The usual end: nobody is left to be killed. A cgroup with anybody in it does not go.
+    } else if record.init.is_some() || dir.waits_for_start() {
         if let Err(source) = cgroup.kill_all(Signal::KILL.as_raw()) {
             left.push(in_cgroup(source));
         }

@@ -91,7 +91,7 @@ impl InTree<'_> {
 
 impl From<runtime::Process> for Entered {
     fn from(process: runtime::Process) -> Entered {
-        let runtime::Process { pid, pidfd, console, warnings } = process;
+        let runtime::Process { pid, pidfd, console, warnings, .. } = process;
         Entered { pid, pidfd, console, warnings }
     }
 }

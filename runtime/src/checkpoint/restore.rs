@@ -14,6 +14,7 @@ use super::criu::{self, Ask, Criu, Feature, Notice};
 use super::mounts::{self, External};
 use super::{DESCRIPTORS, EXTERNAL, Images, Opened, options};
 use crate::cgroup::Cgroup;
+use crate::later::Later;
 use crate::make::{self, Making};
 use crate::plan::Plan;
 use crate::state::{Init, Record, State, StateDir, Status};
@@ -77,13 +78,14 @@ impl Restoring<'_> {
         let (plan, dir) = (&self.making.plan, self.making.dir);
         let mut record = self.making.record();
         record.boot_id = dir.boot_id();
-        dir.write(&record)?;
+        let later = Later::default();
+        dir.write_first(&record, &later)?;
         let cgroup = self.making.cgroup()?;
         record.cgroup_path = cgroup.path();
         // From here on the cgroup is ours, and may hold its processes: `unmake` sees it by the FIFO.
         drop(dir.make_fifo()?);
         record.seccomp_flags = self.making.filter()?.map(|filter| filter.flags);
-        dir.write(&record)?;
+        dir.write(&record, &later)?;
         let place = dir.path.join(ROOT);
         fs::create_dir(&place).map_err(|e| Error::step("making", place.display().to_string(), e))?;
         let root = sources::root(plan, &self.request.container.rootfs, None)?;
@@ -172,13 +174,14 @@ impl Restoring<'_> {
             let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
             error
         };
-        record.init = Some(Init::of(pid).map_err(undo)?);
-        dir.write(&record)?;
+        let later = Later::default();
+        record.init = Some(Init::of(pid, &later).map_err(undo)?);
+        dir.write(&record, &later)?;
         dir.remove_fifo()?;
         // Empty: what was mounted there was in criu's own namespace.
         let _ = fs::remove_dir(dir.path.join(ROOT));
         hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))?;
-        Ok(Process { pid, pidfd: child.pidfd, console, warnings: Vec::new() })
+        Ok(Process { pid, pidfd: child.pidfd, console, warnings: Vec::new(), kept: None })
     }
 }
 

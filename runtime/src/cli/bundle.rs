@@ -1,6 +1,6 @@
 //! Reading JSON files of a bundle, and writing pid files.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -12,17 +12,18 @@ use super::Error;
 /// The bundle's absolute path and its configuration.
 pub(crate) fn load(bundle: &Path) -> Result<(PathBuf, Spec), Error> {
     let at = |e| Error::io("opening the bundle", bundle.display().to_string(), e);
-    let bundle = fs::canonicalize(bundle).map_err(at)?;
-    refuse_anothers(&bundle)?;
-    let spec = read_json(&bundle.join("config.json"))?;
+    let bundle = std::path::absolute(bundle).map_err(at)?;
+    let path = bundle.join("config.json");
+    let at = |e| Error::io("reading", path.display().to_string(), e);
+    let mut file = File::open(&path).map_err(at)?;
+    refuse_anothers(&bundle, file.metadata().map_err(at)?.uid())?;
+    let bytes = runtime::read_whole(&mut file).map_err(at)?;
+    let spec = spec::parse(&bytes).map_err(|source| Error::Json { path, source })?;
     Ok((bundle, spec))
 }
 
 /// Its hooks run with our rights, so whoever can write the configuration has them: root and we may, nobody else.
-fn refuse_anothers(bundle: &Path) -> Result<(), Error> {
-    let path = bundle.join("config.json");
-    let metadata = fs::metadata(&path).map_err(|e| Error::io("reading", path.display().to_string(), e))?;
-    let owner = metadata.uid();
+fn refuse_anothers(bundle: &Path, owner: u32) -> Result<(), Error> {
     if owner == 0 || owner == rustix::process::geteuid().as_raw() {
         return Ok(());
     }

@@ -79,26 +79,27 @@ pub(crate) fn create(global: &Global, args: Args) -> Result<u8, Error> {
 pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let options = Options::read(args, Mode::Foreground)?;
     if options.mode == Mode::Detached {
-        make(global, &options)?;
-        return start(global, &options).map(|()| 0);
+        let made = make(global, &options)?;
+        return start(global, &options, &made).map(|()| 0);
     }
     // Signals for us are the container's from before it exists.
     let signals = wait::Signals::take()?;
     let process = make(global, &options)?;
-    start(global, &options)?;
+    start(global, &options, &process)?;
     let code = signals.forward_until_end(&process);
-    if !options.keep {
-        global.runtime.delete(&options.id, Force::Kill)?.iter().for_each(|warning| global.log.warn(warning));
+    match code {
+        _ if options.keep => {}
+        Ok(_) => warn(global, &global.runtime.delete_ended(&process)?),
+        Err(_) => warn(global, &global.runtime.delete(&options.id, Force::Kill)?),
     }
+    // They close with us, which is now.
+    std::mem::forget((process, signals));
     code
 }
 
-fn start(global: &Global, options: &Options) -> Result<(), Error> {
-    global
-        .runtime
-        .start(&options.id)
-        .inspect_err(|_| handover::take_away(global, &options.id))
-        .map_err(Error::from)
+fn start(global: &Global, options: &Options, made: &Process) -> Result<(), Error> {
+    let started = global.runtime.start_made(made);
+    started.inspect_err(|_| handover::take_away(global, &options.id)).map_err(Error::from)
 }
 
 fn make(global: &Global, options: &Options) -> Result<Process, Error> {
@@ -124,4 +125,8 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
     handover::hand_over(&process, socket, pid_file)
         .inspect_err(|_| handover::take_away(global, &options.id))?;
     Ok(process)
+}
+
+fn warn(global: &Global, warnings: &[String]) {
+    warnings.iter().for_each(|warning| global.log.warn(warning));
 }

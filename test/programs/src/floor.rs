@@ -21,6 +21,8 @@ use rustix::process::{Pid, WaitOptions, chdir, fchdir, pivot_root, umask, waitpi
 
 kernel::main!(floor);
 
+/// The cache's file begins with a magic number, a hash and four words.
+const FILTER_HEADER: usize = 56;
 const KEPT_CAPABILITIES: u64 = 0xa804_25fb;
 const BINDS: [(&str, &str); 6] = [
     ("hosts", "/etc/hosts"),
@@ -273,7 +275,7 @@ fn open_to_write(path: &str) -> OwnedFd {
 
 fn read_filter(path: &str) -> Vec<SockFilter> {
     let bytes = fs::read(path).expect("the filter");
-    let instructions = bytes.as_chunks::<8>().0;
+    let instructions = bytes.get(FILTER_HEADER..).expect("a filter").as_chunks::<8>().0;
     let one = |&[a, b, jt, jf, k0, k1, k2, k3]: &[u8; 8]| SockFilter {
         code: u16::from_le_bytes([a, b]),
         jt,
