@@ -35,6 +35,8 @@ section! {
         listen: PathBuf = PathBuf::new(),
         /// What is logged: a level, or targets with levels, as `info,berth::trace=trace`. (reload)
         log: String = "info".into(),
+        /// How a line of the log is written: `text` or `json`.
+        log_format: LogFormat = LogFormat::Text,
         /// The monitor's program. Empty: `berth-conmon` beside berthd, else the one in PATH.
         monitor: PathBuf = PathBuf::new(),
         /// Threads that serve requests.
@@ -45,6 +47,7 @@ section! {
         container: crate::container::plan::Settings = crate::container::plan::Settings::default(),
         stream: StreamSection = StreamSection::default(),
         metrics: MetricsSection = MetricsSection::default(),
+        tracing: TracingSection = TracingSection::default(),
     }
 }
 
@@ -156,6 +159,26 @@ section! {
         /// Address and port, as `127.0.0.1:9537`, or `unix:///path`. Empty: no metrics.
         listen: String = String::new(),
     }
+}
+
+section! {
+    /// OpenTelemetry spans of every request and step, sent to a collector by OTLP over gRPC.
+    pub struct TracingSection {
+        /// The collector, as `127.0.0.1:4317`. Empty: no spans.
+        endpoint: String = String::new(),
+        /// How many in a million of the requests that belong to no trace begin one. Those of a client's trace are
+        /// sent when the client's are.
+        sampling_per_million: u32 = 0,
+    }
+}
+
+/// How lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
 }
 
 /// A table of settings that can say what each key means.

@@ -26,5 +26,6 @@ pub mod status;
 pub mod step;
 pub mod store;
 pub mod stream;
+pub mod telemetry;
 pub mod usage;
 pub mod world;

@@ -15,13 +15,13 @@ use cri_server::metrics::Listener;
 use cri_server::monitor::Monitors;
 use cri_server::node::{Node, Parts};
 use cri_server::store::Store;
+use cri_server::telemetry::{Requests, Telemetry};
 use cri_server::{operator, recover, rpc, stats, stream};
 use proto::v1::image_service_server::ImageServiceServer;
 use proto::v1::runtime_service_server::RuntimeServiceServer;
 use rustix::fs::FlockOperation;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::{EnvFilter, reload};
 
 /// What the kubelet and its clients allow each other.
 const MESSAGE_MAX: usize = 16 << 20;
@@ -63,13 +63,10 @@ struct Arguments {
 /// Between a daemon's death and its lock's release lies the release of its memory.
 const LAST_ONE_ENDS: Duration = Duration::from_secs(3);
 
-type LogHandle = reload::Handle<EnvFilter, tracing_subscriber::Registry>;
-
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     bound_heap();
     let config = arguments.read_config()?;
-    let log = start_log(&config)?;
     // The kernel's limit for a few hundred pods' sockets and pipes; the default of 1024 is not.
     let _ = raise_file_limit();
     // Containers' users read resolv.conf and hostname. What nobody else may see lies in directories of 0700.
@@ -84,7 +81,9 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the threads")?;
-    let done = runtime.block_on(run(arguments, config, log));
+    let telemetry = runtime.block_on(async { Telemetry::start(&config) })?;
+    let done = runtime.block_on(run(arguments, config, telemetry.clone()));
+    telemetry.stop();
     // Work in flight is cut off as by a crash, which the next start knows how to mend.
     runtime.shutdown_timeout(Duration::from_millis(100));
     std::mem::forget(lock);
@@ -123,7 +122,7 @@ impl Arguments {
     }
 }
 
-async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Result<()> {
+async fn run(arguments: Arguments, config: Config, telemetry: Arc<Telemetry>) -> anyhow::Result<()> {
     make_private_dir(&config.root)?;
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
@@ -138,7 +137,7 @@ async fn run(arguments: Arguments, config: Config, log: LogHandle) -> anyhow::Re
         tokio::spawn(cri_server::metrics::serve(node.clone(), listener));
     }
     let config_file = Some(arguments.config_file().to_path_buf()).filter(|file| file.exists());
-    tokio::spawn(follow_hangups(arguments, node.clone(), log));
+    tokio::spawn(follow_hangups(arguments, node.clone(), telemetry));
     tracing::info!(socket = %node.config().socket().display(), version = env!("CARGO_PKG_VERSION"), "berthd serves");
     say_ready();
     serve(node, listener, config_file).await
@@ -216,6 +215,7 @@ async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<Path
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_MAX)
+        .layer(Requests)
         .layer(rpc::Deadlines)
         .add_service(runtime)
         .add_service(images)
@@ -248,10 +248,13 @@ async fn overdue(stopped: tokio::sync::oneshot::Receiver<()>) {
 }
 
 /// SIGHUP: takes up what can change while serving.
-async fn follow_hangups(arguments: Arguments, node: Arc<Node>, log: LogHandle) {
+async fn follow_hangups(arguments: Arguments, node: Arc<Node>, telemetry: Arc<Telemetry>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
-        match arguments.read_config().and_then(|config| reload_log(&log, config)) {
+        match arguments
+            .read_config()
+            .and_then(|config| telemetry.reload(&config).map(|()| config).map_err(Into::into))
+        {
             Ok(config) => {
                 let old = Config::clone(&node.config());
                 node.set_config(old.reloaded(config));
@@ -267,21 +270,6 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, log: LogHandle) {
             Err(error) => tracing::error!("settings stay as they were: {error:#}"),
         }
     }
-}
-
-fn start_log(config: &Config) -> anyhow::Result<LogHandle> {
-    use tracing_subscriber::prelude::*;
-    let filter = EnvFilter::try_new(&config.log).context("setting log")?;
-    let (filter, handle) = reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    Ok(handle)
-}
-
-fn reload_log(log: &LogHandle, config: Config) -> anyhow::Result<Config> {
-    let filter = EnvFilter::try_new(&config.log).context("setting log")?;
-    log.reload(filter).context("setting log")?;
-    Ok(config)
 }
 
 /// One daemon for one `run`. The last one may still be dying, so it is waited for a little.

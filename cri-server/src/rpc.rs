@@ -7,6 +7,7 @@ use tonic::{Code, Response, Status};
 
 use crate::error::Error;
 use crate::metrics::Metrics;
+use crate::telemetry;
 
 mod deadline;
 mod health;
@@ -40,6 +41,7 @@ async fn answer<T>(
             Ok(Response::new(answer))
         }
         Err(status) => {
+            telemetry::failed(status.message());
             match status.code() {
                 Code::NotFound => tracing::debug!(call, error = status.message(), "refused"),
                 code => tracing::warn!(call, ?code, error = status.message(), "refused"),

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::v1;
-use tokio::sync::mpsc;
 
 use crate::monitor::Monitor;
 
@@ -36,7 +35,7 @@ pub struct Sandbox {
     /// None when there is nothing left to watch, and while a dead one is being replaced.
     pub monitor: Option<Monitor>,
     /// Where its task hears.
-    pub task: mpsc::Sender<task::Message>,
+    pub task: task::Mailbox,
 }
 
 /// What never changes about a sandbox.

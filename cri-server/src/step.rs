@@ -8,6 +8,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use tracing::{Instrument, Span};
+
+use crate::telemetry::SPANS;
+
 /// Everything that is done between a request and a pod or container, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -74,51 +78,69 @@ impl fmt::Display for Step {
 pub struct Progress {
     id: Arc<str>,
     began: Instant,
-    at: Arc<Mutex<(Step, Instant)>>,
+    /// The request's, beneath which the steps' are.
+    request: Span,
+    at: Arc<Mutex<At>>,
+}
+
+/// Where a making is, and since when. The step's span ends with it.
+#[derive(Debug)]
+struct At {
+    step: Step,
+    since: Instant,
+    span: Span,
 }
 
 impl Progress {
     pub fn new(id: Arc<str>, first: Step) -> Self {
-        let now = Instant::now();
-        Self { id, began: now, at: Arc::new(Mutex::new((first, now))) }
+        let (began, request) = (Instant::now(), Span::current());
+        let at = At { step: first, since: began, span: span(&request, &id, first.name()) };
+        Self { id, began, request, at: Arc::new(Mutex::new(at)) }
     }
 
     /// The next step begins, and so the one before has ended.
     pub fn enter(&self, step: Step) {
         fail(step);
         let now = Instant::now();
-        let (last, since) = std::mem::replace(&mut *self.lock(), (step, now));
-        if last != step {
-            trace(&self.id, last, since, now);
+        let mut at = self.lock();
+        if at.step == step {
+            at.since = now;
+            return;
         }
-    }
-
-    /// Runs a step beside others. It shows as the current one while it runs.
-    pub async fn beside<T>(&self, step: Step, work: impl Future<Output = T>) -> T {
-        fail(step);
-        let began = Instant::now();
-        *self.lock() = (step, began);
-        let done = work.await;
-        trace(&self.id, step, began, Instant::now());
-        done
+        let next = At { step, since: now, span: span(&self.request, &self.id, step.name()) };
+        let last = std::mem::replace(&mut *at, next);
+        drop(at);
+        trace(&self.id, last.step, last.since, now);
     }
 
     /// The last step has ended.
     pub fn finish(&self) {
         let now = Instant::now();
-        let (last, since) = *self.lock();
-        trace(&self.id, last, since, now);
+        let mut at = self.lock();
+        at.span = Span::none();
+        trace(&self.id, at.step, at.since, now);
+        drop(at);
         let total_ms = (now - self.began).as_secs_f64() * 1e3;
         tracing::trace!(target: "berth::trace", id = &*self.id, total_ms, "made");
     }
 
-    pub fn step(&self) -> Step {
-        self.lock().0
+    /// The request that it is made for.
+    pub fn request(&self) -> &Span {
+        &self.request
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (Step, Instant)> {
+    pub fn step(&self) -> Step {
+        self.lock().step
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, At> {
         self.at.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of a step, beneath the request's.
+fn span(request: &Span, id: &str, step: &'static str) -> Span {
+    tracing::debug_span!(target: SPANS, parent: request, "step", otel.name = step, id)
 }
 
 fn trace(id: &str, step: Step, since: Instant, now: Instant) {
@@ -133,7 +155,7 @@ fn trace_named(id: &str, step: &'static str, since: Instant, now: Instant) {
 /// Traces work that takes away. It has no place where it might be stopped: it is safe from any.
 pub async fn traced<T>(id: &str, step: &'static str, work: impl Future<Output = T>) -> T {
     let since = Instant::now();
-    let done = work.await;
+    let done = work.instrument(span(&Span::current(), id, step)).await;
     trace_named(id, step, since, Instant::now());
     done
 }

@@ -4,6 +4,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tracing::{Instrument, Span};
+
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
@@ -119,7 +121,9 @@ impl Images {
     /// Pulls and gives the image; whoever asks for the same at the same time joins.
     /// Dropping the future of the last who asks cancels it and leaves nothing.
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, Error> {
-        let (reference, repository, resolved) = self.resolve(&request).await?;
+        let name = request.reference.as_str();
+        let resolving = self.resolve(&request).instrument(step("image.resolve", name));
+        let (reference, repository, resolved) = resolving.await?;
         let names = names(&reference, resolved.digest());
         let content =
             self.inner.pulls.content(&request.reference, repository, resolved, request.progress).await?;
@@ -245,7 +249,8 @@ impl Images {
 
     async fn commit(&self, content: Arc<Content>, names: Vec<Name>) -> Result<Arc<Image>, Error> {
         let store = self.store().clone();
-        blocking(move || store.commit(&content, &names)).await
+        let span = step("image.commit", content.id.as_str());
+        blocking(move || store.commit(&content, &names)).instrument(span).await
     }
 
     async fn open_archive(&self, archive: &Path) -> Result<Arc<Opened>, Error> {
@@ -328,4 +333,9 @@ fn namespace_file(dir: &Path, namespace: Option<&str>) -> Option<PathBuf> {
 
 fn make_private_dir(path: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// The span of a part of a pull, for a collector of traces.
+pub(crate) fn step(name: &'static str, of: &str) -> Span {
+    tracing::debug_span!(target: "berth::span", "step", otel.name = name, of)
 }

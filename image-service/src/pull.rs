@@ -19,12 +19,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared, try_join_all};
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tracing::Instrument;
 
 use crate::auth::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageConfig;
-use crate::images::Settings;
+use crate::images::{Settings, step};
 use crate::manifest;
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Store};
@@ -140,7 +141,8 @@ impl Pulls {
             return (fetching, other.progress.clone());
         }
         let (sender, progress) = watch::channel(Progress::of(&resolved.manifest));
-        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, sender).boxed().shared();
+        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, sender);
+        let fetching = fetching.in_current_span().boxed().shared();
         if let Some(weak) = fetching.downgrade() {
             under_way.insert(digest, UnderWay { fetching: weak, progress: progress.clone() });
         }
@@ -160,7 +162,8 @@ impl Pulls {
         let layers = manifest.layers.iter().zip(diff_ids).enumerate().map(|(at, (layer, diff_id))| {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
-            self.layer(layer::Wanted { name, repository, descriptor, diff_id, watch })
+            let span = step("image.layer", descriptor.digest.as_str());
+            self.layer(layer::Wanted { name, repository, descriptor, diff_id, watch }).instrument(span)
         });
         let holds = try_join_all(layers).await;
         let holds = match holds {

@@ -9,6 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Map, Value};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
+use tracing::Instrument;
 
 use crate::conf::{Version, check_kind};
 use crate::error::{Error, Refusal};
@@ -94,7 +95,14 @@ impl Runner {
         let spawn_failed = |source| Error::Spawn { plugin: run.kind.into(), source };
         let input = serde_json::to_vec(conf).map_err(|error| spawn_failed(error.into()))?;
         let running = Running::of(self.spawn_patiently(&program, run).await.map_err(spawn_failed)?);
-        match tokio::time::timeout(self.timeout, running.converse(input)).await {
+        let span = tracing::debug_span!(
+            target: "berth::span",
+            "plugin",
+            otel.name = format!("cni.{}", run.verb.name().to_lowercase()),
+            plugin = run.kind,
+            network = run.network,
+        );
+        match tokio::time::timeout(self.timeout, running.converse(input).instrument(span)).await {
             Ok(said) => run.judge(said.map_err(spawn_failed)?),
             Err(_) => Err(run.timed_out(self.timeout)),
         }

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use conmon_protocol::Event as MonitorEvent;
 use proto::v1::{self, ContainerEventType};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::life::{Answer, Ask, Event};
 use super::{Facts, Life, Name, PodLimits, Sandbox, make, unmake};
@@ -32,6 +33,7 @@ use update::Update;
 
 mod containers;
 mod creation;
+mod mailbox;
 mod pace;
 mod slot;
 mod stop;
@@ -40,8 +42,7 @@ mod tests;
 mod update;
 mod watch;
 
-/// Asks that wait for one sandbox's task.
-const MESSAGES: usize = 64;
+pub use mailbox::Mailbox;
 
 /// Who asked, waiting.
 pub type Reply = oneshot::Sender<Result<(), Error>>;
@@ -98,7 +99,7 @@ struct Task {
     waiting: Vec<(Ask, Reply)>,
     containers: HashMap<Arc<str>, Slot>,
     work: JoinSet<Outcome>,
-    own: mpsc::Sender<Message>,
+    own: Mailbox,
     caught_up: Option<oneshot::Sender<()>>,
     pace: Pace,
 }
@@ -138,7 +139,7 @@ enum Outcome {
 /// Makes a sandbox and owns it from then on.
 pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: Done) {
     let name = Name::of(&facts.request);
-    match make::make(&node, &facts, &progress).await {
+    match make::make(&node, &facts, &progress).instrument(progress.request().clone()).await {
         Ok(made) => {
             let (mut task, messages) = Task::new(node, facts, Life::Ready);
             task.ips = made.ips;
@@ -207,8 +208,8 @@ pub fn resume(
 }
 
 impl Task {
-    fn new(node: Arc<Node>, facts: Arc<Facts>, life: Life) -> (Self, mpsc::Receiver<Message>) {
-        let (own, messages) = mpsc::channel(MESSAGES);
+    fn new(node: Arc<Node>, facts: Arc<Facts>, life: Life) -> (Self, mailbox::Incoming) {
+        let (own, messages) = mailbox::new();
         let task = Self {
             node,
             facts,
@@ -248,7 +249,7 @@ impl Task {
         self.node.store.sandbox(&self.facts.id).dir().join("monitor.lock").exists()
     }
 
-    async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+    async fn run(mut self, mut messages: mailbox::Incoming) {
         while !self.is_gone() {
             let overdue = self.next_kill();
             tokio::select! {
@@ -258,7 +259,13 @@ impl Task {
                 () = closed(self.monitor.as_ref()) => self.lose_monitor(),
                 () = at(overdue) => self.kill_overdue(),
                 () = at(self.stop.until()) => self.begin_stilling(),
-                Some(message) = messages.recv() => self.hear(message),
+                Some((request, message)) = messages.recv() => {
+                    request.in_scope(|| {
+                        self.hear(message);
+                        self.advance();
+                    });
+                    continue;
+                }
             }
             self.advance();
         }
@@ -351,9 +358,14 @@ impl Task {
         }
     }
 
+    /// Begins a piece of work, in the span of the request that led to it.
+    fn work_on(&mut self, work: impl Future<Output = Outcome> + Send + 'static) {
+        self.work.spawn(work.in_current_span());
+    }
+
     fn begin_removal(&mut self) {
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
-        self.work.spawn(async move { Outcome::Unmade(unmake::unmake(&node, &id, monitor).await) });
+        self.work_on(async move { Outcome::Unmade(unmake::unmake(&node, &id, monitor).await) });
     }
 
     fn hear_unmade(&mut self, ended: Result<(), Error>) {

@@ -39,7 +39,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
     let request = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let facts = Arc::new(sandbox::Facts { id: id.into(), request, plan });
     let ips = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
-    let (task, _) = tokio::sync::mpsc::channel(1);
+    let task = sandbox::task::Mailbox::unheard();
     Sandbox { facts, life, ips, limits: None, monitor: None, task }
 }
 

@@ -85,7 +85,7 @@ impl Task {
         let Some(monitor) = self.monitor.clone() else { return };
         self.change(id, ContainerEvent::StartBegun);
         let id = id.clone();
-        self.work.spawn(async move {
+        self.work_on(async move {
             let started = container::make::start(&monitor, id.clone()).await;
             Outcome::Started { id, started }
         });
@@ -130,7 +130,7 @@ impl Task {
         let Some(monitor) = self.monitor.clone() else { return };
         let scope = if signal == SIGKILL { Scope::All } else { Scope::Init };
         let id = id.clone();
-        self.work.spawn(async move {
+        self.work_on(async move {
             let ask = MonitorAsk::Signal { container_id: id.to_string(), signal, scope };
             let sent = monitor.order(ask).await.map_err(Error::from);
             Outcome::Signalled { id, sent }
@@ -157,7 +157,7 @@ impl Task {
         self.change(id, ContainerEvent::RemovalBegun);
         let (node, sandbox_id, id) = (self.node.clone(), self.facts.id.clone(), id.clone());
         let monitor = self.monitor.clone();
-        self.work.spawn(async move {
+        self.work_on(async move {
             let unmade = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
             Outcome::ContainerUnmade { id, unmade }
         });

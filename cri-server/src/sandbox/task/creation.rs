@@ -38,7 +38,7 @@ impl Task {
         let stage = Stage::Making { attempt, ended: None };
         self.containers.insert(id.clone(), Slot::new(stage));
         let node = self.node.clone();
-        self.work.spawn(async move {
+        self.work_on(async move {
             let made = container::make::make(&node, order, &progress).await;
             let made = made.map(|(facts, life)| (Arc::new(facts), life));
             Outcome::ContainerMade { id, made }
@@ -77,7 +77,7 @@ impl Task {
         self.containers.insert(id.clone(), Slot { stage: Stage::Undoing { attempt, error }, ..slot });
         let (node, sandbox_id, id) = (self.node.clone(), self.facts.id.clone(), id.clone());
         let monitor = self.monitor.clone();
-        self.work.spawn(async move {
+        self.work_on(async move {
             let undone = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
             Outcome::ContainerUndone { id, undone }
         });

@@ -72,7 +72,7 @@ impl Task {
         self.stop = Stopping::Stilling;
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
         let refusal = if self.stops_failed < STOPS_MAX { Refusal::Failure } else { Refusal::Debt };
-        self.work.spawn(async move { Outcome::Stilled(unmake::still(&node, &id, monitor, refusal).await) });
+        self.work_on(async move { Outcome::Stilled(unmake::still(&node, &id, monitor, refusal).await) });
     }
 
     pub(super) fn hear_stilled(&mut self, ended: Result<(), Error>) {

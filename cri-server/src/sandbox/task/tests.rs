@@ -93,7 +93,7 @@ fn running(id: &str) -> Slot {
 }
 
 /// A sandbox with one running container, and its monitor.
-async fn pod(dir: &Path) -> (Arc<Node>, mpsc::Sender<Message>, Fake) {
+async fn pod(dir: &Path) -> (Arc<Node>, Mailbox, Fake) {
     let node = node(dir).await;
     let (monitor, fake) = Fake::pair();
     let record = node.store.sandbox("s1");
@@ -127,13 +127,13 @@ fn play(mut fake: Fake) -> std::thread::JoinHandle<Vec<MonitorAsk>> {
     })
 }
 
-async fn ask(task: &mpsc::Sender<Message>, ask: ContainerAsk) -> oneshot::Receiver<Result<(), Error>> {
+async fn ask(task: &Mailbox, ask: ContainerAsk) -> oneshot::Receiver<Result<(), Error>> {
     let (reply, heard) = oneshot::channel();
     task.send(Message::Container { container_id: "c1".into(), ask, reply }).await.unwrap();
     heard
 }
 
-async fn ask_sandbox(task: &mpsc::Sender<Message>, ask: Ask) -> Result<(), Error> {
+async fn ask_sandbox(task: &Mailbox, ask: Ask) -> Result<(), Error> {
     let (reply, heard) = oneshot::channel();
     task.send(Message::Sandbox { ask, reply }).await.unwrap();
     tokio::time::timeout(PATIENCE, heard).await.unwrap().unwrap()

@@ -37,7 +37,7 @@ impl Task {
     fn begin_update(&mut self, id: &Arc<str>) {
         let ready = self.order_of(id);
         let (node, id) = (self.node.clone(), id.clone());
-        self.work.spawn(async move {
+        self.work_on(async move {
             let updated = match ready {
                 Ok(order) => update::update(&node, order).await,
                 Err(error) => Err(error),

@@ -40,7 +40,7 @@ impl Task {
 
     pub(super) fn reach(&mut self, pause: Duration) {
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
-        self.work.spawn(async move {
+        self.work_on(async move {
             tokio::time::sleep(pause).await;
             let reached = match monitor.filter(|monitor| !monitor.is_closed()) {
                 Some(monitor) => Reached::by(monitor).await,
@@ -105,7 +105,7 @@ impl Task {
     /// A container that was half made when the daemon or the monitor died; nobody was told its id.
     pub(super) fn unmake_unknown(&mut self, id: Arc<str>) {
         let (node, sandbox_id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
-        self.work.spawn(async move {
+        self.work_on(async move {
             let unmade = container::unmake::unmake(&node, &sandbox_id, &id, monitor.as_ref()).await;
             Outcome::ContainerUnmade { id, unmade }
         });
