@@ -113,6 +113,12 @@ impl Progress {
         trace(&self.id, last.step, last.since, now);
     }
 
+    /// Does the step's work within its span, so that what it leads to is found beneath it.
+    pub async fn within<T>(&self, work: impl Future<Output = T>) -> T {
+        let span = self.lock().span.clone();
+        work.instrument(span).await
+    }
+
     /// The last step has ended.
     pub fn finish(&self) {
         let now = Instant::now();

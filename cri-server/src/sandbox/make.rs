@@ -54,7 +54,7 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     record.write("hostname", format!("{}\n", facts.plan.hostname).as_bytes())?;
 
     progress.enter(Step::SandboxNetwork);
-    let ips = attach(node, facts).await?;
+    let ips = progress.within(attach(node, facts)).await?;
 
     progress.enter(Step::SandboxReady);
     record.write_json("life", &Life::Ready)?;
