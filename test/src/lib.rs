@@ -8,6 +8,7 @@
 
 pub mod bench;
 pub mod critest;
+pub mod criu;
 pub mod dead_volume;
 pub mod demo;
 pub mod engine;

@@ -110,6 +110,18 @@ pub fn ensure_packages(wanted: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
+const MIRROR: &str = "http://deb.debian.org/debian";
+
+/// The archive that this machine's apt uses, or Debian's own.
+pub fn mirror() -> String {
+    let said = Command::new("apt-get")
+        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
+        .output();
+    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let own = said.lines().find(|line| line.contains("debian") && !line.contains("security"));
+    own.unwrap_or(MIRROR).trim_end_matches('/').to_owned()
+}
+
 /// A command that runs as root: itself for root, through sudo for others.
 pub fn as_root(program: &str) -> Command {
     if rustix::process::geteuid().is_root() {

@@ -22,12 +22,14 @@ usage: cargo xtask TASK
              or its benchmarks: [--benchmark]
   oci        the OCI runtime validation suite beside runc and crun [--runtime PATH]... [--alone]
              [--systemd-cgroup] [--focus TEXT] [--probe PATH]
+  criu       fetches a criu that knows this kernel; its path is for tests in BERTH_CRIU
   fuzz       the fuzz targets of the runtime [--seconds N each] [--target NAME]
   bench [pod]  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
   vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
              [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | -- COMMAND
+             | oci [--cgroupfs | --systemd-cgroup] [--alone] [--focus TEXT]
   bench runtime  berth-runtime beside crun, runc and the kernel's own cost [--rounds N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ["node", rest @ ..] => tasks::node(rest),
         ["critest", rest @ ..] => tasks::critest(rest),
         ["oci", rest @ ..] => oci::oci(rest),
+        ["criu"] => tasks::fetch_criu(),
         ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         ["bench"] => tasks::bench_pod(&[]),
         ["bench", "pod", rest @ ..] => tasks::bench_pod(rest),

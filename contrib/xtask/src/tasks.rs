@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_test::programs::{Programs, cargo, target_dir, workspace};
-use berth_test::{bench, critest, demo, stand_ins, tools};
+use berth_test::{bench, critest, criu, demo, stand_ins, tools};
 
 use crate::namespace;
 
@@ -38,7 +38,8 @@ pub(crate) fn unit() -> Result<()> {
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])?;
     licences()?;
-    cargo_test("unit", &["test", "--workspace", "--no-fail-fast"])
+    let criu = criu::ensure()?.display().to_string();
+    cargo_test("unit", &["test", "--workspace", "--no-fail-fast"], &[(criu::CRIU_VARIABLE, &criu)])
 }
 
 /// `cargo deny`, installed when it is missing.
@@ -77,7 +78,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
         vec!["test", "--package", "berth-test", "--tests", "--no-fail-fast", "--", "--include-ignored"];
     command.extend(["--test-threads", "2"]);
     command.extend(args);
-    cargo_test("node", &command)
+    cargo_test("node", &command, &[])
 }
 
 pub(crate) fn critest(args: &[&str]) -> Result<()> {
@@ -206,6 +207,12 @@ pub(crate) fn demo() -> Result<()> {
     wait_for(demo::run())
 }
 
+/// Fetches criu, and says where it is.
+pub(crate) fn fetch_criu() -> Result<()> {
+    println!("{}", criu::ensure()?.display());
+    Ok(())
+}
+
 pub(crate) fn prepare_critest() -> Result<()> {
     prepare()?;
     tools::CriTools::build().map(drop)
@@ -227,11 +234,12 @@ fn wait_for<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// Runs a cargo test command, its output shown, and ends with the sum of its summaries.
-fn cargo_test(name: &str, args: &[&str]) -> Result<()> {
+fn cargo_test(name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     use std::io::{BufRead, BufReader};
     let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(args)
         .envs(root_runner())
+        .envs(env.iter().copied())
         .current_dir(workspace())
         .stdout(std::process::Stdio::piped())
         .spawn()

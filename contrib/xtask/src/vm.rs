@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use berth_test::criu::CRIU_VARIABLE;
 use berth_test::node::PRIVATE_NETWORK;
-use berth_test::programs::workspace;
+use berth_test::programs::{Programs, workspace};
 use berth_test::vm::{self, Lsm, Options};
 
 use crate::tasks::{prepare_critest, value};
@@ -17,6 +18,8 @@ enum Work<'a> {
     Runtime(&'a [&'a str]),
     /// critest with the systemd cgroup driver.
     Critest(&'a [&'a str]),
+    /// The OCI validation suite, with both cgroup drivers.
+    Oci(&'a [&'a str]),
     Command(&'a [&'a str]),
 }
 
@@ -25,6 +28,7 @@ pub(crate) fn vm(args: &[&str]) -> Result<()> {
     let command = match work {
         Work::Runtime(filter) => runtime_tests(filter)?,
         Work::Critest(args) => critest(args)?,
+        Work::Oci(args) => oci(args)?,
         Work::Command(words) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
     };
     let status = vm::run(&options, &command)?;
@@ -36,7 +40,7 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
     let mut options = Options::default();
     let mut at = 0;
     loop {
-        let word = *args.get(at).context("vm needs a task: runtime, critest, or -- COMMAND")?;
+        let word = *args.get(at).context("vm needs a task: runtime, critest, oci, or -- COMMAND")?;
         let rest = args.get(at + 1..).unwrap_or_default();
         match word {
             "--lsm" => options.lsm = Lsm::parse(&value(word, rest.first())?)?,
@@ -46,8 +50,9 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
             }
             "runtime" => return Ok((options, Work::Runtime(rest))),
             "critest" => return Ok((options, Work::Critest(rest))),
+            "oci" => return Ok((options, Work::Oci(rest))),
             "--" if !rest.is_empty() => return Ok((options, Work::Command(rest))),
-            other => bail!("vm has no task {other}: runtime, critest, or -- COMMAND"),
+            other => bail!("vm has no task {other}: runtime, critest, oci, or -- COMMAND"),
         }
         at += 2;
     }
@@ -57,8 +62,10 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
 fn runtime_tests(filter: &[&str]) -> Result<String> {
     let programs = test_programs(&["--package", "runtime", "--test", "kernel", "--test", "cgroup_kernel"])?;
     let filter: String = filter.iter().map(|word| format!(" {}", quoted(word))).collect();
-    let run =
-        |program: &PathBuf| format!("{}{filter} --test-threads=2", quoted(&program.display().to_string()));
+    let run = |program: &PathBuf| {
+        let program = quoted(&program.display().to_string());
+        format!("{CRIU_VARIABLE}=/usr/sbin/criu {program}{filter} --test-threads=2")
+    };
     Ok(programs.iter().map(run).collect::<Vec<_>>().join(" && "))
 }
 
@@ -68,6 +75,38 @@ fn critest(args: &[&str]) -> Result<String> {
     let args: String = args.iter().map(|word| format!(" {}", quoted(word))).collect();
     let program = quoted(&program.display().to_string());
     Ok(format!("{PRIVATE_NETWORK}=1 {program} critest --systemd-cgroup{args}"))
+}
+
+/// Where the guest's Debian has the peers.
+const PEERS: [&str; 2] = ["/usr/sbin/runc", "/usr/bin/crun"];
+
+/// Once with each cgroup driver, unless one is named. The guest has no cargo, so it is told where everything is.
+fn oci(args: &[&str]) -> Result<String> {
+    Programs::build_static()?;
+    let programs = Programs::built();
+    let alone = args.contains(&"--alone");
+    let own = programs.runtime.display().to_string();
+    let runtimes = std::iter::once(own.as_str()).chain(PEERS.into_iter().filter(|_| !alone));
+    let program = std::env::current_exe().context("finding this program")?;
+    let mut command = format!("{} oci", quoted(&program.display().to_string()));
+    for runtime in runtimes {
+        command += &format!(" --runtime {}", quoted(runtime));
+    }
+    command += &format!(" --probe {}", quoted(&programs.probe.display().to_string()));
+    let driver = |word: &&&str| matches!(**word, "--systemd-cgroup" | "--cgroupfs");
+    for arg in args.iter().filter(|word| !driver(word)) {
+        command += &format!(" {}", quoted(arg));
+    }
+    let (cgroupfs, systemd) = (command.clone(), format!("{command} --systemd-cgroup"));
+    let named = |word| args.contains(&word);
+    Ok(match (named("--cgroupfs"), named("--systemd-cgroup")) {
+        (true, false) => cgroupfs,
+        (false, true) => systemd,
+        _ => format!(
+            "echo with the cgroupfs driver; {cgroupfs}; first=$?; echo with the systemd driver; {systemd} && \
+             exit $first"
+        ),
+    })
 }
 
 /// Builds tests and answers where they are.

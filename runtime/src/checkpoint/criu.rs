@@ -32,6 +32,8 @@ pub(super) enum Ask {
 
 /// The oldest that is asked at all: 3.17.
 const OLDEST: u64 = 31_700;
+/// How many errors of its log: what failed, in what, and that it failed.
+const SHOWN: usize = 4;
 /// criu's own limit on a message.
 const MAX_MESSAGE: usize = 64 << 10;
 /// What criu says at the end.
@@ -352,13 +354,15 @@ fn environment() -> Vec<CString> {
     std::env::vars_os().filter_map(variable).collect()
 }
 
-/// The errors of criu's log, which say what its answer does not.
+/// The last errors of criu's log, which say what its answer does not. Those before them are of attempts that it can do
+/// without, such as a tun device.
 fn last_words(log: Option<&Path>) -> String {
     let Some(log) = log else { return String::new() };
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let errors: Vec<&str> = text.lines().filter(|line| line.contains("Error (")).collect();
-    let first = errors.iter().take(3).map(|line| line.trim()).collect::<Vec<_>>().join("; ");
-    format!(" ({first}; all of it is in {})", log.display())
+    let last = &errors[errors.len().saturating_sub(SHOWN)..];
+    let last = last.iter().map(|line| line.trim()).collect::<Vec<_>>().join("; ");
+    format!(" ({last}; all of it is in {})", log.display())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const APPLETS: &[&str] = &[
     "sh", "cat", "ls", "id", "sleep", "true", "false", "echo", "grep", "readlink", "stat", "touch", "mkdir",
     "hostname", "mount", "umask", "ps", "kill", "tty", "stty", "mknod", "pwd", "test", "head", "env",
-    "chmod", "wc",
+    "chmod", "wc", "nc", "ifconfig",
 ];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);

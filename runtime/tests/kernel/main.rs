@@ -24,4 +24,5 @@ mod reach;
 mod refusals;
 mod rootless;
 mod systemd;
+mod systemd_user;
 mod terminal;

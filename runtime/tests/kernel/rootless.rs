@@ -14,13 +14,29 @@ use crate::bundle::{Bundle, Said, is_root, wait_until};
 const NOBODYS: u32 = 54_321;
 
 /// A bundle that belongs to the ordinary user, whose runtime directory it also holds.
-struct Ordinary {
-    bundle: Bundle,
+pub(crate) struct Ordinary {
+    pub(crate) bundle: Bundle,
     program: PathBuf,
+    uid: u32,
+    /// XDG_RUNTIME_DIR.
+    runtime_dir: PathBuf,
+    /// Before each command.
+    global: &'static [&'static str],
 }
 
 impl Ordinary {
     fn new(script: &str, change: impl FnOnce(&mut Value)) -> Ordinary {
+        Ordinary::of(NOBODYS, None, &[], script, change)
+    }
+
+    /// Of a user who may have a runtime directory already.
+    pub(crate) fn of(
+        uid: u32,
+        runtime_dir: Option<PathBuf>,
+        global: &'static [&'static str],
+        script: &str,
+        change: impl FnOnce(&mut Value),
+    ) -> Ordinary {
         let bundle = Bundle::new("true");
         let program = bundle.path().join("program");
         // The build's own directory may be closed to others.
@@ -29,7 +45,8 @@ impl Ordinary {
             Command::new("cp").arg(env!("CARGO_BIN_EXE_berth-runtime")).arg(&program).status().unwrap();
         assert!(copied.success());
         fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let ordinary = Ordinary { bundle, program };
+        let runtime_dir = runtime_dir.unwrap_or_else(|| bundle.path().to_owned());
+        let ordinary = Ordinary { bundle, program, uid, runtime_dir, global };
         ordinary.own();
         ordinary.say(&["spec", "--rootless"]).ok();
         let path = ordinary.bundle.path().join("config.json");
@@ -42,8 +59,13 @@ impl Ordinary {
         ordinary
     }
 
+    pub(crate) fn set_runtime_dir(&mut self, dir: &std::path::Path) {
+        std::os::unix::fs::chown(dir, Some(self.uid), Some(self.uid)).unwrap();
+        self.runtime_dir = dir.to_owned();
+    }
+
     fn own(&self) {
-        let owner = format!("{NOBODYS}:{NOBODYS}");
+        let owner = format!("{0}:{0}", self.uid);
         assert!(
             Command::new("chown").args(["-hR", &owner]).arg(self.bundle.path()).status().unwrap().success()
         );
@@ -53,16 +75,17 @@ impl Ordinary {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new(&self.program);
         let words = words.iter().map(|word| if *word == "ID" { self.bundle.id.as_str() } else { word });
-        command.args(words).current_dir(self.bundle.path()).uid(NOBODYS).gid(NOBODYS);
-        command.env("XDG_RUNTIME_DIR", self.bundle.path()).stdin(Stdio::null());
+        command.args(self.global).args(words).current_dir(self.bundle.path()).uid(self.uid).gid(self.uid);
+        command.env_remove("DBUS_SESSION_BUS_ADDRESS").env("XDG_RUNTIME_DIR", &self.runtime_dir);
+        command.stdin(Stdio::null());
         command
     }
 
-    fn say(&self, words: &[&str]) -> Said {
+    pub(crate) fn say(&self, words: &[&str]) -> Said {
         Said::from(self.command(words).output().unwrap())
     }
 
-    fn start(&self) {
+    pub(crate) fn start(&self) {
         let log = self.bundle.path().join("log");
         let err = fs::File::create(&log).unwrap();
         let status = self.command(&["run", "-d", "ID"]).stdout(Stdio::null()).stderr(err).status().unwrap();
@@ -75,7 +98,7 @@ impl Drop for Ordinary {
         let said = self.say(&["delete", "--force", "ID"]);
         if !std::thread::panicking() {
             said.ok();
-            assert!(!self.bundle.path().join("berth-runtime").join(&self.bundle.id).exists());
+            assert!(!self.runtime_dir.join("berth-runtime").join(&self.bundle.id).exists());
         }
     }
 }

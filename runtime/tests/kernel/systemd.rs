@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::bundle::{Bundle, is_root};
+use crate::checkpoint;
 
 /// A container whose cgroup systemd makes, in a slice of the test's own.
 struct Scoped(Bundle);
@@ -112,6 +113,72 @@ fn limits_are_the_scopes_and_the_containers() {
     assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
     assert_eq!(scoped.file("memory.max"), "67108864");
     assert_eq!(scoped.file("container/memory.max"), "67108864");
+}
+
+#[test]
+fn an_update_changes_the_scopes_properties_and_the_containers_files() {
+    let Some(mut scoped) = Scoped::new("sleep 600") else { return };
+    scoped.0.spec["linux"]["resources"] = json!({"memory": {"limit": 67_108_864}, "pids": {"limit": 77}});
+    scoped.start();
+    let new =
+        ["--memory", "134217728", "--pids-limit", "55", "--cpu-quota", "20000", "--cpu-period", "100000"];
+    scoped.0.say(&[&["update"], &new[..], &["--cpuset-cpus", "0", "ID"]].concat()).ok();
+    let check = |when: &str| {
+        let expected = [
+            ("MemoryMax", "memory.max", "134217728"),
+            ("TasksMax", "pids.max", "55"),
+            ("AllowedCPUs", "cpuset.cpus", "0"),
+        ];
+        for (property, file, value) in expected {
+            assert_eq!(scoped.shown(property), value, "{property} {when}");
+            assert_eq!(scoped.file(file), value, "the scope's {file} {when}");
+            assert_eq!(scoped.file(&format!("container/{file}")), value, "the container's {file} {when}");
+        }
+        assert_eq!(scoped.shown("CPUQuotaPerSecUSec"), "200ms", "{when}");
+        assert_eq!(scoped.file("container/cpu.max"), "20000 100000", "{when}");
+    };
+    check("at once");
+    // A property that systemd did not know would be lost here.
+    assert!(Command::new("systemctl").arg("daemon-reload").status().unwrap().success());
+    check("after a reload");
+    scoped.0.say(&["update", "--memory", "-1", "ID"]).ok();
+    assert_eq!(scoped.shown("MemoryMax"), "infinity");
+    assert_eq!(
+        (scoped.file("memory.max"), scoped.file("container/memory.max")),
+        ("max".into(), "max".into())
+    );
+}
+
+#[test]
+fn a_container_divides_its_own_cgroup() {
+    let script = "mkdir /sys/fs/cgroup/init /sys/fs/cgroup/part; echo $$ > /sys/fs/cgroup/init/cgroup.procs; \
+        echo +pids > /sys/fs/cgroup/cgroup.subtree_control; echo 5 > /sys/fs/cgroup/part/pids.max; \
+        cat /sys/fs/cgroup/part/pids.max /proc/self/cgroup";
+    let Some(mut scoped) = Scoped::new(script) else { return };
+    scoped.0.mount(json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"}));
+    scoped.0.write();
+    assert_eq!(scoped.0.say(&["--systemd-cgroup", "run", "ID"]).ok(), "5\n0::/init");
+    assert!(scoped.is_gone());
+}
+
+#[test]
+fn a_restored_container_is_in_a_scope_of_its_own_again() {
+    let Some(mut lab) = checkpoint::Lab::new(checkpoint::COUNTING) else { return };
+    let Some(scoped) = Scoped::new("true") else { return };
+    lab.global.push("--systemd-cgroup");
+    lab.bundle.spec["linux"]["cgroupsPath"] = json!(format!("berth-test.slice:rt:{}", scoped.0.id));
+    lab.bundle.spec["linux"]["resources"] = json!({"pids": {"limit": 77}});
+    lab.run();
+    lab.wait_until_it_counts();
+    lab.checkpoint(&[]).ok();
+    let before = lab.ended();
+    assert!(scoped.is_gone());
+    lab.restore(&[]).ok();
+    lab.goes_on_from(before);
+    assert_eq!(scoped.file("container/cgroup.procs").lines().next().unwrap(), lab.bundle.pid().to_string());
+    assert_eq!((scoped.shown("TasksMax"), scoped.file("container/pids.max")), ("77".into(), "77".into()));
+    lab.bundle.say(&["delete", "--force", "ID"]).ok();
+    assert!(scoped.is_gone());
 }
 
 #[test]

@@ -46,7 +46,8 @@ fn exec_opens_a_terminal_as_well() {
     bundle.say(&["exec", "-t", "-d", "ID", "tty"]).refused(&["--console-socket"]);
 }
 
-fn receive(stream: &UnixStream) -> OwnedFd {
+/// What somebody sent over a console socket.
+pub(crate) fn receive(stream: &UnixStream) -> OwnedFd {
     let mut bytes = [0; 64];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::tools::mirror;
+
 const SUITE: &str = "trixie";
-const MIRROR: &str = "http://deb.debian.org/debian";
 /// What a node has, and what tests ask for.
 const PACKAGES: &[&str] = &[
     "linux-image-amd64",
@@ -35,6 +36,8 @@ const PACKAGES: &[&str] = &[
     "docker-registry",
     "runc",
     "crun",
+    "criu",
+    "dbus-user-session",
 ];
 /// Slow to start where the processor is emulated, and of no use to a guest of minutes.
 const MASKED: &[&str] = &[
@@ -127,16 +130,6 @@ fn key() -> String {
     let mut hasher = std::hash::DefaultHasher::new();
     (SUITE, PACKAGES, MASKED, AGENT, UNIT, FREE_MIB).hash(&mut hasher);
     format!("{:016x}", hasher.finish())
-}
-
-/// The archive that this machine's apt uses, or Debian's own.
-fn mirror() -> String {
-    let said = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
-        .output();
-    let said = said.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let own = said.lines().find(|line| line.contains("debian") && !line.contains("security"));
-    own.unwrap_or(MIRROR).trim_end_matches('/').to_owned()
 }
 
 fn debootstrap(tree: &Path) -> Result<()> {
