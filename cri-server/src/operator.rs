@@ -1,6 +1,6 @@
 //! `berth`, the operator's command, and the service of the daemon that it asks what CRI has no words for.
 //!
-//! Everything but `doctor`, `config` and `image explain` goes through the CRI socket: the daemon owns the facts.
+//! Everything but `doctor`, `config` and `image explain`, `copy` and `inspect` goes through the CRI socket: the daemon owns the facts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +18,7 @@ mod say;
 pub mod service;
 mod status;
 mod table;
+mod transfer;
 
 /// Looks after the node runtime berth.
 #[derive(Debug, Parser)]
@@ -68,6 +69,11 @@ enum ImageCommand {
         #[arg(long)]
         namespace: Option<String>,
     },
+    /// Copies an image between a registry, an OCI layout and an archive; needs no daemon.
+    Copy(CopyArguments),
+    /// Shows an image without pulling it: `docker://NAME`, `oci:DIR[:REF]`, `oci-archive:FILE[:REF]` or
+    /// `docker-archive:FILE[:NAME]`; needs no daemon.
+    Inspect(InspectArguments),
     /// Lists the images of this node.
     List,
     /// Pulls an image as the kubelet would.
@@ -85,6 +91,49 @@ struct ImportArguments {
     name: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct CopyArguments {
+    /// `docker://NAME`, `oci:DIR[:REF]`, `oci-archive:FILE[:REF]` or `docker-archive:FILE[:NAME]`.
+    source: String,
+    /// The same; an archive must not be there yet.
+    target: String,
+    /// Every image of an index, and the index, instead of the one for this platform.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+#[derive(Debug, Args)]
+struct InspectArguments {
+    image: String,
+    /// Prints what the name means as it is: a manifest or an index.
+    #[arg(long, conflicts_with = "config_blob")]
+    raw: bool,
+    /// Prints the image's configuration as it is.
+    #[arg(long = "config-blob")]
+    config_blob: bool,
+    #[arg(long, value_enum, default_value = "json")]
+    format: Format,
+    #[command(flatten)]
+    choice: Choice,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Json,
+}
+
+#[derive(Debug, Args)]
+struct Choice {
+    /// Of an index the image for this platform, as `linux/arm64/v8`; default: this machine's.
+    #[arg(long)]
+    platform: Option<String>,
+    /// A file with credentials, looked at before the node's own.
+    #[arg(long, value_name = "FILE")]
+    auth_file: Vec<PathBuf>,
+}
+
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -100,6 +149,10 @@ pub enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Images(#[from] image_service::Error),
+    #[error(transparent)]
+    Location(#[from] image_service::transfer::InvalidLocation),
+    #[error(transparent)]
+    Platform(#[from] image_service::platform::InvalidPlatform),
     #[error("{what}")]
     Io { what: String, source: std::io::Error },
     #[error("something is missing")]
@@ -138,6 +191,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         Command::Image(ImageCommand::Explain { name, namespace }) => {
             image::explain(&arguments.config, name, namespace.as_deref())
         }
+        Command::Image(ImageCommand::Copy(copy)) => wait(transfer::copy(&arguments.config, copy)),
+        Command::Image(ImageCommand::Inspect(inspect)) => wait(transfer::inspect(&arguments.config, inspect)),
         Command::Image(command) => wait(image::run(command, &arguments.socket()?)),
         Command::Status => wait(status::status(&arguments.socket()?)),
     }

@@ -28,6 +28,9 @@ pub enum Error {
     /// Something that is no image, or not one that can be used here.
     #[error("{name} can't be used: no registry gave a proper answer")]
     Unusable { name: String, source: Arc<registry::Error> },
+    /// The registry did not take it.
+    #[error("{name} is not pushed")]
+    NotPushed { name: String, source: Arc<registry::Error> },
     #[error(transparent)]
     InvalidReference(#[from] InvalidReference),
     /// `registries.conf`, certificates or credential files can't be used.
@@ -83,6 +86,10 @@ impl Error {
             registry::Error::Invalid(_) => Error::Unusable { name, source },
             registry::Error::Configuration(_) | registry::Error::Hosts(_) => Error::Configuration(source),
         }
+    }
+
+    pub(crate) fn pushed(name: &str, source: registry::Error) -> Error {
+        Error::NotPushed { name: name.to_owned(), source: Arc::new(source) }
     }
 
     pub(crate) fn registries(source: crate::registries_conf::Error) -> Error {

@@ -15,6 +15,7 @@ use toml::Spanned;
 use crate::bounded;
 use crate::reference::Reference;
 use crate::registries_conf::{Access, Endpoint, Role, Tls};
+use crate::registry::Purpose;
 
 /// No configuration written by people is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -90,6 +91,7 @@ enum Client {
 pub(crate) fn endpoints(
     dirs: &[PathBuf],
     reference: &Reference,
+    purpose: Purpose,
 ) -> Result<Option<(PathBuf, Vec<Endpoint>)>, Error> {
     let Some(path) = find(dirs, reference.domain()) else { return Ok(None) };
     let failed = |source| Error::Read { path: path.clone(), source };
@@ -97,7 +99,8 @@ pub(crate) fn endpoints(
     let file: File = toml::from_str(&text)
         .map_err(|source| Error::Toml { path: path.clone(), source: Box::new(source) })?;
     let rule = |why| Error::Rule { path: path.clone(), why };
-    let endpoints = file.endpoints(reference, path.parent().unwrap_or(Path::new("/"))).map_err(rule)?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let endpoints = file.endpoints(reference, dir, purpose).map_err(rule)?;
     Ok(Some((path, endpoints)))
 }
 
@@ -105,7 +108,7 @@ pub(crate) fn endpoints(
 #[cfg(feature = "fuzzing")]
 pub(crate) fn parse(text: &str, reference: &Reference) -> Result<Vec<Endpoint>, String> {
     let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-    file.endpoints(reference, Path::new("/"))
+    file.endpoints(reference, Path::new("/"), Purpose::Pull)
 }
 
 /// The file that counts for a host: the first directory's that has one, its own before the default.
@@ -122,7 +125,7 @@ fn find(dirs: &[PathBuf], host: &str) -> Option<PathBuf> {
 }
 
 impl File {
-    fn endpoints(self, reference: &Reference, dir: &Path) -> Result<Vec<Endpoint>, String> {
+    fn endpoints(self, reference: &Reference, dir: &Path, purpose: Purpose) -> Result<Vec<Endpoint>, String> {
         let mut hosts: Vec<(String, Spanned<Table>)> = self.host.into_iter().collect();
         // They are asked in the order in which they are written.
         hosts.sort_by_key(|(_, table)| table.span().start);
@@ -130,11 +133,17 @@ impl File {
         let mut endpoints = Vec::new();
         for (url, table) in hosts {
             let table = table.into_inner();
-            let can =
-                |what: &str| table.capabilities.as_ref().is_none_or(|all| all.iter().any(|one| one == what));
-            if can("pull") && (can("resolve") || !by_tag) {
+            let can = |what: &str| can(&table.capabilities, what);
+            let serves = match purpose {
+                Purpose::Pull => can("pull") && (can("resolve") || !by_tag),
+                Purpose::Push => can("push"),
+            };
+            if serves {
                 endpoints.push(table.endpoint(&url, reference, Role::Mirror, dir)?);
             }
+        }
+        if purpose == Purpose::Push && !can(&self.capabilities, "push") {
+            return Ok(endpoints);
         }
         let server = self.server.unwrap_or_else(|| format!("https://{}", reference.domain()));
         let own = Table {
@@ -149,6 +158,11 @@ impl File {
         endpoints.push(own.endpoint(&server, reference, Role::Primary, dir)?);
         Ok(endpoints)
     }
+}
+
+/// Who says nothing of its capabilities has all (containerd, docs/hosts.md, "capabilities field").
+fn can(capabilities: &Option<Vec<String>>, what: &str) -> bool {
+    capabilities.as_ref().is_none_or(|all| all.iter().any(|one| one == what))
 }
 
 impl Table {

@@ -3,7 +3,7 @@
 //! A file is believed no more than a registry: every blob is read with a bound and against its digest,
 //! and paths inside it are keys or confined, never joined to the node's.
 
-mod place;
+pub(crate) mod place;
 
 use std::io::BufReader;
 use std::path::Path;
@@ -24,8 +24,8 @@ use crate::unpack::Expected;
 use place::Place;
 
 /// What a builder writes beside the image's name; containerd's and Docker's, and the OCI's own.
-const FULL_NAME: &str = "io.containerd.image.name";
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 const READ_BYTES: usize = 256 << 10;
 /// Images in one archive.
 const MAX_IMAGES: usize = 1000;
@@ -33,13 +33,13 @@ const MAX_IMAGES: usize = 1000;
 /// An archive whose kind is known.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    place: Place,
-    kind: Kind,
-    shown: String,
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
+    pub(crate) shown: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     OciLayout,
     DockerArchive,
 }
@@ -63,11 +63,11 @@ struct FoundLayer {
 /// `manifest.json` of a docker archive.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Saved {
-    config: String,
+pub(crate) struct Saved {
+    pub(crate) config: String,
     #[serde(default)]
-    repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    pub(crate) repo_tags: Option<Vec<String>>,
+    pub(crate) layers: Vec<String>,
 }
 
 impl Opened {
@@ -115,11 +115,17 @@ impl Opened {
         }
     }
 
-    fn layout(&self, platform: &Platform) -> Result<Vec<Found>, Error> {
+    /// `index.json` of a layout.
+    pub(crate) fn index(&self) -> Result<manifest::Index, Error> {
         let bytes = self.place.read("index.json", MAX_DOCUMENT_BYTES as u64)?;
-        let Document::Index(index) = self.parse(&bytes, None)? else {
-            return Err(Error::invalid(&self.shown, "index.json is not an index"));
-        };
+        match self.parse(&bytes, None)? {
+            Document::Index(index) => Ok(index),
+            Document::Manifest(_) => Err(Error::invalid(&self.shown, "index.json is not an index")),
+        }
+    }
+
+    fn layout(&self, platform: &Platform) -> Result<Vec<Found>, Error> {
+        let index = self.index()?;
         let mut images = Vec::new();
         for descriptor in &index.manifests {
             let runs = descriptor.platform.as_ref().is_none_or(|other| platform.runs(other));
@@ -178,13 +184,18 @@ impl Opened {
     }
 
     fn docker(&self) -> Result<Vec<Found>, Error> {
+        self.saved_list()?.into_iter().map(|saved| self.saved(saved)).collect()
+    }
+
+    /// `manifest.json` of a docker archive.
+    pub(crate) fn saved_list(&self) -> Result<Vec<Saved>, Error> {
         let bytes = self.place.read("manifest.json", MAX_DOCUMENT_BYTES as u64)?;
         let saved: Vec<Saved> = serde_json::from_slice(&bytes)
             .map_err(|error| Error::invalid(&self.shown, format!("manifest.json: {error}")))?;
         if saved.len() > MAX_IMAGES {
             return Err(Error::invalid(&self.shown, format!("it has more than {MAX_IMAGES} images")));
         }
-        saved.into_iter().map(|saved| self.saved(saved)).collect()
+        Ok(saved)
     }
 
     fn saved(&self, saved: Saved) -> Result<Found, Error> {
@@ -263,15 +274,19 @@ impl Pulls {
     }
 }
 
-fn blob_file(digest: &Digest) -> String {
+pub(crate) fn blob_file(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+pub(crate) fn layout_name(descriptor: &Descriptor) -> Option<Reference> {
+    let annotated = |key: &str| descriptor.annotations.get(key);
+    let full = annotated(FULL_NAME).or_else(|| annotated(REF_NAME).filter(|name| name.contains('/')));
+    full.and_then(|name| Reference::parse(name).ok())
 }
 
 /// The name an index entry carries. A bare tag names nothing on a node: there it is imported unnamed.
 fn layout_names(descriptor: &Descriptor) -> Vec<Name> {
-    let annotated = |key: &str| descriptor.annotations.get(key);
-    let full = annotated(FULL_NAME).or_else(|| annotated(REF_NAME).filter(|name| name.contains('/')));
-    let Some(reference) = full.and_then(|name| Reference::parse(name).ok()) else { return Vec::new() };
+    let Some(reference) = layout_name(descriptor) else { return Vec::new() };
     let by_digest = Name::Digest(reference.with_digest(descriptor.digest.clone()).to_string());
     reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
 }

@@ -28,6 +28,7 @@ mod mountplan;
 pub mod policy;
 mod pull;
 mod store;
+pub mod transfer;
 pub mod unpack;
 
 pub use auth::Credentials;

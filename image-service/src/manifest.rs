@@ -5,6 +5,8 @@
 //! read in two ways is refused (GHSA-5j5w-g665-5m35), and so is one whose type is not the type that
 //! the registry or the index named.
 
+mod outline;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,6 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::platform::Platform;
+
+pub use outline::{Outline, outline};
 
 /// OCI distribution-spec asks registries to take at least 4 MiB; the peers read no more either.
 pub const MAX_DOCUMENT_BYTES: usize = 4 << 20;

@@ -11,6 +11,7 @@
 //! It never writes a file and never decides what to keep. Every byte of a manifest or configuration is
 //! verified here; a blob's digest is checked by whoever reads it, since that one hashes it anyway.
 
+mod ask;
 mod blob;
 mod body;
 mod certs;
@@ -19,6 +20,8 @@ mod endpoint;
 mod explain;
 mod failure;
 mod origin;
+mod push;
+mod raw;
 mod referrers;
 mod retry;
 mod round;
@@ -44,7 +47,7 @@ use self::session::Tokens;
 use self::transport::Transport;
 use crate::auth::Credentials;
 use crate::digest::Digest;
-use crate::manifest::{Descriptor, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, Manifest, MediaType};
+use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, Manifest, MediaType};
 use crate::platform::Platform;
 use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
@@ -52,9 +55,18 @@ use crate::registries_conf::{self, RegistriesConf};
 pub use self::blob::Blob;
 pub use self::explain::{Explained, Shown, Why};
 pub use self::failure::Failure;
+pub use self::push::Upload;
+pub use self::raw::Raw;
 pub use self::referrers::Artifact;
 
 const AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
+
+/// What is to be done with a repository: no token is asked for that could do more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Pull,
+    Push,
+}
 
 /// What the client is told once.
 #[derive(Debug, Clone, Default)]
@@ -172,6 +184,22 @@ pub struct Resolved {
 }
 
 impl Resolved {
+    /// Of documents that were fetched one by one; the last is the image's manifest.
+    pub(crate) fn of(way: &[Raw]) -> Result<Resolved, manifest::Error> {
+        let fetched = |raw: &Raw| Fetched {
+            digest: raw.digest.clone(),
+            media_type: raw.outline.media_type(),
+            bytes: raw.bytes.clone(),
+        };
+        let last = way.last().map_or(&[][..], |raw| &raw.bytes[..]);
+        match manifest::parse(last, way.last().map(|raw| raw.outline.media_type().as_str()))? {
+            Document::Manifest(manifest) => {
+                Ok(Resolved { documents: way.iter().map(fetched).collect(), manifest })
+            }
+            Document::Index(_) => Err(manifest::Error::Missing("layers")),
+        }
+    }
+
     /// The digest of what the reference names: the one to remember as `repository@digest`.
     pub fn digest(&self) -> &Digest {
         &self.documents[0].digest
@@ -243,10 +271,40 @@ impl Registry {
         credentials: Option<&Credentials>,
         own_auth_files: &[PathBuf],
     ) -> Result<Repository, Error> {
+        self.open(reference, credentials, own_auth_files, Purpose::Pull)
+    }
+
+    /// The same to push to: the registry itself, or who a hosts.toml says takes pushes for it; no mirror.
+    pub fn repository_to_push(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        own_auth_files: &[PathBuf],
+    ) -> Result<Repository, Error> {
+        self.open(reference, credentials, own_auth_files, Purpose::Push)
+    }
+
+    fn open(
+        &self,
+        reference: &Reference,
+        credentials: Option<&Credentials>,
+        own_auth_files: &[PathBuf],
+        purpose: Purpose,
+    ) -> Result<Repository, Error> {
         let auth_files: Arc<[PathBuf]> =
             own_auth_files.iter().chain(&self.shared.settings.auth_files).cloned().collect();
-        let (_, places) = self.shared.places(reference)?;
-        let endpoint = |place| Endpoint::new(place, reference.domain(), credentials, auth_files.clone());
+        let (_, mut places) = self.shared.places(reference, purpose)?;
+        if purpose == Purpose::Push {
+            // Half an image in one place and half in another is none.
+            places.truncate(1);
+        }
+        if places.is_empty() {
+            let mut failure = Failure::new(format!("pushing to {reference}"));
+            failure.add(reference.domain(), &Cause::Nobody);
+            return Err(failure.into_error());
+        }
+        let endpoint =
+            |place| Endpoint::new(place, reference.domain(), credentials, auth_files.clone(), purpose);
         let inner = Inner {
             reference: reference.clone(),
             endpoints: places.into_iter().map(endpoint).collect(),
@@ -260,16 +318,24 @@ impl Registry {
 
 impl Shared {
     /// Whom to ask: by registries.conf where a rule of it speaks of the reference, else by hosts.toml.
-    fn places(&self, reference: &Reference) -> Result<(Why, Vec<registries_conf::Endpoint>), Error> {
+    fn places(
+        &self,
+        reference: &Reference,
+        purpose: Purpose,
+    ) -> Result<(Why, Vec<registries_conf::Endpoint>), Error> {
         let registries = self.registries.load();
         let why = match registries.rule_of(reference) {
             Some(prefix) => Why::Rule(prefix.to_owned()),
-            None => match crate::hosts_toml::endpoints(&self.settings.certs_dirs, reference)? {
+            None => match crate::hosts_toml::endpoints(&self.settings.certs_dirs, reference, purpose)? {
                 Some((path, places)) => return Ok((Why::Hosts(path), places)),
                 None => Why::Nothing,
             },
         };
-        Ok((why, registries.endpoints(reference)?))
+        let mut places = registries.endpoints(reference)?;
+        if purpose == Purpose::Push {
+            places.retain(|place| place.role == registries_conf::Role::Primary);
+        }
+        Ok((why, places))
     }
 }
 

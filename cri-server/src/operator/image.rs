@@ -24,8 +24,8 @@ pub(super) async fn run(command: &ImageCommand, socket: &Path) -> Result<(), Err
     let channel = client::connect(socket).await?;
     match command {
         ImageCommand::Import(arguments) => import(channel, arguments).await,
-        // The node's files say it, so no daemon is asked.
-        ImageCommand::Explain { .. } => Ok(()),
+        // These ask no daemon.
+        ImageCommand::Explain { .. } | ImageCommand::Copy(_) | ImageCommand::Inspect(_) => Ok(()),
         ImageCommand::List => list(channel).await,
         ImageCommand::Pull { reference } => pull(channel, reference).await,
     }
@@ -80,21 +80,21 @@ fn line(image: &StoredImage) -> String {
 }
 
 #[derive(Debug)]
-struct Bars {
+pub(super) struct Bars {
     all: MultiProgress,
     title: ProgressBar,
     layers: HashMap<String, ProgressBar>,
 }
 
 impl Bars {
-    fn new(title: &str) -> Self {
+    pub(super) fn new(title: &str) -> Self {
         let all = MultiProgress::new();
         let bar = all.add(ProgressBar::new_spinner().with_message(title.to_owned()));
         bar.enable_steady_tick(Duration::from_millis(120));
         Self { all, title: bar, layers: HashMap::new() }
     }
 
-    fn show(&mut self, layers: &[LayerProgress]) {
+    pub(super) fn show(&mut self, layers: &[LayerProgress]) {
         for layer in layers {
             let bar = self.layers.entry(layer.digest.clone()).or_insert_with(|| {
                 let bar =
@@ -109,7 +109,7 @@ impl Bars {
         }
     }
 
-    fn end(&mut self) {
+    pub(super) fn end(&mut self) {
         self.title.finish_and_clear();
         for bar in self.layers.values() {
             bar.finish();

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::error::Error;
 
 /// More often than this no eye follows.
-const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+pub(super) const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 
 /// Answers `berth`.
 #[derive(Debug)]
@@ -113,13 +113,18 @@ async fn next(progress: &mut watch::Receiver<Progress>) {
 }
 
 fn seen(progress: &Progress) -> ImageProgress {
+    ImageProgress { layers: layers(progress), images: Vec::new() }
+}
+
+/// How far each layer is, in the words of the service.
+pub(super) fn layers(progress: &Progress) -> Vec<LayerProgress> {
     let layer = |layer: &image_service::LayerProgress| LayerProgress {
         digest: layer.digest.to_string(),
         size_bytes: layer.size_bytes,
         done_bytes: layer.done_bytes,
         finished: layer.stage.is_finished(),
     };
-    ImageProgress { layers: progress.layers.iter().map(layer).collect(), images: Vec::new() }
+    progress.layers.iter().map(layer).collect()
 }
 
 fn ended(images: Vec<Arc<Image>>) -> ImageProgress {

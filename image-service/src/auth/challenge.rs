@@ -29,6 +29,15 @@ pub(crate) fn pull_scope(asked: &str, path: &str) -> String {
     if pulls.is_empty() { format!("repository:{path}:pull") } else { pulls.join(" ") }
 }
 
+/// What pushing to this repository needs; and pulling from those that the server names, since a blob may be
+/// mounted from there.
+pub(crate) fn push_scope(asked: &str, path: &str) -> String {
+    let own = format!("repository:{path}:pull,push");
+    let named = pull_scope(asked, path);
+    let others = named.split(' ').filter(|scope| *scope != format!("repository:{path}:pull"));
+    std::iter::once(own.as_str()).chain(others).collect::<Vec<_>>().join(" ")
+}
+
 fn read(header: &str) -> Vec<Challenge> {
     let mut challenges = Vec::new();
     let mut rest = &header[..floor(header, MAX_HEADER_BYTES)];
@@ -141,6 +150,19 @@ mod tests {
             ("repository:x:delete repository:y:pull", "repository:y:pull"),
         ] {
             assert_eq!(pull_scope(asked, "a/b"), scope, "{asked}");
+        }
+    }
+
+    #[test]
+    fn a_push_asks_for_its_own_repository_and_to_read_others() {
+        for (asked, scope) in [
+            ("", "repository:a/b:pull,push"),
+            ("repository:a/b:pull,push", "repository:a/b:pull,push"),
+            ("repository:a/b:pull,push repository:c:pull", "repository:a/b:pull,push repository:c:pull"),
+            ("repository:a/b:pull", "repository:a/b:pull,push"),
+            ("repository:c:pull,push registry:catalog:*", "repository:a/b:pull,push"),
+        ] {
+            assert_eq!(push_scope(asked, "a/b"), scope, "{asked}");
         }
     }
 

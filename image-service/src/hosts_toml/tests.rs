@@ -14,10 +14,14 @@ fn shown(endpoint: &Endpoint) -> String {
 }
 
 fn ask(name: &str, text: &str, reference: &str) -> Result<Vec<String>, String> {
+    ask_to(Purpose::Pull, name, text, reference)
+}
+
+fn ask_to(purpose: Purpose, name: &str, text: &str, reference: &str) -> Result<Vec<String>, String> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join(name)).unwrap();
     std::fs::write(dir.path().join(name).join(FILE), text).unwrap();
-    let found = endpoints(&[dir.path().to_owned()], &Reference::parse(reference).unwrap());
+    let found = endpoints(&[dir.path().to_owned()], &Reference::parse(reference).unwrap(), purpose);
     let found = found.map_err(|error| error.to_string())?;
     Ok(found.map(|(_, found)| found.iter().map(shown).collect()).unwrap_or_default())
 }
@@ -62,7 +66,7 @@ fn files_and_headers_are_read_in_all_their_forms() {
                 x-one = 'a'\nx-many = ['b', 'c']\n[host.'https://d.io']\nclient = 'pem'";
     let file: File = toml::from_str(text).unwrap();
     let reference = Reference::parse("a.io/x:1").unwrap();
-    let found = file.endpoints(&reference, Path::new("/dir")).unwrap();
+    let found = file.endpoints(&reference, Path::new("/dir"), Purpose::Pull).unwrap();
     let tls = found[0].access.tls.clone().unwrap();
     assert_eq!(tls.ca, [PathBuf::from("/c/1.pem"), "/dir/2.pem".into()]);
     assert_eq!(tls.client[0], ("/dir/cert.pem".into(), "/dir/key.pem".into()));
@@ -102,4 +106,17 @@ fn what_makes_no_sense_is_named() {
         let error = ask("a.io", text, "a.io/x").unwrap_err();
         assert!(error.contains(word) && error.contains("hosts.toml"), "{text}: {error}");
     }
+}
+
+#[test]
+fn what_is_pushed_goes_to_those_who_take_it() {
+    let check = |text: &str, answer: &[&str]| {
+        assert_eq!(ask_to(Purpose::Push, "a.io", text, "a.io/x:1").unwrap(), answer, "{text}");
+    };
+    check("[host.'https://m.io']\ncapabilities = ['pull', 'resolve']", &["server https://a.io/v2/x"]);
+    check(
+        "[host.'https://m.io']\ncapabilities = ['push']",
+        &["mirror https://m.io/v2/x?ns=a.io", "server https://a.io/v2/x"],
+    );
+    check("capabilities = ['pull']\n", &[]);
 }

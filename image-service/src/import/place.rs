@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,12 +15,16 @@ use crate::digest::Algorithm;
 use crate::error::Error;
 use crate::unpack::archive::Archive;
 use crate::unpack::entry::{Kind, normalise};
-use crate::unpack::stream::{Diff, Inflater, Source};
+use crate::unpack::stream::{self, Diff, Inflater, Source};
 use crate::unpack::{Limits, open_root};
 
 /// Files in an archive: a few for each layer.
 const MAX_FILES: u64 = 100_000;
 const READ_BYTES: usize = 256 << 10;
+/// Where large files lie for a while (file-hierarchy(7)); `/tmp` is often memory.
+const UNPACKED_DIR: &str = "/var/tmp";
+/// As large as the largest layer may be.
+const MAX_INFLATED_BYTES: u64 = 256 << 30;
 
 #[derive(Debug)]
 pub(crate) enum Place {
@@ -93,8 +97,8 @@ impl Tar {
         let whole = Range { file: file.clone(), offset: 0, end: u64::MAX };
         let source = Source::new(BufReader::with_capacity(READ_BYTES, whole), Algorithm::Sha256);
         let inflater = Inflater::new(source).map_err(|error| Error::io("reading", path, error))?;
-        if !matches!(inflater, Inflater::Plain(_)) {
-            return Err(Error::invalid(shown, "it is compressed; unpack it first (gzip -d, zstd -d)"));
+        if !inflater.is_plain() {
+            return Tar::index(inflate(inflater, path)?, path);
         }
         let mut archive =
             Archive::new(Diff::new(inflater, Algorithm::Sha256, Limits::new(u64::MAX)), MAX_FILES);
@@ -129,6 +133,34 @@ impl Tar {
     }
 }
 
+/// The archive as it was before it was compressed, in a file without a name: its files are read in any order.
+fn inflate(inflater: Inflater<BufReader<Range>>, path: &Path) -> Result<Arc<File>, Error> {
+    let dir = Path::new(UNPACKED_DIR);
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(rustix::fs::CWD, dir, flags, Mode::from_raw_mode(0o600));
+    let mut file = File::from(made.map_err(|errno| Error::io("making a file in", dir, errno.into()))?);
+    let mut plain = Diff::new(inflater, Algorithm::Sha256, Limits::new(MAX_INFLATED_BYTES));
+    loop {
+        let unreadable = |error| Error::invalid(path.display().to_string(), stream::error(error));
+        let bytes = plain.fill_buf().map_err(unreadable)?;
+        if bytes.is_empty() {
+            break;
+        }
+        let count = bytes.len();
+        file.write_all(bytes).map_err(|error| Error::io("writing a file in", dir, error))?;
+        plain.consume(count);
+    }
+    // Unpacking until nothing is packed would let an archive decide how often.
+    let mut start = [0; 4];
+    let known = file.read_at(&mut start, 0).map_err(|error| Error::io("reading a file in", dir, error))?;
+    match &start[..known] {
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd] => {
+            Err(Error::invalid(path.display().to_string(), "it is compressed twice"))
+        }
+        _ => Ok(Arc::new(file)),
+    }
+}
+
 /// What a relative symbolic link beside `path` means; names are keys here, so `..` may be undone.
 fn beside(path: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     let mut parts: Vec<&[u8]> = path.split(|b| *b == b'/').collect();
@@ -160,6 +192,19 @@ pub(crate) struct Range {
     file: Arc<File>,
     offset: u64,
     end: u64,
+}
+
+impl Range {
+    /// How many bytes there are.
+    pub(crate) fn size(&self) -> io::Result<u64> {
+        let end = self.end.min(self.file.metadata()?.len());
+        Ok(end.saturating_sub(self.offset))
+    }
+
+    /// Leaves the first `bytes` out.
+    pub(crate) fn skip(&mut self, bytes: u64) {
+        self.offset = self.offset.saturating_add(bytes).min(self.end);
+    }
 }
 
 impl Read for Range {

@@ -1,6 +1,6 @@
 //! Small answers, read whole within bounds of size and time.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use http::header::RETRY_AFTER;
@@ -42,7 +42,7 @@ async fn collect(mut body: Incoming, limit: usize) -> Result<Bytes, Cause> {
 /// What an answer that is no success means.
 pub(super) async fn refusal(answer: Response<Incoming>, patience: &Patience) -> Cause {
     let status = answer.status();
-    let retry_after = retry_after(answer.headers());
+    let retry_after = retry_after(answer.headers(), SystemTime::now());
     let text = read(answer.into_body(), MAX_REFUSAL_BYTES, patience).await.unwrap_or_default();
     let said = Said(said(&text));
     match status {
@@ -52,10 +52,13 @@ pub(super) async fn refusal(answer: Response<Incoming>, patience: &Patience) -> 
     }
 }
 
-/// Seconds; the other form, a date, is rare and answered by our own pauses.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+/// Seconds, or the moment from which on to ask again (RFC 9110, 10.2.3). One that is over says nothing.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -87,6 +90,22 @@ fn said(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_seconds_or_by_its_end() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let check = |text: &str, seconds: Option<u64>| {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            assert_eq!(retry_after(&headers, now), seconds.map(Duration::from_secs), "{text}");
+        };
+        check("12", Some(12));
+        check("Sun, 06 Nov 1994 08:50:07 GMT", Some(30));
+        check("Sunday, 06-Nov-94 08:50:07 GMT", Some(30));
+        check("Sun, 06 Nov 1994 08:49:00 GMT", None);
+        for nonsense in ["soon", "-3", "", "Sun, 99 Nov 1994 08:50:07 GMT"] {
+            check(nonsense, None);
+        }
+    }
 
     #[test]
     fn a_server_s_words_are_short_and_printable() {

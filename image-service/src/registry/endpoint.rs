@@ -1,5 +1,5 @@
-//! One place that may have the repository: requests to it, with its scheme, its credentials and the
-//! redirects it gives.
+//! One place that may have the repository: its documents and blobs, verified as far as one answer can be.
+//! How a request reaches it: `ask`.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -7,33 +7,28 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderName,
-    HeaderValue, LOCATION, RANGE, USER_AGENT, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderName, HeaderValue, RANGE,
 };
-use http::uri::Scheme;
-use http::{HeaderMap, Request, Response, StatusCode, Uri};
-use http_body_util::Full;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Incoming};
 
+use super::ask::Ask;
 use super::failure::Cause;
-use super::origin::{self, Origin};
-use super::session::{Asker, Session};
-use super::transport::Trust;
-use super::{Fetched, Shared, body};
-use crate::auth::{Credentials, challenge};
+use super::session::Session;
+use super::{Fetched, Purpose, Shared, body};
+use crate::auth::Credentials;
 use crate::digest::Digest;
 use crate::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, MediaType};
-use crate::registries_conf::{self, Role, Tls};
+use crate::registries_conf::{self, Role};
 
-const MAX_REDIRECTS: usize = 5;
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    place: registries_conf::Endpoint,
+    pub(super) place: registries_conf::Endpoint,
     /// Where its API is: the place's host, but for docker.io.
-    host: String,
-    session: Session,
+    pub(super) host: String,
+    pub(super) session: Session,
 }
 
 /// A blob's answer: the bytes to come, of which the first `skip` are not wanted.
@@ -52,12 +47,13 @@ impl Endpoint {
         domain: &str,
         given: Option<&Credentials>,
         auth_files: Arc<[PathBuf]>,
+        purpose: Purpose,
     ) -> Endpoint {
         let given = match place.role {
             Role::Primary => given.filter(|credentials| credentials.are_for(&[domain, &place.host])),
             Role::Mirror => None,
         };
-        let session = Session::new(&place.host, &place.path, given.cloned(), auth_files);
+        let session = Session::new(&place.host, &place.path, given.cloned(), auth_files, purpose);
         let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host }.to_owned();
         Endpoint { place, host, session }
     }
@@ -101,7 +97,7 @@ impl Endpoint {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<(HeaderMap, Bytes), Cause> {
-        let (parts, body) = self.get(shared, path, headers).await?.into_parts();
+        let (parts, body) = self.ask(shared, &Ask::get(path, headers)).await?.into_parts();
         let bytes = body::read(body, MAX_DOCUMENT_BYTES, &shared.settings.patience).await?;
         Ok((parts.headers, bytes))
     }
@@ -120,7 +116,7 @@ impl Endpoint {
             headers.insert(RANGE, HeaderValue::from_str(&range).map_err(|_| Cause::Nonsense("range"))?);
         }
         let path = self.path(&format!("blobs/{}", descriptor.digest));
-        let answer = self.get(shared, &path, &headers).await?;
+        let answer = self.ask(shared, &Ask::get(&path, &headers)).await?;
         let is_part = answer.status() == StatusCode::PARTIAL_CONTENT;
         let skip = check_range(answer.status(), answer.headers(), size, &range)?;
         let body = answer.into_body();
@@ -130,136 +126,6 @@ impl Endpoint {
             Some(_) | None => Ok(Opened { body, skip, is_part }),
         }
     }
-
-    /// A GET that ends in success, by the scheme that the endpoint speaks. An insecure one is tried with
-    /// TLS first, then without (containers-registries.conf(5), `insecure`); what worked is remembered.
-    async fn get(
-        &self,
-        shared: &Shared,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response<Incoming>, Cause> {
-        let only = self.place.access.scheme.as_ref();
-        if let Some(scheme) = only.or((!self.place.insecure).then_some(&Scheme::HTTPS)) {
-            return self.get_by(shared, scheme, path, headers).await;
-        }
-        if let Some(scheme) = shared.schemes.get(&self.host) {
-            let answer = self.get_by(shared, &scheme, path, headers).await;
-            if answer.as_ref().is_err_and(Cause::is_connect) {
-                shared.schemes.forget(&self.host);
-            }
-            return answer;
-        }
-        let first = self.get_by(shared, &Scheme::HTTPS, path, headers).await;
-        let (scheme, answer) = match first {
-            Err(cause) if cause.is_connect() => {
-                (Scheme::HTTP, self.get_by(shared, &Scheme::HTTP, path, headers).await)
-            }
-            other => (Scheme::HTTPS, other),
-        };
-        if !answer.as_ref().is_err_and(Cause::is_connect) {
-            shared.schemes.remember(&self.host, scheme);
-        }
-        answer
-    }
-
-    async fn get_by(
-        &self,
-        shared: &Shared,
-        scheme: &Scheme,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Response<Incoming>, Cause> {
-        let path = match &self.place.access.namespace {
-            Some(meant) if !path.contains("ns=") => {
-                let joint = if path.contains('?') { '&' } else { '?' };
-                format!("{path}{joint}ns={}", origin::encode(meant))
-            }
-            _ => path.to_owned(),
-        };
-        let uri =
-            origin::make(scheme, &self.host, &path).ok_or(Cause::Nonsense("the endpoint makes no URL"))?;
-        let home = Origin::of(&uri).ok_or(Cause::Nonsense("the endpoint makes no URL"))?;
-        let mut authorization = self.session.current().await;
-        let mut answered = false;
-        loop {
-            let (answer, from_home) =
-                self.follow(shared, &uri, &home, headers, authorization.as_ref()).await?;
-            if answer.status().is_success() {
-                return Ok(answer);
-            }
-            if answer.status() != StatusCode::UNAUTHORIZED || !from_home || answered {
-                return Err(body::refusal(answer, &shared.settings.patience).await);
-            }
-            let challenges = answer.headers().get_all(WWW_AUTHENTICATE);
-            let challenge = challenge::choose(challenges.iter().filter_map(|value| value.to_str().ok()));
-            // Read to its end, the connection can serve the next try.
-            drop(body::refusal(answer, &shared.settings.patience).await);
-            let asker =
-                Asker { origin: home.clone(), host: self.host.clone(), trust: self.trust(&home, &home) };
-            let new = self.session.answer(shared, challenge, authorization.as_ref(), &asker).await?;
-            (authorization, answered) = (Some(new), true);
-        }
-    }
-
-    /// Follows redirects. `Authorization` stays at home: no other origin sees it, not even the same host
-    /// by another scheme or port (CVE-2020-15157), nor home itself when a stranger sends us back there.
-    /// Says whether the answer is the endpoint's own.
-    async fn follow(
-        &self,
-        shared: &Shared,
-        uri: &Uri,
-        home: &Origin,
-        headers: &HeaderMap,
-        authorization: Option<&HeaderValue>,
-    ) -> Result<(Response<Incoming>, bool), Cause> {
-        let mut uri = uri.clone();
-        let mut at_home = true;
-        for _ in 0..=MAX_REDIRECTS {
-            let origin = Origin::of(&uri).ok_or(Cause::Redirect("its target is no URL"))?;
-            at_home = at_home && origin == *home;
-            let mut request = Request::builder().uri(&uri).body(Full::<Bytes>::default());
-            if let Ok(request) = &mut request {
-                *request.headers_mut() = headers.clone();
-                request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(super::AGENT));
-                if at_home {
-                    request.headers_mut().extend(self.place.access.headers.clone());
-                    if let Some(authorization) = authorization {
-                        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
-                    }
-                }
-            }
-            let request = request.map_err(|_| Cause::Redirect("its target is no URL"))?;
-            debug_assert!(!request.headers().contains_key(HOST), "hyper sets the host from the URL");
-            let answer = shared.transport.send(request, &self.trust(&origin, home)).await?;
-            if !is_redirect(answer.status()) {
-                return Ok((answer, at_home));
-            }
-            let location = answer.headers().get(LOCATION).and_then(|location| location.to_str().ok());
-            let location = location.ok_or(Cause::Redirect("it names no target"))?;
-            uri = origin::redirect(&uri, location, self.place.insecure).map_err(Cause::Redirect)?;
-        }
-        Err(Cause::Redirect("there were too many already"))
-    }
-
-    /// What the operator said of the registry holds for where it sends us, since digests guard the bytes
-    /// there; but a key of ours is shown only to the host it lies under.
-    fn trust(&self, origin: &Origin, home: &Origin) -> Trust {
-        if let Some(tls) = &self.place.access.tls {
-            let client = if origin == home { tls.client.clone() } else { Vec::new() };
-            Trust::Given(Arc::new(Tls { client, ..tls.clone() }))
-        } else if self.place.insecure {
-            Trust::Anyone
-        } else if origin == home {
-            Trust::Verified
-        } else {
-            Trust::VerifiedBy(self.host.clone())
-        }
-    }
-}
-
-fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 fn verify_document(
@@ -287,11 +153,25 @@ pub(super) fn verify_digest(headers: &HeaderMap, bytes: &[u8], selector: &str) -
         Ok(pinned) => same_digest(pinned, bytes)?,
         Err(_) => Digest::sha256(bytes),
     };
-    if let Some(said) = text(headers, DOCKER_CONTENT_DIGEST).filter(|said| !said.is_empty()) {
-        let said = Digest::parse(said).map_err(|_| Cause::Nonsense("Docker-Content-Digest is no digest"))?;
+    if let Some(said) = said_digest(headers)? {
         same_digest(&said, bytes)?;
     }
     Ok(own)
+}
+
+/// Never against the server's own word, where it says which digest it took something for.
+pub(super) fn verify_said(headers: &HeaderMap, own: &Digest) -> Result<(), Cause> {
+    match said_digest(headers)? {
+        Some(said) if said.algorithm() == own.algorithm() && said != *own => {
+            Err(Cause::Digest { expected: own.clone(), found: said })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn said_digest(headers: &HeaderMap) -> Result<Option<Digest>, Cause> {
+    let said = text(headers, DOCKER_CONTENT_DIGEST).filter(|said| !said.is_empty()).map(Digest::parse);
+    said.transpose().map_err(|_| Cause::Nonsense("Docker-Content-Digest is no digest"))
 }
 
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {

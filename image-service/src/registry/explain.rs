@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Registry};
+use super::{Error, Purpose, Registry};
 use crate::auth::files::{self, Source};
 use crate::auth::{self, Credentials};
 use crate::reference::Reference;
@@ -61,7 +61,7 @@ impl Registry {
         credentials: Option<&Credentials>,
     ) -> Result<Vec<Explained>, Error> {
         let settings = &self.shared.settings;
-        let (why, places) = self.shared.places(reference)?;
+        let (why, places) = self.shared.places(reference, Purpose::Pull)?;
         let explain = |place: crate::registries_conf::Endpoint| {
             let hosts = [reference.domain(), place.host.as_str()];
             let given = credentials.filter(|given| !given.is_empty() && given.are_for(&hosts));

@@ -44,6 +44,8 @@ pub(super) enum Cause {
     Credentials(#[from] auth::files::Error),
     #[error(transparent)]
     Manifest(#[from] manifest::Error),
+    #[error("hosts.toml says that nobody takes pushes for it")]
+    Nobody,
     #[error("no image for {platform}; there are {there}")]
     Platform { platform: String, there: String },
 }
@@ -101,6 +103,7 @@ impl Cause {
             | Cause::Realm { .. }
             | Cause::Credentials(_)
             | Cause::Manifest(_)
+            | Cause::Nobody
             | Cause::Platform { .. } => Again::Never,
         }
     }
@@ -118,7 +121,7 @@ impl Cause {
                 Kind::Invalid
             }
             Cause::Status { .. } | Cause::Broken { .. } | Cause::Stalled { .. } => Kind::Unavailable,
-            Cause::Transport(transport::Error::Certificates(_)) | Cause::Credentials(_) => {
+            Cause::Transport(transport::Error::Certificates(_)) | Cause::Credentials(_) | Cause::Nobody => {
                 Kind::Configuration
             }
             Cause::Transport(_) => Kind::Unavailable,
@@ -183,9 +186,7 @@ impl fmt::Display for Failure {
 fn next_step(kind: Kind) -> &'static str {
     match kind {
         Kind::NotFound => "check the name, the tag and the mirrors of registries.conf",
-        Kind::Unauthorized => {
-            "give the pod an image pull secret, or the node an auth.json, that may pull this"
-        }
+        Kind::Unauthorized => "give the pod an image pull secret, or the node an auth.json, that may do this",
         Kind::Unavailable => "check the network, DNS, the proxy and registries.conf, then try again",
         Kind::Verification => {
             "the server or something before it changes content: don't trust it, pull elsewhere"

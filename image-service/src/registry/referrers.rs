@@ -148,7 +148,7 @@ fn entries(bytes: &[u8], headers: &HeaderMap) -> Result<Vec<Descriptor>, Cause> 
 }
 
 /// The path of the next page (RFC 8288). Another host is never asked: it would be shown our token.
-fn next_page(headers: &HeaderMap) -> Result<Option<String>, Cause> {
+pub(super) fn next_page(headers: &HeaderMap) -> Result<Option<String>, Cause> {
     let Some(link) = headers.get(LINK).and_then(|link| link.to_str().ok()) else { return Ok(None) };
     let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     match target {

@@ -5,7 +5,7 @@
 //! credentials are for the registry, never for its mirrors, which have their own in the node's files; a
 //! token server is asked over https when the registry was (else a registry could make us say the password
 //! aloud), with verification unless the operator called that very host insecure (CVE-2019-10214); and
-//! no token is asked for that could do more than pull. A registry that wants Basic gets the password
+//! no token is asked for that could do more than what is to be done, nearly always a pull. A registry that wants Basic gets the password
 //! itself, so naming a token server gives it nothing that it could not have had.
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::failure::{Cause, Said};
 use super::origin::{self, Origin};
 use super::transport::Trust;
-use super::{Shared, body};
+use super::{Purpose, Shared, body};
 use crate::auth::challenge::{self, Challenge};
 use crate::auth::{self, Credentials};
 use crate::digest::{Digest, Hasher};
@@ -61,6 +61,7 @@ pub(super) struct Session {
     host: String,
     path: String,
     auth_files: Arc<[PathBuf]>,
+    purpose: Purpose,
 }
 
 impl Session {
@@ -69,6 +70,7 @@ impl Session {
         path: &str,
         given: Option<Credentials>,
         auth_files: Arc<[PathBuf]>,
+        purpose: Purpose,
     ) -> Session {
         Session {
             given: given.filter(|credentials| !credentials.is_empty()),
@@ -77,6 +79,7 @@ impl Session {
             host: host.to_owned(),
             path: path.to_owned(),
             auth_files,
+            purpose,
         }
     }
 
@@ -108,7 +111,10 @@ impl Session {
                 Grant { header: bearer(token)?, expires: None }
             }
             Challenge::Bearer { realm, service, scope } => {
-                let scope = challenge::pull_scope(&scope, &self.path);
+                let scope = match self.purpose {
+                    Purpose::Pull => challenge::pull_scope(&scope, &self.path),
+                    Purpose::Push => challenge::push_scope(&scope, &self.path),
+                };
                 let ask = TokenAsk { realm, service, scope, credentials };
                 ask.cached(shared, refused, at).await?
             }

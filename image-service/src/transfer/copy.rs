@@ -1,0 +1,151 @@
+//! One image, or all of an index, from a source to a target.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use tokio::sync::watch;
+
+use super::location::{FileKind, Location};
+use super::source::Source;
+use super::target::{Taken, Target};
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::images::Settings;
+use crate::manifest::{self, ArtifactManifest, Descriptor, MAX_ENTRIES, MAX_INDEX_DEPTH, Outline};
+use crate::platform::Platform;
+use crate::pull::{LayerProgress, LayerStage, Progress};
+use crate::registry::Raw;
+
+/// What is to be copied.
+#[derive(Debug)]
+pub struct Copy {
+    pub source: Location,
+    pub target: Location,
+    /// Every image of an index, and the index; else the one for `platform`.
+    pub all: bool,
+    pub platform: Platform,
+    /// Looked at before the node's own files with credentials.
+    pub auth_files: Vec<PathBuf>,
+    pub progress: watch::Sender<Progress>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Of what the target's name means now.
+    pub digest: Digest,
+    pub sent: usize,
+    /// Blobs that the target had.
+    pub were_there: usize,
+}
+
+/// Copies. Blobs go before the documents that name them, and the name comes last, so whoever looks at the
+/// target meanwhile sees the old image or the new one.
+///
+/// # Errors
+/// When the policy refuses the image, something is not what its digest says, or one side fails. What the
+/// target then has of it has no name.
+pub async fn copy(settings: &Settings, order: Copy) -> Result<Copied, Error> {
+    let registry = super::registry(settings, &order.auth_files)?;
+    let source = Source::open(&order.source, &registry, settings)?;
+    let top = source.top().await?;
+    let documents = if order.all {
+        all(&source, settings, top).await?
+    } else {
+        one(&source, settings, &order, top).await?
+    };
+    let one_image = matches!(order.target, Location::File { kind: FileKind::DockerArchive, .. });
+    if one_image && documents.len() > 1 {
+        let why = "a docker archive holds one image; leave --all away, or write an oci-archive";
+        return Err(Error::invalid(order.target.to_string(), why));
+    }
+    let blobs = blobs(&documents)?;
+    order.progress.send_replace(Progress { layers: blobs.iter().map(expected).collect() });
+    let mut target = Target::open(&order.target, &registry)?;
+    let mut copied = Copied { digest: Digest::sha256(b""), sent: 0, were_there: 0 };
+    for (at, blob) in blobs.iter().enumerate() {
+        let mut came = |bytes| order.progress.send_modify(|all| all.layers[at].done_bytes += bytes);
+        let taken = target.take(blob, &source, &mut came).await?;
+        let stage = match taken {
+            Taken::Sent => LayerStage::Fetched,
+            Taken::WasThere => LayerStage::WasThere,
+        };
+        copied.sent += usize::from(taken == Taken::Sent);
+        copied.were_there += usize::from(taken == Taken::WasThere);
+        order.progress.send_modify(|all| {
+            (all.layers[at].done_bytes, all.layers[at].stage) = (blob.size, stage);
+        });
+    }
+    for document in &documents {
+        target.document(document).await?;
+    }
+    let top = documents.last().ok_or_else(|| Error::invalid(order.source.to_string(), "it is empty"))?;
+    target.finish(top, source.reference()).await?;
+    Ok(Copied { digest: top.digest.clone(), ..copied })
+}
+
+fn expected(blob: &Descriptor) -> LayerProgress {
+    let digest = blob.digest.clone();
+    LayerProgress { digest, size_bytes: blob.size, done_bytes: 0, stage: LayerStage::Coming }
+}
+
+/// The image for the platform alone.
+async fn one(source: &Source, settings: &Settings, order: &Copy, top: Raw) -> Result<Vec<Raw>, Error> {
+    let way = source.follow(top, &order.platform).await?;
+    source.verify(settings, &way).await?;
+    Ok(way.into_iter().last().into_iter().collect())
+}
+
+/// Everything that the top names, each after what it names itself.
+async fn all(source: &Source, settings: &Settings, top: Raw) -> Result<Vec<Raw>, Error> {
+    let mut done = Vec::new();
+    let mut seen = HashSet::from([top.digest.clone()]);
+    // The way down to where we are; of each index, which entry is next.
+    let mut way = vec![(top, 0)];
+    while let Some((here, next)) = way.last_mut() {
+        let entry = match &here.outline {
+            Outline::Index(index) => index.manifests.get(*next).cloned(),
+            Outline::Manifest(_) => None,
+        };
+        *next += 1;
+        match entry {
+            None => {
+                if matches!(here.outline, Outline::Manifest(_)) {
+                    let documents: Vec<Raw> = way.iter().map(|(raw, _)| raw.clone()).collect();
+                    source.verify(settings, &documents).await?;
+                }
+                done.extend(way.pop().map(|(raw, _)| raw));
+            }
+            Some(entry) if seen.contains(&entry.digest) => {}
+            Some(entry) => {
+                if way.len() > MAX_INDEX_DEPTH || seen.len() > MAX_ENTRIES {
+                    return Err(Error::invalid("the index", "it names too many documents, or too deep"));
+                }
+                seen.insert(entry.digest.clone());
+                way.push((source.document(&entry).await?, 0));
+            }
+        }
+    }
+    Ok(done)
+}
+
+/// Every blob once, in the order in which they are named. What lies outside the registry is not copied: nobody
+/// could say whether it is what it should be.
+fn blobs(documents: &[Raw]) -> Result<Vec<Descriptor>, Error> {
+    let mut blobs: Vec<Descriptor> = Vec::new();
+    let mut seen = HashSet::new();
+    for document in documents {
+        let Outline::Manifest(ArtifactManifest { config, layers, .. }) = &document.outline else { continue };
+        for blob in std::iter::once(config).chain(layers) {
+            let kind = blob.media_type.as_str();
+            if kind.contains(".nondistributable.") || kind.contains(".foreign.") {
+                let foreign = manifest::Error::ForeignLayer(blob.digest.clone());
+                return Err(Error::invalid(document.digest.to_string(), foreign));
+            }
+            if seen.insert(blob.digest.clone()) {
+                blobs.push(blob.clone());
+            }
+        }
+    }
+    Ok(blobs)
+}
