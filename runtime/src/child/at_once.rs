@@ -13,7 +13,7 @@ use rustix::process::fchdir;
 
 use super::Kit;
 use super::fresh::Fresh;
-use super::mounts::{is_below, target};
+use super::mounts::{is_kernels, target};
 use super::place::{Kind, Links, find};
 use crate::plan::{Mount, Pivot, Source};
 use crate::report::{At as _, Failure, Step};
@@ -53,9 +53,8 @@ pub(super) fn cover(
     options: &[(CString, Option<CString>)],
     attr: &MountAttr,
 ) -> Result<Option<OwnedFd>> {
-    let is_kernels = |mount: &Mount| mount.strict && is_below(path, &mount.destination);
     let (Some(flags), Some(data)) = (flags(attr), data(options)) else { return Ok(None) };
-    if kit.plan.root.pivot != Pivot::First || !kit.plan.mounts.iter().any(is_kernels) {
+    if !is_kernels(kit, path) {
         return Ok(None);
     }
     fchdir(place)?;

@@ -175,26 +175,30 @@ pub(super) fn connect(stdio: [BorrowedFd<'_>; 3]) -> Done {
 /// Inherited ones become the user's, who could not open /dev/stdout again otherwise. The node's null device becomes
 /// the container's own, as with runc: nothing of the node's files stays open, which criu would not know either.
 pub(super) fn own_stdio(root: BorrowedFd<'_>, process: &ProcessPlan) {
+    let mut own = None;
     for (number, fd) in
         [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].into_iter().enumerate()
     {
         let Ok(stat) = rustix::fs::fstat(fd) else { continue };
         if stat.st_rdev == rustix::fs::makedev(1, 3) {
             // A container without one keeps what it was given.
-            let _ = own_null(root, number as i32);
+            let own = own.get_or_insert_with(|| own_null(root));
+            let _ = own.as_ref().map(|null| kernel::dup_onto(null.as_fd(), number as i32));
         } else if process.uid != 0 {
             let _ = rustix::fs::fchown(fd, Some(Uid::from_raw(process.uid)), None);
         }
     }
+    // It closes with all others when the program begins.
+    std::mem::forget(own);
 }
 
-fn own_null(root: BorrowedFd<'_>, number: i32) -> rustix::io::Result<()> {
+fn own_null(root: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     let resolve = rustix::fs::ResolveFlags::IN_ROOT | rustix::fs::ResolveFlags::NO_SYMLINKS;
     let null = openat2(root, c"dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty(), resolve)?;
     let stat = rustix::fs::fstat(&null)?;
     let is_null = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
         && stat.st_rdev == rustix::fs::makedev(1, 3);
-    if is_null { kernel::dup_onto(null.as_fd(), number) } else { Err(Errno::NODEV) }
+    if is_null { Ok(null) } else { Err(Errno::NODEV) }
 }
 
 /// The slave becomes the session's terminal, and 0, 1 and 2.

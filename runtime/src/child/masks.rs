@@ -5,12 +5,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{Depth, MountAttr, mount_attr, open_tree_attr};
 use rustix::io::{Errno, Result};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::Kit;
 use super::at_once;
 use super::devices::open_null;
-use super::mounts::{attach, make_fs, set};
+use super::mounts::{attach, is_kernels, make_fs, set};
 use super::place::{Kind, Links, find, kind_of};
 use crate::report::{At as _, Failure, Step};
 
@@ -19,18 +19,23 @@ use crate::report::{At as _, Failure, Step};
 pub(super) fn mask_all(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     let mut covers = Covers::default();
     for (i, path) in kit.plan.masked.iter().enumerate() {
-        let Some(place) = missing_is_none(find(kit.root, path, Links::Follow)).at(Step::Mask, i)? else {
-            continue;
-        };
-        covers.cover(kit, path, place.as_fd()).at(Step::Mask, i)?;
-        kit.let_go(place);
+        let known = known_kind(path.to_bytes()).filter(|_| is_kernels(kit, path));
+        match covers.cover_by_name(kit, path, known).at(Step::Mask, i)? {
+            Done::Yes => {}
+            Done::First => covers.cover(kit, path, |_| Ok(Kind::Dir)).at(Step::Mask, i)?,
+            Done::No => covers.cover(kit, path, kind_of).at(Step::Mask, i)?,
+        }
     }
-    [covers.dir, covers.file].into_iter().flatten().for_each(|cover| kit.let_go(cover));
+    covers.let_go(kit);
     Ok(())
 }
 
 pub(super) fn make_readonly(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     for (i, path) in kit.plan.readonly.iter().enumerate() {
+        if READONLY.contains(&path.to_bytes()) && is_kernels(kit, path) {
+            readonly_by_name(kit, path).at(Step::Readonly, i)?;
+            continue;
+        }
         let Some(place) = missing_is_none(find(kit.root, path, Links::Follow)).at(Step::Readonly, i)? else {
             continue;
         };
@@ -40,17 +45,10 @@ pub(super) fn make_readonly(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     Ok(())
 }
 
-#[derive(Default)]
-struct Covers {
-    dir: Option<OwnedFd>,
-    file: Option<OwnedFd>,
-}
-
-/// What the kernel has as directories in every version; it saves asking. Were one a file, the kernel would refuse to
-/// put a directory on it.
+// What the kernel has by these names in every version, and never as a link. In a procfs or sysfs of our own that saves
+// a search and a question for each.
 const DIRS: &[&[u8]] =
     &[b"proc/acpi", b"proc/asound", b"proc/scsi", b"sys/firmware", b"sys/devices/virtual/powercap"];
-/// And as files.
 const FILES: &[&[u8]] = &[
     b"proc/interrupts",
     b"proc/kcore",
@@ -60,49 +58,114 @@ const FILES: &[&[u8]] = &[
     b"proc/timer_list",
     b"proc/timer_stats",
 ];
+/// And what is usually read-only, of either kind.
+const READONLY: &[&[u8]] = &[b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", b"proc/sysrq-trigger"];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Yes,
+    /// Not yet: it would be the first directory.
+    First,
+    /// By this name nothing can be said.
+    No,
+}
+
+#[derive(Default)]
+struct Covers {
+    dirs: Cover,
+    files: Cover,
+}
+
+/// What places of one kind are covered with.
+#[derive(Default)]
+struct Cover {
+    model: Option<OwnedFd>,
+    /// A clone for which there was no place.
+    spare: Option<OwnedFd>,
+}
+
+impl Cover {
+    fn next(&mut self) -> Result<Option<OwnedFd>> {
+        match (self.spare.take(), &self.model) {
+            (Some(spare), _) => Ok(Some(spare)),
+            (None, Some(model)) => clone(model.as_fd()).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+}
 
 impl Covers {
-    fn cover(&mut self, kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<()> {
-        let kind = match path.to_bytes() {
-            path if DIRS.contains(&path) => Kind::Dir,
-            path if FILES.contains(&path) => Kind::File,
-            _ => kind_of(place)?,
-        };
-        let cover = match kind {
-            Kind::Dir => self.dir_cover(kit, path, place)?,
-            Kind::File => Some(clone(self.null(kit.root)?.as_fd())?),
-        };
-        if let Some(cover) = cover {
-            attach(cover.as_fd(), place)?;
-            kit.let_go(cover);
+    /// Without a look first: what is not there says so.
+    fn cover_by_name(&mut self, kit: &Kit<'_>, path: &CStr, known: Option<Kind>) -> Result<Done> {
+        let Some(kind) = known else { return Ok(Done::No) };
+        let Some(clone) = self.clone_for(kit, kind)? else { return Ok(Done::First) };
+        let attached = move_mount(&clone, c"", kit.root, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+        if attached.is_ok() {
+            kit.let_go(clone);
+            return Ok(Done::Yes);
         }
+        self.of(kind).spare = Some(clone);
+        // Anything else is looked at the longer way, the wrong kind as well.
+        Ok(if attached == Err(Errno::NOENT) { Done::Yes } else { Done::No })
+    }
+
+    fn cover(
+        &mut self,
+        kit: &Kit<'_>,
+        path: &CStr,
+        kind: impl FnOnce(BorrowedFd<'_>) -> Result<Kind>,
+    ) -> Result<()> {
+        let Some(place) = missing_is_none(find(kit.root, path, Links::Follow))? else { return Ok(()) };
+        match self.clone_for(kit, kind(place.as_fd())?)? {
+            Some(clone) => {
+                attach(clone.as_fd(), place.as_fd())?;
+                kit.let_go(clone);
+            }
+            None => self.dirs.model = Some(first_dir(kit, path, place.as_fd())?),
+        }
+        kit.let_go(place);
         Ok(())
     }
 
-    /// The first is the tmpfs itself, attached here: kernels before 6.15 clone only what is attached.
-    fn dir_cover(&mut self, kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<Option<OwnedFd>> {
-        if let Some(tmpfs) = &self.dir {
-            return clone(tmpfs.as_fd()).map(Some);
+    /// None for the first directory: kernels before 6.15 clone only what is attached.
+    fn clone_for(&mut self, kit: &Kit<'_>, kind: Kind) -> Result<Option<OwnedFd>> {
+        let cover = self.of(kind);
+        if kind == Kind::File && cover.model.is_none() {
+            cover.model = Some(open_null(kit.root)?);
         }
-        let (options, attr) = empty_dir();
-        let tmpfs = match at_once::cover(kit, path, place, c"tmpfs", &options, &attr)? {
-            Some(tmpfs) => tmpfs,
-            None => {
-                let tmpfs = make_fs(c"tmpfs", &options, &attr, |fd| kit.let_go(fd))?;
-                attach(tmpfs.as_fd(), place)?;
-                tmpfs
-            }
-        };
-        self.dir = Some(tmpfs);
-        Ok(None)
+        cover.next()
     }
 
-    fn null(&mut self, root: BorrowedFd<'_>) -> Result<&OwnedFd> {
-        match &mut self.file {
-            Some(null) => Ok(null),
-            none => Ok(none.insert(open_null(root)?)),
+    fn of(&mut self, kind: Kind) -> &mut Cover {
+        match kind {
+            Kind::Dir => &mut self.dirs,
+            Kind::File => &mut self.files,
         }
     }
+
+    fn let_go(self, kit: &Kit<'_>) {
+        let Covers { dirs, files } = self;
+        [dirs.model, dirs.spare, files.model, files.spare]
+            .into_iter()
+            .flatten()
+            .for_each(|fd| kit.let_go(fd));
+    }
+}
+
+fn known_kind(path: &[u8]) -> Option<Kind> {
+    let (dir, file) = (DIRS.contains(&path), FILES.contains(&path));
+    dir.then_some(Kind::Dir).or(file.then_some(Kind::File))
+}
+
+/// The tmpfs of which the others are clones, on the first place.
+fn first_dir(kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let (options, attr) = empty_dir();
+    if let Some(tmpfs) = at_once::cover(kit, path, place, c"tmpfs", &options, &attr)? {
+        return Ok(tmpfs);
+    }
+    let tmpfs = make_fs(c"tmpfs", &options, &attr, |fd| kit.let_go(fd))?;
+    attach(tmpfs.as_fd(), place)?;
+    Ok(tmpfs)
 }
 
 /// What an empty directory is made of.
@@ -116,6 +179,14 @@ fn readonly(place: BorrowedFd<'_>) -> Result<OwnedFd> {
     let tree = open_tree_attr(place, c"", Depth::Recursive, &set(mount_attr::RDONLY))?;
     attach(tree.as_fd(), place)?;
     Ok(tree)
+}
+
+fn readonly_by_name(kit: &Kit<'_>, path: &CStr) -> Result<()> {
+    let tree = open_tree_attr(kit.root, path, Depth::Recursive, &set(mount_attr::RDONLY));
+    let Some(tree) = missing_is_none(tree)? else { return Ok(()) };
+    move_mount(&tree, c"", kit.root, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    kit.let_go(tree);
+    Ok(())
 }
 
 fn clone(of: BorrowedFd<'_>) -> Result<OwnedFd> {

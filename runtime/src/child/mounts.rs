@@ -13,7 +13,7 @@ use rustix::mount::{
 use super::fresh::Fresh;
 use super::place::{Kind, Links, find, find_on_root, find_or_make_as, is_on_proc, kind_of};
 use super::{Kit, copyup};
-use crate::plan::{Content, Mount, Source, may_cover_proc};
+use crate::plan::{Content, Mount, Pivot, Source, may_cover_proc};
 use crate::report::{At as _, Failure, Step};
 
 /// All of `mounts`, in their order: later ones may lie on earlier ones. Answers the file systems that are still as empty
@@ -131,6 +131,13 @@ pub(super) fn target(
 /// By its name: it is not worth the asking whether its place is on the root file system.
 fn lies_on_earlier(kit: &Kit<'_>, i: usize, mount: &Mount) -> bool {
     kit.plan.mounts[..i].iter().any(|earlier| is_below(&mount.destination, &earlier.destination))
+}
+
+/// Whether it is inside a procfs or sysfs of our own, whose directories nobody can exchange, and every way leads only
+/// through the container's root.
+pub(super) fn is_kernels(kit: &Kit<'_>, path: &CStr) -> bool {
+    let holds = |mount: &Mount| mount.strict && is_below(path, &mount.destination);
+    kit.plan.root.pivot == Pivot::First && kit.plan.mounts.iter().any(holds)
 }
 
 /// Is it inside that directory, by their names?
