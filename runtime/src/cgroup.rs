@@ -130,8 +130,9 @@ impl Cgroup {
     /// # Errors
     /// The path or a limit is not possible here, the cgroup is in use, or the kernel's answer.
     pub fn create(path: &str, resources: &Resources) -> Result<Cgroup, Error> {
-        let presumed = Layout::presumed()?;
-        let error = match Cgroup::create_in(presumed, path, resources) {
+        let written = Held::default();
+        let presumed = Layout::presumed(&written)?;
+        let error = match Cgroup::create_in(presumed, path, resources, written) {
             Ok(cgroup) => {
                 presumed.prove();
                 return Ok(cgroup);
@@ -141,12 +142,17 @@ impl Cgroup {
         match Layout::of_node()? {
             known if known == presumed => Err(error),
             // The hierarchies are elsewhere.
-            known => Cgroup::create_in(known, path, resources),
+            known => Cgroup::create_in(known, path, resources, Held::default()),
         }
     }
 
-    fn create_in(layout: &'static Layout, path: &str, resources: &Resources) -> Result<Cgroup, Error> {
-        let mut cgroup = Cgroup::of(layout, path)?;
+    fn create_in(
+        layout: &'static Layout,
+        path: &str,
+        resources: &Resources,
+        written: Held,
+    ) -> Result<Cgroup, Error> {
+        let mut cgroup = Cgroup { written, ..Cgroup::of(layout, path)? };
         let mut made = Made::default();
         match cgroup.make(resources, &mut made) {
             Ok(()) => Ok(cgroup),

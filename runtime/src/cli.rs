@@ -84,14 +84,14 @@ pub(crate) fn main(words: Vec<String>) -> u8 {
 }
 
 fn global(args: &mut Args) -> Result<Global, Error> {
-    let mut root = default_root();
+    let mut root = None;
     let mut log = Log::default();
     let mut driver = Driver::Cgroupfs;
     let mut cgroups = runtime::Cgroups::AsAllowed;
     let mut criu = PathBuf::from("criu");
     while let Some(option) = args.option() {
         match option.as_str() {
-            "--root" => root = args.value(&option)?.into(),
+            "--root" => root = Some(PathBuf::from(args.value(&option)?)),
             "--log" => log.file = Some(args.value(&option)?.into()),
             "--log-format" => log.set_format(&args.value(&option)?)?,
             "--debug" => log.debug = args.flag(),
@@ -103,6 +103,7 @@ fn global(args: &mut Args) -> Result<Global, Error> {
             _ => return Err(Error::Usage(format!("unknown option {option}"))),
         }
     }
+    let root = root.unwrap_or_else(default_root);
     // No id may hold a colon, so this can be nobody's directory.
     let seccomp_cache = Some(root.join(":seccomp"));
     Ok(Global {

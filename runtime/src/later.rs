@@ -13,17 +13,26 @@ impl Later {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(fd.into());
     }
 
-    pub(crate) fn into_fds(mut self) -> Vec<OwnedFd> {
+    pub(crate) fn close_all(&self, fds: impl IntoIterator<Item = OwnedFd>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(fds);
+    }
+
+    /// Now: the time has come.
+    pub(crate) fn close_now(&self) {
+        kernel::close_together(self.take());
+    }
+
+    pub(crate) fn into_fds(self) -> Vec<OwnedFd> {
         self.take()
     }
 
-    fn take(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(self.0.get_mut().unwrap_or_else(PoisonError::into_inner))
+    fn take(&self) -> Vec<OwnedFd> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Drop for Later {
     fn drop(&mut self) {
-        kernel::close_together(self.take());
+        self.close_now();
     }
 }

@@ -47,6 +47,7 @@ pub use state::read_whole;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use later::Later;
 use spec::Spec;
 use state::{Init, Outcome, State, StateDir, Status};
 
@@ -142,8 +143,10 @@ pub struct Process {
 struct Kept {
     dir: StateDir,
     record: state::Record,
-    /// The start FIFO.
-    start: OwnedFd,
+    /// The start FIFO, until it has been used.
+    start: Option<OwnedFd>,
+    /// What the container was made of. It is closed when the container starts, all at once.
+    later: Later,
 }
 
 const KILL: i32 = rustix::process::Signal::KILL.as_raw();
@@ -198,11 +201,15 @@ impl Runtime {
     ///
     /// # Errors
     /// As `start`.
-    pub fn start_made(&self, made: &Process) -> Result<(), Error> {
-        let Kept { dir, record, start } = made.kept.as_deref().ok_or(Error::Died)?;
+    pub fn start_made(&self, made: &mut Process) -> Result<(), Error> {
+        let Kept { dir, record, start, later } = made.kept.as_deref_mut().ok_or(Error::Died)?;
+        let start = start.take().ok_or(Error::Died)?;
         let nobody_waits = record.hooks.start_container.is_empty() && record.hooks.poststart.is_empty();
         let outcome = if nobody_waits { None } else { dir.open_outcome()? };
-        self.go_on(dir, record, outcome, dir.release_by(start))
+        let released = dir.release_by(&start);
+        later.close(start);
+        later.close_now();
+        self.go_on(dir, record, outcome, released)
     }
 
     fn go_on(

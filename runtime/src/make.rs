@@ -84,15 +84,13 @@ struct Opened {
 }
 
 impl Opened {
-    /// All of it together but the start FIFO: there are dozens, and the numbers are neighbours.
-    fn close(self, others: Later) -> OwnedFd {
-        let trees = self.trees.into_iter().chain(self.nodes).flatten();
-        let of_cgroups = self.hierarchies.into_iter().map(|hierarchy| hierarchy.tree);
-        let of_cgroups = of_cgroups.chain(self.cgroup.into_fds());
-        let joined = self.joined.into_iter().map(|(_, namespace)| namespace);
-        kernel::close_together(
-            [self.root].into_iter().chain(trees).chain(of_cgroups).chain(joined).chain(others.into_fds()),
-        );
+    /// All of it but the start FIFO: there are dozens, and the numbers are neighbours.
+    fn close(self, later: &Later) -> OwnedFd {
+        later.close_all(self.trees.into_iter().chain(self.nodes).flatten());
+        later.close_all(self.hierarchies.into_iter().map(|hierarchy| hierarchy.tree));
+        later.close_all(self.joined.into_iter().map(|(_, namespace)| namespace));
+        later.close_all(self.cgroup.into_fds());
+        later.close_all(self.outcome.into_iter().chain([self.root]));
         self.start
     }
 }
@@ -149,8 +147,9 @@ impl<'a> Making<'a> {
         let made = self.accompany(&mut record, &ours, &opened, &init);
         match made {
             Ok(console) => {
-                let start = opened.close(self.later);
-                let kept = Some(Box::new(Kept { dir: self.dir.clone(), record, start }));
+                let start = Some(opened.close(&self.later));
+                self.later.close(ours);
+                let kept = Some(Box::new(Kept { dir: self.dir.clone(), record, start, later: self.later }));
                 Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings, kept })
             }
             Err(error) => {

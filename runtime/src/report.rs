@@ -134,6 +134,12 @@ pub(crate) fn lines() -> rustix::io::Result<(Line, Line)> {
     Ok((Line(ours), Line(theirs)))
 }
 
+impl From<Line> for OwnedFd {
+    fn from(line: Line) -> OwnedFd {
+        line.0
+    }
+}
+
 impl Line {
     pub(crate) fn failed(&self, failure: Failure) {
         let errno = failure.errno.raw_os_error() as u32;

@@ -51,6 +51,10 @@ impl Held {
         Ok(line.trim_end().to_owned())
     }
 
+    pub(super) fn close(&self, file: impl Into<OwnedFd>) {
+        self.0.close(file);
+    }
+
     pub(super) fn into_fds(self) -> Vec<OwnedFd> {
         self.0.into_fds()
     }

@@ -10,6 +10,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::files::Held;
 use super::{Error, files};
 
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
@@ -86,13 +87,14 @@ impl Layout {
 
     /// The node's if its v1 hierarchies are where they always are, which nobody has checked yet: a cgroup that is made
     /// and has a `tasks` file proves it. Asking about each would take a call for each.
-    pub(super) fn presumed() -> Result<&'static Layout, Error> {
+    pub(super) fn presumed(held: &Held) -> Result<&'static Layout, Error> {
         static LAYOUT: OnceLock<Option<Layout>> = OnceLock::new();
         if let Some(layout) = PROVEN.get() {
             return Ok(layout);
         }
-        let is_v1 = magic(Path::new(MOUNT_POINT)) != Some(CGROUP2_MAGIC);
-        let lines = if is_v1 { own_cgroups()? } else { String::new() };
+        let lines = own_cgroups(held)?;
+        // cgroup2's line alone names no controllers.
+        let is_v1 = lines.lines().any(|line| line.split(':').nth(1).is_some_and(|names| !names.is_empty()));
         let presume = || places(&lines, Check::Unified).map(|hierarchies| Layout { hierarchies });
         match LAYOUT.get_or_init(presume) {
             Some(layout) if is_v1 && !layout.hierarchies.is_empty() => Ok(layout),
@@ -125,7 +127,7 @@ fn detect() -> Result<Layout, Error> {
     let hierarchies = if magic(root) == Some(CGROUP2_MAGIC) {
         vec![unified(root.to_owned())]
     } else {
-        match usual_places(&own_cgroups()?) {
+        match usual_places(&own_cgroups(&Held::default())?) {
             Some(found) => found,
             None => from_mounts(&read("/proc/self/mountinfo", MAX_MOUNTS_BYTES)?),
         }
@@ -215,15 +217,16 @@ fn magic(path: &Path) -> Option<u64> {
 }
 
 /// /proc/self/cgroup, which the kernel gives whole to whoever has room for it.
-fn own_cgroups() -> Result<String, Error> {
+fn own_cgroups(held: &Held) -> Result<String, Error> {
     let fail = |source| Error::Read { path: "/proc/self/cgroup".into(), source };
     let mut text = vec![0; USUAL_SELF_BYTES];
     let mut file = fs::File::open("/proc/self/cgroup").map_err(fail)?;
     let length = file.read(&mut text).map_err(fail)?;
     text.truncate(length);
     if length == USUAL_SELF_BYTES {
-        file.take(MAX_SELF_BYTES).read_to_end(&mut text).map_err(fail)?;
+        (&file).take(MAX_SELF_BYTES).read_to_end(&mut text).map_err(fail)?;
     }
+    held.close(file);
     String::from_utf8(text).map_err(|_| fail(io::ErrorKind::InvalidData.into()))
 }
 

@@ -79,13 +79,13 @@ pub(crate) fn create(global: &Global, args: Args) -> Result<u8, Error> {
 pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let options = Options::read(args, Mode::Foreground)?;
     if options.mode == Mode::Detached {
-        let made = make(global, &options)?;
-        return start(global, &options, &made).map(|()| 0);
+        let mut made = make(global, &options)?;
+        return start(global, &options, &mut made).map(|()| 0);
     }
     // Signals for us are the container's from before it exists.
     let signals = wait::Signals::take()?;
-    let process = make(global, &options)?;
-    start(global, &options, &process)?;
+    let mut process = make(global, &options)?;
+    start(global, &options, &mut process)?;
     let code = signals.forward_until_end(&process);
     match code {
         _ if options.keep => {}
@@ -97,7 +97,7 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     code
 }
 
-fn start(global: &Global, options: &Options, made: &Process) -> Result<(), Error> {
+fn start(global: &Global, options: &Options, made: &mut Process) -> Result<(), Error> {
     let started = global.runtime.start_made(made);
     started.inspect_err(|_| handover::take_away(global, &options.id)).map_err(Error::from)
 }
