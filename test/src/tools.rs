@@ -66,6 +66,12 @@ pub const RUNTIME_BENCH_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/cc", "gcc"),
 ];
 
+/// What counting the cost of a container needs.
+pub const COST_PACKAGES: &[(&str, &str)] = &[
+    ("/usr/bin/strace", "strace"),
+    ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),
+];
+
 /// What comparisons of verdicts need.
 pub const COMPARISON_PACKAGES: &[(&str, &str)] = &[
     ("/usr/share/containers/seccomp.json", "golang-github-containers-common"),

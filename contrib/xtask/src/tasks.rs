@@ -68,6 +68,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
     if !namespace::is_private() {
         prepare()?;
         tools::ensure_packages(tools::ENGINE_PACKAGES)?;
+        tools::ensure_packages(tools::COST_PACKAGES)?;
         Programs::build_failpoints()?;
         tools::CriTools::build()?;
         cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;

@@ -9,6 +9,7 @@ use berth_test::criu::CRIU_VARIABLE;
 use berth_test::node::PRIVATE_NETWORK;
 use berth_test::programs::{Programs, workspace};
 use berth_test::vm::{self, Lsm, Options};
+use berth_test::{bench, tools};
 
 use crate::tasks::{prepare_critest, value};
 
@@ -20,6 +21,8 @@ enum Work<'a> {
     Critest(&'a [&'a str]),
     /// The OCI validation suite, with both cgroup drivers.
     Oci(&'a [&'a str]),
+    /// The benchmark of the runtime, on cgroup2 alone.
+    Bench(&'a [&'a str]),
     Command(&'a [&'a str]),
 }
 
@@ -29,6 +32,7 @@ pub(crate) fn vm(args: &[&str]) -> Result<()> {
         Work::Runtime(filter) => runtime_tests(filter)?,
         Work::Critest(args) => critest(args)?,
         Work::Oci(args) => oci(args)?,
+        Work::Bench(args) => bench(args)?,
         Work::Command(words) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
     };
     let status = vm::run(&options, &command)?;
@@ -40,7 +44,7 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
     let mut options = Options::default();
     let mut at = 0;
     loop {
-        let word = *args.get(at).context("vm needs a task: runtime, critest, oci, or -- COMMAND")?;
+        let word = *args.get(at).context("vm needs a task: runtime, critest, oci, bench, or -- COMMAND")?;
         let rest = args.get(at + 1..).unwrap_or_default();
         match word {
             "--lsm" => options.lsm = Lsm::parse(&value(word, rest.first())?)?,
@@ -51,8 +55,9 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
             "runtime" => return Ok((options, Work::Runtime(rest))),
             "critest" => return Ok((options, Work::Critest(rest))),
             "oci" => return Ok((options, Work::Oci(rest))),
+            "bench" => return Ok((options, Work::Bench(rest))),
             "--" if !rest.is_empty() => return Ok((options, Work::Command(rest))),
-            other => bail!("vm has no task {other}: runtime, critest, oci, or -- COMMAND"),
+            other => bail!("vm has no task {other}: runtime, critest, oci, bench, or -- COMMAND"),
         }
         at += 2;
     }
@@ -71,10 +76,22 @@ fn runtime_tests(filter: &[&str]) -> Result<String> {
 
 fn critest(args: &[&str]) -> Result<String> {
     prepare_critest()?;
+    Ok(format!("{PRIVATE_NETWORK}=1 {}", this_program(&[&["critest", "--systemd-cgroup"], args].concat())?))
+}
+
+fn bench(args: &[&str]) -> Result<String> {
+    tools::ensure_packages(tools::COST_PACKAGES)?;
+    Programs::build_static()?;
+    bench::runtime::prepare_for_a_guest()?;
+    let again = this_program(&[&["bench", "runtime"], args].concat())?;
+    Ok(format!("unshare --net --mount -- env {PRIVATE_NETWORK}=1 {again}"))
+}
+
+/// `cargo xtask ARGS`, for the guest's shell.
+fn this_program(args: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("finding this program")?;
-    let args: String = args.iter().map(|word| format!(" {}", quoted(word))).collect();
-    let program = quoted(&program.display().to_string());
-    Ok(format!("{PRIVATE_NETWORK}=1 {program} critest --systemd-cgroup{args}"))
+    let words = [&[program.to_str().context("a path of letters")?], args].concat();
+    Ok(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
 }
 
 /// Where the guest's Debian has the peers.

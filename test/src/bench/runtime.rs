@@ -50,15 +50,46 @@ pub fn run(options: Options) -> Result<String> {
     Ok(report::text(&contenders, options.rounds))
 }
 
+/// What one `run` of the bundle costs, whoever else is at work on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Of all its processes, the container's program included.
+    pub system_calls: u64,
+    /// The largest resident set that any of some runs had.
+    pub peak_kib: u64,
+}
+
+/// Counts it; in a mount namespace of its own.
+pub fn cost_of_a_run() -> Result<Cost> {
+    const RUNS: u32 = 3;
+    let bundle = Bundle::make()?;
+    let mut berth = berth(&bundle)?;
+    for _ in 0..=RUNS {
+        berth.run(&bundle)?;
+    }
+    berth.count_system_calls(&bundle)?;
+    let peak_kib = berth.samples.percentile("run_rss", 100.0) as u64;
+    Ok(Cost { system_calls: berth.system_calls, peak_kib })
+}
+
+/// What a guest that runs this needs of this machine besides the programs.
+pub fn prepare_for_a_guest() -> Result<()> {
+    bundle::keep_profile()
+}
+
+fn berth(bundle: &Bundle) -> Result<Contender> {
+    let program = bundle.local(&Programs::built().runtime)?;
+    Ok(Contender::runtime("berth-runtime", &program, bundle))
+}
+
 fn contenders(bundle: &Bundle) -> Result<Vec<Contender>> {
-    let programs = Programs::built();
-    let berth = Contender::runtime("berth-runtime", &programs.runtime, bundle);
+    let berth = berth(bundle)?;
     berth.keep_a_filter(bundle)?;
     let mut contenders = vec![berth];
     for (name, program) in [("crun", "/usr/bin/crun"), ("runc", "/usr/sbin/runc")] {
         ensure!(Path::new(program).exists(), "{program} is missing (Debian package {name})");
         contenders.push(Contender::runtime(name, Path::new(program), bundle));
     }
-    contenders.push(Contender::floor(&programs.floor));
+    contenders.push(Contender::floor(&bundle.local(&Programs::built().floor)?));
     Ok(contenders)
 }

@@ -10,8 +10,11 @@ use rustix::mount::{
 };
 use serde_json::{Value, json};
 
+use crate::programs::target_dir;
+
 const PROFILE: &str = "/usr/share/containers/seccomp.json";
 const CGROUPS: &str = "/sys/fs/cgroup";
+const NEIGHBOUR: &str = "neighbour";
 const CAPABILITIES: &[&str] = &[
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
@@ -59,6 +62,14 @@ impl Bundle {
 
     pub(super) fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// A copy of a program on this disk, where the peers' are too: cargo's output may be another machine's.
+    pub(super) fn local(&self, program: &Path) -> Result<PathBuf> {
+        let copy = self.at("programs").join(program.file_name().context("a program has a name")?);
+        fs::create_dir_all(self.at("programs"))?;
+        fs::copy(program, &copy).with_context(|| format!("copying {}", program.display()))?;
+        Ok(copy)
     }
 
     /// Where each runtime has its state: a tmpfs, as /run is.
@@ -148,6 +159,8 @@ impl Bundle {
             if name == "." {
                 fs::write(dir.join("cgroup.subtree_control"), "+cpu +memory +pids")?;
             }
+            // The pod's other container: its cgroup does not come and go with ours.
+            fs::create_dir(dir.join(NEIGHBOUR))?;
             for file in ["cpuset.cpus", "cpuset.mems"] {
                 if name == "cpuset" {
                     fs::copy(root.join(file), dir.join(file))?;
@@ -235,7 +248,7 @@ impl Drop for Bundle {
         }
         for name in Self::hierarchies().unwrap_or_default() {
             let dir = Path::new(CGROUPS).join(name).join(&self.cgroup);
-            for container in ["true", "sleep"] {
+            for container in ["true", "sleep", NEIGHBOUR] {
                 let _ = fs::remove_dir(dir.join(container));
             }
             let _ = fs::remove_dir(dir);
@@ -243,10 +256,21 @@ impl Drop for Bundle {
     }
 }
 
+/// Keeps the profile with cargo's output, for a guest that lacks the package.
+pub(super) fn keep_profile() -> Result<()> {
+    fs::copy(PROFILE, kept_profile()).with_context(|| format!("keeping {PROFILE}")).map(drop)
+}
+
+fn kept_profile() -> PathBuf {
+    target_dir().join("containers-seccomp.json")
+}
+
 /// The profile as engines hand it to a runtime: without the rules for capabilities and machines that these are not.
 fn seccomp() -> Result<Value> {
+    let kept = kept_profile();
+    let path = if Path::new(PROFILE).exists() { Path::new(PROFILE) } else { &kept };
     let profile =
-        fs::read(PROFILE).with_context(|| format!("{PROFILE} (golang-github-containers-common)"))?;
+        fs::read(path).with_context(|| format!("{PROFILE} (Debian's golang-github-containers-common)"))?;
     let profile: Value = serde_json::from_slice(&profile)?;
     let rules = profile["syscalls"].as_array().context("a profile has rules")?;
     let rules: Vec<Value> = rules.iter().filter(|rule| applies(rule)).map(plain).collect();
