@@ -6,7 +6,7 @@ use kernel::{Child, clone_flags as flag};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
-use super::Opened;
+use super::open::Opened;
 use crate::Error;
 use crate::plan::Plan;
 

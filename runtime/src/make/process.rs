@@ -1,0 +1,108 @@
+//! A process of the container's, the init or one that joins it: what its parent does for either.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use kernel::{Child, clone_flags as flag};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
+
+use crate::later::Later;
+use crate::plan;
+use crate::state::{Record, Status};
+use crate::{Error, Stdio};
+
+/// Leaves out what we do not have to give; says so.
+pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<Option<String>, Error> {
+    // Whoever is first in a user namespace has them all.
+    let ours = kernel::capget().map_err(|e| Error::step("reading", "our capabilities", e))?.permitted;
+    let available = if in_userns { u64::MAX } else { ours };
+    let missing = process.capabilities.all() & !available;
+    process.capabilities = process.capabilities.within(available);
+    let mut names: Vec<&str> = process.unknown_capabilities.iter().map(String::as_str).collect();
+    names.extend(plan::capability_names(missing));
+    Ok((!names.is_empty()).then(|| format!("capabilities that cannot be granted here: {}", names.join(", "))))
+}
+
+/// A record that has none is of a container whose profile asks nobody.
+pub(crate) fn send_listener(
+    record: &Record,
+    process: &Child,
+    number: i32,
+    status: Status,
+) -> Result<(), Error> {
+    let listener = record.listener.as_ref().ok_or(Error::Died)?;
+    listener.hand_over(process, number, &record.state(status))
+}
+
+pub(crate) fn stdio(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {
+    match stdio {
+        Stdio::Inherit | Stdio::Terminal => None,
+        Stdio::Fds { stdin, stdout, stderr } => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+    }
+}
+
+pub(super) const JOINING: &str = "joining the namespace";
+
+/// Clones with the children's PID namespace set to another for the moment: a child is born into it, and needs no
+/// second clone to enter it.
+pub(crate) fn clone_into(
+    pid_namespace: Option<&OwnedFd>,
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    work: impl FnOnce() -> i32,
+) -> Result<Child, Error> {
+    let clone =
+        |work| kernel::clone3(flags, cgroup, work).map_err(|e| Error::step("cloning", "a process", e));
+    let Some(theirs) = pid_namespace else { return clone(work) };
+    let at = |e: Errno| Error::step(JOINING, "of PIDs", e);
+    let ours = open(c"/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at)?;
+    kernel::setns(theirs.as_fd(), flag::NEWPID).map_err(at)?;
+    let cloned = clone(work);
+    kernel::setns(ours.as_fd(), flag::NEWPID).map_err(at)?;
+    cloned
+}
+
+/// Lowering it takes CAP_SYS_RESOURCE; who lacks that keeps what it has, and hears of it.
+pub(crate) fn set_oom_score_adj(pid: i32, value: i32, later: &Later) -> Result<Option<String>, Error> {
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let written = File::options().write(true).open(&path).and_then(|mut file| {
+        file.write_all(value.to_string().as_bytes())?;
+        later.close(file);
+        Ok(())
+    });
+    match written {
+        Ok(()) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let stays = fs::read_to_string(&path).unwrap_or_default();
+            Ok(Some(format!("oom_score_adj {value} needs CAP_SYS_RESOURCE; it stays {}", stays.trim())))
+        }
+        // It may have ended already; then the one who hears it out says why.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(error) => Err(Error::step("writing", path, error)),
+    }
+}
+
+/// Kills and reaps a child of ours that is of no use any more.
+pub(crate) fn end(child: &Child) {
+    let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
+    reap(child.pidfd.as_fd());
+}
+
+/// One that was cloned for us (CLONE_PARENT); not reaped, so the number is its own.
+pub(crate) fn child_of_ours(pid: i32) -> Result<Child, Error> {
+    let pidfd = Pid::from_raw(pid)
+        .ok_or(Errno::SRCH)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+        .map_err(|e| Error::step("opening", format!("process {pid}"), e))?;
+    Ok(Child { pid, pidfd })
+}
+
+pub(crate) fn reap(child: BorrowedFd<'_>) {
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(child), WaitIdOptions::EXITED) {}
+}
