@@ -6,13 +6,58 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use super::{Error, processes};
+use super::systemd::Scope;
+use super::{Cgroup, Error, processes};
 
 /// Waits of 1, 2, 4 … 256 ms, half a second in all: what a killed process takes to leave.
 const TRIES: u32 = 9;
 
+impl Cgroup {
+    /// Gone when it answers Ok; gone already is Ok. Its processes must have ended: they get half a second.
+    ///
+    /// # Errors
+    /// Processes are left, or the kernel's answer.
+    pub fn remove(&self) -> Result<(), Error> {
+        let dirs: Vec<PathBuf> =
+            self.layout.hierarchies.iter().map(|hierarchy| self.dir(hierarchy)).collect();
+        remove(&dirs)?;
+        self.prune();
+        self.scope.as_ref().map_or(Ok(()), Scope::stop)
+    }
+
+    /// Removes it if nothing is in it and nothing below; false, and for `remove` to go on with, when something is.
+    #[must_use]
+    pub fn remove_empty(&self) -> bool {
+        let gone =
+            self.layout.hierarchies.iter().all(|hierarchy| {
+                matches!(rustix::fs::rmdir(self.dir(hierarchy)), Ok(()) | Err(Errno::NOENT))
+            });
+        if gone && self.scope.is_none() {
+            self.prune();
+        }
+        gone && self.scope.is_none()
+    }
+
+    /// Removes it where it is empty, without a word where it is not: for one that may be another's, and for a
+    /// parent whose children are gone.
+    pub fn remove_if_empty(&self) {
+        for hierarchy in &self.layout.hierarchies {
+            // ENOENT, EBUSY and ENOTEMPTY all mean that there is nothing to do.
+            let _ = rustix::fs::rmdir(self.dir(hierarchy));
+        }
+        self.prune();
+    }
+
+    /// Beside v1 the kubelet makes and removes no directories in cgroup2: those above ours are of our making.
+    fn prune(&self) {
+        if let Some(unified) = self.layout.unified().filter(|_| self.layout.is_hybrid()) {
+            self.dir(unified).parent().into_iter().for_each(|parent| prune(&unified.root, parent));
+        }
+    }
+}
+
 /// Removes each directory with those below it.
-pub(super) fn remove(dirs: &[PathBuf]) -> Result<(), Error> {
+fn remove(dirs: &[PathBuf]) -> Result<(), Error> {
     let mut left: Vec<&PathBuf> = dirs.iter().collect();
     for attempt in 0..TRIES {
         let mut busy = Vec::new();

@@ -22,8 +22,9 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::apply::{self, Made};
+use super::device_rules::policy;
 use super::limits::Write;
-use super::{Cgroup, Error, files, policy};
+use super::{Cgroup, Error, files};
 use crate::spec::Resources;
 use bus::{Bus, Manager};
 pub(super) use keeper::Keeper;
