@@ -2,6 +2,7 @@
 //! everything that contradicts itself is refused here.
 
 mod capabilities;
+mod cgroup;
 mod devices;
 mod hooks;
 mod mounts;
@@ -11,20 +12,22 @@ mod options;
 mod path;
 mod process;
 mod rdt;
+mod root;
 mod sched;
 mod sysctl;
 mod version;
 
 pub(crate) use capabilities::names as capability_names;
+pub(crate) use cgroup::cgroup_path;
 pub(crate) use devices::Device;
 pub(crate) use mounts::{Content, Idmap, Mount, Source, may_cover_proc};
 pub(crate) use namespaces::{Joined, Maps, Namespaces, flag_of};
 pub(crate) use process::ProcessPlan;
 pub(crate) use rdt::{Class, RdtPlan};
+pub(crate) use root::{Pivot, Root, Within};
 pub(crate) use sched::MemoryPolicy;
 pub(crate) use sysctl::Sysctl;
 
-use options::parse_propagation;
 use path::inside;
 
 pub use capabilities::NAMES as CAPABILITY_NAMES;
@@ -32,13 +35,13 @@ pub use options::NAMES as MOUNT_OPTION_NAMES;
 pub use sched::{MEMORY_FLAGS, MEMORY_MODES};
 
 use std::ffi::CString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kernel::clone_flags as flag;
 
 use crate::cgroup::{Driver, ScopePlan};
 use crate::netdev::NetDevice;
-use crate::spec::{Hooks, Linux, Resources, Spec};
+use crate::spec::{Linux, Resources, Spec};
 use crate::{Error, Rootfs};
 
 /// A container, decided.
@@ -71,28 +74,6 @@ pub(crate) struct Plan {
     pub(crate) cgroup_owner: Option<u32>,
 }
 
-/// The container's root file system.
-#[derive(Debug)]
-pub(crate) struct Root {
-    /// The directory that the bundle names; an overlay has none of its own.
-    pub(crate) path: Option<PathBuf>,
-    pub(crate) readonly: bool,
-    /// A value of `kernel::propagation`.
-    pub(crate) propagation: u64,
-    pub(crate) pivot: Pivot,
-    pub(crate) within: Within,
-}
-
-/// Whose mount namespace the root is attached in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Within {
-    /// The container's own, which is pivoted into it.
-    Own,
-    /// One that is joined, or the runtime's: others live there too, so the root is attached at its path, entered by
-    /// chroot, and taken away with the container.
-    Shared,
-}
-
 impl Plan {
     /// Whether the init has to wait for its parent before it can do anything: for its maps, or its interfaces.
     pub(crate) fn waits_for_parent(&self) -> bool {
@@ -111,18 +92,6 @@ impl Plan {
         changed.extend(self.net_devices.first().map(|_| (flag::NEWNET, "linux.netDevices")));
         changed
     }
-}
-
-/// When the root is pivoted into.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Pivot {
-    /// At once: nothing of the host can be reached any more while mounts are made.
-    First,
-    /// A user namespace may mount procfs and sysfs only as long as it sees the host's, and layers and block devices have
-    /// the host's paths.
-    AfterMounts,
-    /// Hooks that run before pivot_root find the root at its path.
-    AfterHooks,
 }
 
 /// Decides everything about the container `id` of `bundle`.
@@ -146,10 +115,10 @@ pub(crate) fn plan(
     let namespaces = namespaces::plan(linux)?;
     let mounts = mounts::plan(spec, bundle, &namespaces)?;
     let own_dev = !mounts.iter().any(|mount| mount.destination.as_bytes() == b"dev" && mount.is_bind());
-    let scope = scope(driver, id, spec, linux)?;
+    let scope = cgroup::scope(driver, id, spec, linux)?;
     let mount_label = mount_label(linux)?;
     Ok(Plan {
-        root: root(bundle, spec, &namespaces, rootfs, mounts.iter().any(Mount::names_host_paths))?,
+        root: root::root(bundle, spec, &namespaces, rootfs, mounts.iter().any(Mount::names_host_paths))?,
         devices: if own_dev { devices::plan(linux)? } else { devices::outside_dev(linux)? },
         own_dev,
         masked: paths("linux.maskedPaths", &linux.masked_paths)?,
@@ -169,7 +138,7 @@ pub(crate) fn plan(
             .map_or_else(|| cgroup_path(id, linux), |scope| Ok(scope.cgroup_path()))?,
         scope,
         resources: linux.resources.clone().unwrap_or_default(),
-        cgroup_owner: cgroup_owner(linux, process_uid, &namespaces, &mounts),
+        cgroup_owner: cgroup::cgroup_owner(linux, process_uid, &namespaces, &mounts),
         namespaces,
         mounts,
     })
@@ -184,73 +153,6 @@ pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, E
 fn mount_label(linux: &Linux) -> Result<Option<CString>, Error> {
     let label = linux.mount_label.as_deref().filter(|label| !label.is_empty());
     label.map(|label| path::c_string("linux.mountLabel", label)).transpose()
-}
-
-fn root(
-    bundle: &Path,
-    spec: &Spec,
-    namespaces: &Namespaces,
-    rootfs: &Rootfs,
-    host_paths: bool,
-) -> Result<Root, Error> {
-    let root = spec.root.as_ref().ok_or_else(|| Error::invalid("root", "is required on Linux"))?;
-    let path = match rootfs {
-        Rootfs::Bundle if root.path.as_os_str().is_empty() => {
-            return Err(Error::invalid("root.path", "is empty"));
-        }
-        Rootfs::Bundle => Some(bundle.join(&root.path)),
-        Rootfs::Overlay { .. } => None,
-    };
-    let propagation = spec.linux.as_ref().and_then(|linux| linux.rootfs_propagation.as_deref());
-    let propagation = match propagation {
-        None | Some("") => kernel::propagation::PRIVATE,
-        Some(word) => parse_propagation(word).map(|(propagation, _)| propagation).ok_or_else(|| {
-            Error::invalid("linux.rootfsPropagation", format!("{word:?} is no propagation"))
-        })?,
-    };
-    let within = if namespaces.new & flag::NEWNS != 0 { Within::Own } else { Within::Shared };
-    if within == Within::Shared && path.is_none() {
-        return Err(Error::unsupported(
-            "linux.namespaces",
-            "layers without a path need a mount namespace of the container's own",
-        ));
-    }
-    let pivot = match pivot(spec, namespaces, within) {
-        Pivot::First if host_paths => Pivot::AfterMounts,
-        other => other,
-    };
-    Ok(Root { path, readonly: root.readonly, propagation, pivot, within })
-}
-
-fn pivot(spec: &Spec, namespaces: &Namespaces, within: Within) -> Pivot {
-    let before_pivot =
-        |h: &Hooks| !(h.prestart.is_empty() && h.create_runtime.is_empty() && h.create_container.is_empty());
-    match &spec.hooks {
-        Some(hooks) if before_pivot(hooks) => Pivot::AfterHooks,
-        _ if namespaces.has(flag::NEWUSER) || within == Within::Shared => Pivot::AfterMounts,
-        _ => Pivot::First,
-    }
-}
-
-/// config-linux.md, "Cgroup ownership": the host's number of the process's user, unless that is root. What a joined user
-/// namespace maps to is not ours to say.
-fn cgroup_owner(linux: &Linux, uid: u32, namespaces: &Namespaces, mounts: &[Mount]) -> Option<u32> {
-    let writable = |mount: &Mount| {
-        matches!(mount.source, Source::Cgroup)
-            && mount.destination.as_bytes() == b"sys/fs/cgroup"
-            && mount.attr.set & kernel::mount_attr::RDONLY == 0
-    };
-    if namespaces.late & flag::NEWCGROUP == 0 || !mounts.iter().any(writable) {
-        return None;
-    }
-    let owner = match namespaces.has(flag::NEWUSER) {
-        false => Some(uid),
-        true => linux.uid_mappings.iter().find_map(|map| {
-            let at = uid.checked_sub(map.container_id).filter(|at| *at < map.size)?;
-            (namespaces.new & flag::NEWUSER != 0).then(|| map.host_id + at)
-        }),
-    };
-    owner.filter(|owner| *owner != 0)
 }
 
 fn paths(field: &str, paths: &[String]) -> Result<Vec<CString>, Error> {
@@ -269,36 +171,6 @@ fn name(field: &str, name: Option<&String>, namespaces: &Namespaces) -> Result<O
         return Err(Error::invalid(field, "needs a UTS namespace of the container's own"));
     }
     Ok(Some(name.as_bytes().to_vec()))
-}
-
-fn scope(driver: Driver, id: &str, spec: &Spec, linux: &Linux) -> Result<Option<ScopePlan>, Error> {
-    match driver {
-        Driver::Cgroupfs => Ok(None),
-        Driver::Systemd => ScopePlan::of(linux.cgroups_path.as_deref(), id, &spec.annotations)
-            .map(Some)
-            .map_err(|source| Error::Cgroup { id: id.to_owned(), source }),
-    }
-}
-
-/// `cgroupsPath`, or `/ID`. Each part must be a plain name: it becomes a directory on the host.
-pub(crate) fn cgroup_path(id: &str, linux: &Linux) -> Result<String, Error> {
-    let field = "linux.cgroupsPath";
-    let path = match linux.cgroups_path.as_deref() {
-        None | Some("") => return Ok(format!("/{id}")),
-        Some(path) => path,
-    };
-    if path.contains(':') && !path.contains('/') {
-        let reason = format!("{path:?} is a path for the systemd cgroup driver, and this is cgroupfs");
-        return Err(Error::invalid(field, reason));
-    }
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    if parts.is_empty() || parts.iter().any(|part| matches!(*part, "." | "..")) || path.contains(['\0', '\n'])
-    {
-        return Err(Error::invalid(field, format!("{path:?} is no path of a cgroup")));
-    }
-    let path = format!("/{}", parts.join("/"));
-    crate::cgroup::check_path(&path).map_err(|error| Error::Cgroup { id: id.to_owned(), source: error })?;
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! `mounts`: each entry becomes a source, attributes and a propagation.
 
+mod source;
+mod words;
+
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use kernel::{Depth, MountAttr, clone_flags as flag, mount_attr as attr, propagation};
+use kernel::{Depth, MountAttr, mount_attr as attr, propagation};
 
-use super::namespaces::{Maps, map};
-use super::options::{Change, apply, apply_atime, change};
-use super::path::{c_path, c_string};
+use super::namespaces::Maps;
+use super::path::c_string;
 use super::{Namespaces, inside};
-use crate::Error;
-use crate::spec;
+use crate::{Error, spec};
+use source::{bind, file_system, remount};
+use words::Words;
 
 /// One mount of the container.
 #[derive(Debug)]
@@ -172,113 +175,6 @@ fn finish(destination: CString, source: Source, words: Words) -> Mount {
     }
 }
 
-fn bind(
-    field: &str,
-    mount: &spec::Mount,
-    bundle: &Path,
-    depth: Depth,
-    words: &Words,
-    namespaces: &Namespaces,
-) -> Result<Source, Error> {
-    let Some(source) = mount.source.as_ref().filter(|source| !source.as_os_str().is_empty()) else {
-        return Err(Error::invalid(format!("{field}.source"), "is required for a bind mount"));
-    };
-    c_path(&format!("{field}.source"), source)?;
-    let path = bundle.join(source);
-    Ok(Source::Bind { path, depth, idmap: idmap(field, mount, words, namespaces)? })
-}
-
-fn idmap(
-    field: &str,
-    mount: &spec::Mount,
-    words: &Words,
-    namespaces: &Namespaces,
-) -> Result<Option<Idmap>, Error> {
-    let given = !mount.uid_mappings.is_empty() && !mount.gid_mappings.is_empty();
-    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
-        return Err(Error::invalid(
-            format!("{field}.uidMappings"),
-            "needs gidMappings beside it, and they it",
-        ));
-    }
-    if !given && words.idmap.is_none() {
-        return Ok(None);
-    }
-    if !given && !namespaces.has(flag::NEWUSER) {
-        return Err(Error::invalid(format!("{field}.options"), "idmap needs mappings or a user namespace"));
-    }
-    super::namespaces::check_map(&format!("{field}.uidMappings"), &mount.uid_mappings)?;
-    super::namespaces::check_map(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
-    let maps = given.then(|| Maps { uids: map(&mount.uid_mappings), gids: map(&mount.gid_mappings) });
-    Ok(Some(Idmap { maps, depth: words.idmap.unwrap_or(Depth::One) }))
-}
-
-fn file_system(field: &str, mount: &spec::Mount, kind: &str, words: &Words) -> Result<Source, Error> {
-    if words.idmap.is_some() || !mount.uid_mappings.is_empty() {
-        return Err(Error::unsupported(format!("{field}.uidMappings"), "only bind mounts can be idmapped"));
-    }
-    let source_field = format!("{field}.source");
-    let mut options = Vec::with_capacity(words.data.len() + 1);
-    if let Some(source) = &mount.source {
-        options.push((c"source".to_owned(), Some(c_path(&source_field, source)?)));
-    }
-    for word in &words.data {
-        match word.strip_prefix("lowerdir=").filter(|dirs| kind == "overlay" && is_long(dirs)) {
-            Some(dirs) => options.extend(layers(field, dirs)?),
-            None => options.push(option(field, word)?),
-        }
-    }
-    let content = match words.copy_up {
-        true if kind != "tmpfs" => {
-            return Err(Error::invalid(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
-        }
-        true => Content::Copied,
-        false => Content::Own,
-    };
-    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options, content })
-}
-
-/// mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS: with `bind` the mount alone changes. What is not said stays.
-fn remount(field: &str, mount: &spec::Mount, words: &Words) -> Result<Source, Error> {
-    if words.idmap.is_some() || !mount.uid_mappings.is_empty() || words.copy_up {
-        return Err(Error::invalid(
-            format!("{field}.options"),
-            "remount makes nothing that could be mapped or filled",
-        ));
-    }
-    if words.bind.is_some() {
-        return Ok(Source::Remount { options: None });
-    }
-    let mut options = words.data.iter().map(|word| option(field, word)).collect::<Result<Vec<_>, _>>()?;
-    let readonly = [(words.attr.set, c"ro"), (words.attr.clear, c"rw")];
-    options.extend(
-        readonly
-            .iter()
-            .filter(|(bits, _)| bits & attr::RDONLY != 0)
-            .map(|(_, word)| ((*word).to_owned(), None)),
-    );
-    Ok(Source::Remount { options: Some(options) })
-}
-
-/// fsconfig(2) takes no string of more than 255 bytes. A list with escapes or data layers means more than its parts.
-fn is_long(dirs: &str) -> bool {
-    dirs.len() > 255 && !dirs.contains('\\') && !dirs.contains("::")
-}
-
-/// Layers one by one (Linux 6.7).
-fn layers(field: &str, dirs: &str) -> Result<Vec<(CString, Option<CString>)>, Error> {
-    let field = format!("{field}.options");
-    dirs.split(':').map(|dir| Ok((c"lowerdir+".to_owned(), Some(c_string(&field, dir)?)))).collect()
-}
-
-fn option(field: &str, word: &str) -> Result<(CString, Option<CString>), Error> {
-    let field = format!("{field}.options");
-    match word.split_once('=') {
-        Some((key, value)) => Ok((c_string(&field, key)?, Some(c_string(&field, value)?))),
-        None => Ok((c_string(&field, word)?, None)),
-    }
-}
-
 fn refuse_over_proc(field: &str, destination: &[u8], source: &Source) -> Result<(), Error> {
     let field = format!("{field}.destination");
     match destination {
@@ -294,51 +190,6 @@ fn refuse_over_proc(field: &str, destination: &[u8], source: &Source) -> Result<
             Err(Error::invalid(field, "nothing may be mounted inside /proc, but for the files of lxcfs"))
         }
         _ => Ok(()),
-    }
-}
-
-/// All options of one entry.
-#[derive(Debug, Default)]
-struct Words {
-    attr: MountAttr,
-    recursive_attr: MountAttr,
-    propagation: Option<(u64, Depth)>,
-    bind: Option<Depth>,
-    idmap: Option<Depth>,
-    remount: bool,
-    copy_up: bool,
-    data: Vec<String>,
-}
-
-impl Words {
-    fn read(field: &str, options: &[String]) -> Result<Words, Error> {
-        let mut words = Words::default();
-        for option in options {
-            c_string(&format!("{field}.options"), option.as_str())?;
-            match change(option) {
-                Some(change) => words.take(option, change),
-                None => words.data.push(option.clone()),
-            }
-        }
-        Ok(words)
-    }
-
-    fn take(&mut self, word: &str, change: Change) {
-        match change {
-            Change::Set(bits) => apply(&mut self.attr, bits, 0),
-            Change::Clear(bits) => apply(&mut self.attr, 0, bits),
-            Change::Atime(atime) => apply_atime(&mut self.attr, atime),
-            Change::RecursiveSet(bits) => apply(&mut self.recursive_attr, bits, 0),
-            Change::RecursiveClear(bits) => apply(&mut self.recursive_attr, 0, bits),
-            Change::RecursiveAtime(atime) => apply_atime(&mut self.recursive_attr, atime),
-            Change::Propagate(propagation, depth) => self.propagation = Some((propagation, depth)),
-            Change::Bind(depth) => self.bind = Some(depth),
-            Change::Idmap(depth) => self.idmap = Some(depth),
-            Change::Flag => self.data.push(word.to_owned()),
-            Change::Remount => self.remount = true,
-            Change::CopyUp => self.copy_up = true,
-            Change::Nothing => {}
-        }
     }
 }
 
