@@ -68,6 +68,8 @@ section! {
         policy: PathBuf = "/etc/containers/policy.json".into(),
         /// The same for pods of one namespace: `NAMESPACE.json` in here, in place of the file above.
         policy_dir: PathBuf = "/etc/berth/policies.d".into(),
+        /// Private keys of encrypted layers: each file in here is one, in PEM (RSA, or EC on P-256 or P-384). Read at each pull.
+        decryption_keys_path: PathBuf = "/etc/berth/keys".into(),
         /// Where signatures lie that no registry has: containers-registries.d(5).
         registries_d: PathBuf = "/etc/containers/registries.d".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
@@ -258,6 +260,7 @@ impl Config {
             namespace_auth_dir: self.image.namespace_auth_dir.clone(),
             policy: self.image.policy.clone(),
             policy_dir: self.image.policy_dir.clone(),
+            decryption_keys_path: self.image.decryption_keys_path.clone(),
             registries_d: self.image.registries_d.clone(),
             parallel_layers: self.image.parallel_layers,
             pinned: self.image.pinned.clone(),

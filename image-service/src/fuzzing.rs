@@ -13,13 +13,15 @@ use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
 use crate::unpack::Limits;
 use crate::unpack::archive::Archive;
+use crate::unpack::decrypt::Packed;
 use crate::unpack::entry::Kind;
 use crate::unpack::stream::{Diff, Inflater, Source};
 
 /// A layer, packed in any way: no name in it climbs, and no more comes out than was allowed.
 pub fn tar(bytes: &[u8]) {
     let limits = Limits { bytes: 8 << 20, entries: 1000, unsuspicious: 1 << 20 };
-    let Ok(inflater) = Inflater::new(Source::new(bytes, Algorithm::Sha256)) else { return };
+    let packed = Packed::new(Source::new(bytes, Algorithm::Sha256), None);
+    let Ok(inflater) = Inflater::new(packed) else { return };
     let mut archive = Archive::new(Diff::new(inflater, Algorithm::Sha256, limits), limits.entries);
     let mut entries = 0;
     while let Ok(Some(entry)) = archive.next_entry() {

@@ -35,6 +35,8 @@ pub struct Settings {
     pub policy: PathBuf,
     /// Has `NAMESPACE.json` for namespaces with a policy of their own, in place of the node's.
     pub policy_dir: PathBuf,
+    /// Has the private keys of encrypted layers, each a PEM file.
+    pub decryption_keys_path: PathBuf,
     /// Says where signatures lie that no registry has.
     pub registries_d: PathBuf,
     pub platform: Platform,
@@ -100,6 +102,7 @@ impl Settings {
             namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
             policy: PathBuf::from("/etc/containers/policy.json"),
             policy_dir: PathBuf::from("/etc/berth/policies.d"),
+            decryption_keys_path: PathBuf::from("/etc/berth/keys"),
             registries_d: PathBuf::from("/etc/containers/registries.d"),
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),

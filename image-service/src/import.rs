@@ -17,10 +17,11 @@ use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH};
 use crate::platform::Platform;
-use crate::pull::{Pulls, blocking, parse_config};
+use crate::pull::{Pulls, Sealed, blocking, parse_config};
 use crate::reference::Reference;
 use crate::store::{Content, Hold, Name};
 use crate::unpack::Expected;
+use crate::unpack::decrypt::Cipher;
 use place::Place;
 
 /// What a builder writes beside the image's name; containerd's and Docker's, and the OCI's own.
@@ -58,6 +59,8 @@ pub(crate) struct Found {
 struct FoundLayer {
     file: String,
     expected: Expected,
+    /// The layer's own when it is encrypted.
+    encrypted: Option<Descriptor>,
 }
 
 /// `manifest.json` of a docker archive.
@@ -177,6 +180,7 @@ impl Opened {
                 size: Some(layer.descriptor.size),
                 diff_id,
             },
+            encrypted: layer.encrypted.then(|| layer.descriptor.clone()),
         };
         let layers = manifest.layers.iter().zip(diff_ids).map(layer).collect();
         documents.push((id.clone(), bytes));
@@ -206,8 +210,11 @@ impl Opened {
             let why = format!("{} diff IDs for {} layers", diff_ids.len(), saved.layers.len());
             return Err(Error::invalid(&self.shown, why));
         }
-        let layer =
-            |(file, diff_id)| FoundLayer { file, expected: Expected { digest: None, size: None, diff_id } };
+        let layer = |(file, diff_id)| FoundLayer {
+            file,
+            expected: Expected { digest: None, size: None, diff_id },
+            encrypted: None,
+        };
         let mut names = Vec::new();
         for tag in saved.repo_tags.unwrap_or_default() {
             names.extend(Reference::parse(&tag)?.repo_tag().map(Name::Tag));
@@ -251,7 +258,10 @@ impl Found {
 impl Pulls {
     /// Unpacks an image of an archive; its layers meet those of pulls.
     pub(crate) async fn import(&self, archive: &Arc<Opened>, found: Found) -> Result<Arc<Content>, Error> {
-        let layers = found.layers.into_iter().map(|layer| self.import_layer(archive.clone(), layer));
+        let encrypted = found.layers.iter().map(|layer| layer.encrypted.as_ref());
+        let ciphers = self.ciphers(encrypted).await?;
+        let layers = found.layers.into_iter().zip(ciphers);
+        let layers = layers.map(|(layer, cipher)| self.import_layer(archive.clone(), layer, cipher));
         let hold = Hold::join(&self.store.layers, try_join_all(layers).await?);
         let store = self.store.clone();
         let (id, config, documents) = (found.id, found.config, found.documents);
@@ -263,14 +273,20 @@ impl Pulls {
         .await
     }
 
-    async fn import_layer(&self, archive: Arc<Opened>, layer: FoundLayer) -> Result<Hold, Error> {
+    async fn import_layer(
+        &self,
+        archive: Arc<Opened>,
+        layer: FoundLayer,
+        cipher: Option<Cipher>,
+    ) -> Result<Hold, Error> {
         let permission = match self.permission(&layer.expected.diff_id).await? {
             Ok(hold) => return Ok(hold),
             Err(permission) => permission,
         };
         let source = archive.place.file(&layer.file)?;
         let source = BufReader::with_capacity(READ_BYTES, source);
-        Ok(self.clone().make_layer(source, layer.expected, permission, || ()).await?)
+        let sealed = Sealed { expected: layer.expected, cipher };
+        Ok(self.clone().make_layer(source, sealed, permission, || ()).await?)
     }
 }
 

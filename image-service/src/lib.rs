@@ -13,6 +13,7 @@ pub mod registries_conf;
 pub mod registry;
 
 mod bounded;
+mod encryption;
 mod error;
 mod explain;
 #[cfg(feature = "fuzzing")]

@@ -117,6 +117,8 @@ pub enum Compression {
 pub struct Layer {
     pub descriptor: Descriptor,
     pub compression: Compression,
+    /// What is packed so is encrypted besides (ocicrypt's `+encrypted`).
+    pub encrypted: bool,
 }
 
 /// One image for one platform; layers from the bottom up.
@@ -177,8 +179,6 @@ pub enum Error {
     TooManyEntries(usize),
     #[error("layer {0} is foreign: its bytes lie outside the registry, and are not fetched from there")]
     ForeignLayer(Digest),
-    #[error("layer {0} is encrypted, and no key is configured")]
-    EncryptedLayer(Digest),
     #[error("layer {digest} has the unknown type {media_type:?}")]
     UnknownLayer { digest: Digest, media_type: String },
     #[error("this is an artifact with a configuration of type {0:?}, not a container image")]
@@ -333,10 +333,10 @@ fn is_image_config(media_type: &str) -> bool {
 }
 
 fn layer(descriptor: Descriptor) -> Result<Layer, Error> {
-    let media_type = descriptor.media_type.as_str();
-    if media_type.ends_with("+encrypted") {
-        return Err(Error::EncryptedLayer(descriptor.digest));
-    }
+    let (media_type, encrypted) = match descriptor.media_type.strip_suffix("+encrypted") {
+        Some(media_type) => (media_type, true),
+        None => (descriptor.media_type.as_str(), false),
+    };
     if media_type.contains(".nondistributable.") || media_type.contains(".foreign.") {
         return Err(Error::ForeignLayer(descriptor.digest));
     }
@@ -349,11 +349,11 @@ fn layer(descriptor: Descriptor) -> Result<Layer, Error> {
         "application/vnd.oci.image.layer.v1.tar+zstd"
         | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Compression::Zstd,
         _ => {
-            let media_type = media_type.to_owned();
+            let media_type = descriptor.media_type;
             return Err(Error::UnknownLayer { digest: descriptor.digest, media_type });
         }
     };
-    Ok(Layer { descriptor, compression })
+    Ok(Layer { descriptor, compression, encrypted })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! its manifest and fetching anything else of it; the manifest that was judged is the one that is stored.
 
 mod certificate;
-mod der;
+pub(crate) mod der;
 mod gather;
 mod identity;
 mod json;

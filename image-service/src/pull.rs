@@ -13,7 +13,10 @@ mod layer;
 mod resumable;
 mod source;
 
+pub(crate) use self::layer::Sealed;
+
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt;
@@ -23,12 +26,14 @@ use tracing::Instrument;
 
 use crate::auth::Credentials;
 use crate::digest::Digest;
+use crate::encryption::Keys;
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::images::{Settings, step};
-use crate::manifest;
+use crate::manifest::{self, Descriptor};
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Store};
+use crate::unpack::decrypt::Cipher;
 
 /// What to pull, with whose credentials, and who watches.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +92,7 @@ struct UnderWay {
 #[derive(Debug, Clone)]
 pub(crate) struct Pulls {
     pub(crate) store: Arc<Store>,
+    decryption_keys_path: PathBuf,
     max_layer_bytes: u64,
     parts_from_bytes: u64,
     /// Connections beyond the first for one blob.
@@ -101,6 +107,7 @@ impl Pulls {
     pub(crate) fn new(store: Arc<Store>, settings: &Settings) -> Pulls {
         Pulls {
             store,
+            decryption_keys_path: settings.decryption_keys_path.clone(),
             max_layer_bytes: settings.max_layer_bytes,
             parts_from_bytes: settings.parts_from_bytes,
             more_connections: Arc::new(Semaphore::new(settings.more_connections)),
@@ -157,13 +164,18 @@ impl Pulls {
         progress: watch::Sender<Progress>,
     ) -> Result<Arc<Content>, Error> {
         let manifest = &resolved.manifest;
+        // Before anything is asked for: who has no key has no use for the rest, whoever has it on this node.
+        let encrypted = manifest.layers.iter().map(|layer| layer.encrypted.then_some(&layer.descriptor));
+        let ciphers = self.ciphers(encrypted).await?;
         let bytes = self.config(&name, &repository, manifest).await?;
         let (config, diff_ids) = parse_config(&name, &bytes, manifest)?;
-        let layers = manifest.layers.iter().zip(diff_ids).enumerate().map(|(at, (layer, diff_id))| {
+        let layers = manifest.layers.iter().zip(diff_ids).zip(ciphers).enumerate();
+        let layers = layers.map(|(at, ((layer, diff_id), cipher))| {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
             let span = step("image.layer", descriptor.digest.as_str());
-            self.layer(layer::Wanted { name, repository, descriptor, diff_id, watch }).instrument(span)
+            let wanted = layer::Wanted { name, repository, descriptor, diff_id, cipher, watch };
+            self.layer(wanted).instrument(span)
         });
         let holds = try_join_all(layers).await;
         let holds = match holds {
@@ -186,6 +198,30 @@ impl Pulls {
             let hold = store.mended(hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))
+        })
+        .await
+    }
+
+    /// What decrypts each layer: `encrypted` has the descriptor of those that are encrypted.
+    pub(crate) async fn ciphers(
+        &self,
+        encrypted: impl Iterator<Item = Option<&Descriptor>>,
+    ) -> Result<Vec<Option<Cipher>>, Error> {
+        let encrypted: Vec<Option<Descriptor>> = encrypted.map(Option::<&Descriptor>::cloned).collect();
+        if encrypted.iter().all(Option::is_none) {
+            return Ok(vec![None; encrypted.len()]);
+        }
+        let dir = self.decryption_keys_path.clone();
+        blocking(move || {
+            let keys = Keys::load(&dir).map_err(|why| Error::invalid("an encrypted layer", why))?;
+            let open = |layer: &Option<Descriptor>| match layer {
+                Some(layer) => keys
+                    .open(layer)
+                    .map(Some)
+                    .map_err(|why| Error::invalid(format!("layer {}", layer.digest), why)),
+                None => Ok(None),
+            };
+            encrypted.iter().map(open).collect()
         })
         .await
     }

@@ -1,12 +1,13 @@
 //! Unpacks one layer: compressed bytes in, a directory for overlay out, verified.
 //!
-//! source → [digest] → inflate → [diff ID] → archive → tree, in one thread or, up to the inflating, in
+//! source → [digest] → (decrypt) → inflate → [diff ID] → archive → tree, in one thread or, up to the inflating, in
 //! one beside it. Every path is opened relative to the layer's own directory and confined to it by the kernel (openat2), so
 //! an archive can't name anything outside. A layer is unpacked alone: whiteouts and opaque directories
 //! become overlay's marks. The caller shows the directory to others only after [`unpack`] said yes.
 
 pub(crate) mod archive;
 mod blocks;
+pub(crate) mod decrypt;
 pub(crate) mod entry;
 mod error;
 mod place;
@@ -25,6 +26,7 @@ pub(crate) use tree::open_root;
 use crate::digest::{Algorithm, Digest};
 use archive::Archive;
 use blocks::{Beside, Blocks};
+use decrypt::{Cipher, Packed};
 use place::Placer;
 use stream::{Diff, Inflater, Source};
 
@@ -83,8 +85,21 @@ pub fn unpack(
     limits: Limits,
     give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
+    unpack_sealed(source, root, expected, None, limits, give_up)
+}
+
+/// The same of a layer that may be encrypted; its digest and size are those of the encrypted bytes.
+pub(crate) fn unpack_sealed(
+    source: impl BufRead + Send,
+    root: OwnedFd,
+    expected: &Expected,
+    cipher: Option<&Cipher>,
+    limits: Limits,
+    give_up: impl FnOnce(),
+) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let inflater = Inflater::new(Source::new(source, algorithm)).map_err(Error::Stream)?;
+    let packed = Packed::new(Source::new(source, algorithm), cipher);
+    let inflater = Inflater::new(packed).map_err(Error::Stream)?;
     if inflater.is_plain() || expected.size.is_some_and(|size| size < SMALL_BYTES) {
         return unpack_blocks(inflater, root, expected, limits);
     }
@@ -113,17 +128,21 @@ fn unpack_blocks(
 /// Reads whatever follows the archive's end, since the digests cover it, and compares.
 fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<(), Error> {
     diff.drain().map_err(stream::error)?;
-    let (diff_id, source) = diff.finish().map_err(Error::Stream)?;
+    let (diff_id, packed) = diff.finish().map_err(Error::Stream)?;
     if let Some(size) = expected.size
-        && source.count() != size
+        && packed.count() != size
     {
-        return Err(Error::Size { expected: size, found: source.count() });
+        return Err(Error::Size { expected: size, found: packed.count() });
     }
-    let digest = source.finish();
+    let authentic = packed.is_authentic();
+    let digest = packed.finish();
     if let Some(expected) = &expected.digest
         && *expected != digest
     {
         return Err(Error::Digest { expected: expected.clone(), found: digest });
+    }
+    if !authentic {
+        return Err(Error::Mac);
     }
     if expected.diff_id != diff_id {
         return Err(Error::DiffId { expected: expected.diff_id.clone(), found: diff_id });

@@ -18,6 +18,9 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/ipcmk", "util-linux"),
     // Signs images in tests of the policy.
     ("/usr/bin/gpg", "gnupg"),
+    // Encrypts images, for keys that openssl makes.
+    ("/usr/bin/skopeo", "skopeo"),
+    ("/usr/bin/openssl", "openssl"),
     // A file system that can clone a disk at one moment, for power cuts.
     ("/sbin/mkfs.xfs", "xfsprogs"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use crate::digest::Algorithm;
 use crate::error::Error;
 use crate::unpack::archive::Archive;
+use crate::unpack::decrypt::Packed;
 use crate::unpack::entry::{Kind, normalise};
 use crate::unpack::stream::{self, Diff, Inflater, Source};
 use crate::unpack::{Limits, open_root};
@@ -96,7 +97,8 @@ impl Tar {
         let shown = path.display().to_string();
         let whole = Range { file: file.clone(), offset: 0, end: u64::MAX };
         let source = Source::new(BufReader::with_capacity(READ_BYTES, whole), Algorithm::Sha256);
-        let inflater = Inflater::new(source).map_err(|error| Error::io("reading", path, error))?;
+        let inflater = Inflater::new(Packed::new(source, None));
+        let inflater = inflater.map_err(|error| Error::io("reading", path, error))?;
         if !inflater.is_plain() {
             return Tar::index(inflate(inflater, path)?, path);
         }

@@ -84,7 +84,8 @@ fn what_cannot_be_run_is_refused_with_its_reason() {
     check(&image("", &[]).replace("image.config", "other.config"), "", "artifact");
     check(&image("", &["application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"]), "", "foreign");
     check(&image("", &["application/vnd.oci.image.layer.nondistributable.v1.tar"]), "", "foreign");
-    check(&image("", &["application/vnd.oci.image.layer.v1.tar+gzip+encrypted"]), "", "encrypted");
+    check(&image("", &["application/x-sh+encrypted"]), "", "unknown type \"application/x-sh+encrypted\"");
+    check(&image("", &["application/vnd.oci.image.layer.nondistributable.v1.tar+encrypted"]), "", "foreign");
     check(&image("", &["application/x-sh"]), "", "unknown type \"application/x-sh\"");
     check("", "", "not the JSON");
     check("[1]", "", "not the JSON");
@@ -117,8 +118,13 @@ fn layers_know_their_compression_and_entries_their_platform() {
     ];
     let names: Vec<_> = types.iter().map(|(name, _)| *name).collect();
     let Document::Manifest(manifest) = parse(image("", &names).as_bytes(), None).unwrap() else { panic!() };
-    let found: Vec<_> = manifest.layers.iter().map(|layer| layer.compression).collect();
-    assert_eq!(found, types.map(|(_, compression)| compression));
+    let found: Vec<_> = manifest.layers.iter().map(|layer| (layer.compression, layer.encrypted)).collect();
+    assert_eq!(found, types.map(|(_, compression)| (compression, false)));
+    let sealed: Vec<_> = names.iter().take(3).map(|name| format!("{name}+encrypted")).collect();
+    let sealed: Vec<_> = sealed.iter().map(String::as_str).collect();
+    let Document::Manifest(manifest) = parse(image("", &sealed).as_bytes(), None).unwrap() else { panic!() };
+    let found: Vec<_> = manifest.layers.iter().map(|layer| (layer.compression, layer.encrypted)).collect();
+    assert_eq!(found, [Compression::None, Compression::Gzip, Compression::Zstd].map(|packed| (packed, true)));
     let Document::Index(index) = parse(list("").as_bytes(), None).unwrap() else { panic!() };
     assert_eq!(index.manifests[0].platform.as_ref().unwrap().to_string(), "linux/arm64/v8");
     assert!(!serde_json::to_string(&index.manifests[0]).unwrap().contains("evil"));

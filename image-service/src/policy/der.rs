@@ -3,20 +3,20 @@
 
 /// What is left of a content.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Der<'a>(pub(super) &'a [u8]);
+pub(crate) struct Der<'a>(pub(crate) &'a [u8]);
 
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const OID: u8 = 0x06;
-pub(super) const UTF8_STRING: u8 = 0x0c;
-pub(super) const UTC_TIME: u8 = 0x17;
-pub(super) const GENERALIZED_TIME: u8 = 0x18;
-pub(super) const SEQUENCE: u8 = 0x30;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const OID: u8 = 0x06;
+pub(crate) const UTF8_STRING: u8 = 0x0c;
+pub(crate) const UTC_TIME: u8 = 0x17;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+pub(crate) const SEQUENCE: u8 = 0x30;
 
 impl<'a> Der<'a> {
     /// The next element: its tag and its content.
-    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8])> {
+    pub(crate) fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&tag, rest) = self.0.split_first()?;
         let (&first, rest) = rest.split_first()?;
         let (length, rest) = match first {
@@ -34,18 +34,18 @@ impl<'a> Der<'a> {
     }
 
     /// The content of the next element, which must have this tag.
-    pub(super) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         let (found, content) = self.next()?;
         (found == tag).then_some(content)
     }
 
     /// The same when it is there at all; else nothing is taken.
-    pub(super) fn maybe(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(crate) fn maybe(&mut self, tag: u8) -> Option<&'a [u8]> {
         if self.0.first() == Some(&tag) { self.take(tag) } else { None }
     }
 
     /// A sequence that is all there is.
-    pub(super) fn only(bytes: &'a [u8]) -> Option<Der<'a>> {
+    pub(crate) fn only(bytes: &'a [u8]) -> Option<Der<'a>> {
         let mut whole = Der(bytes);
         let content = whole.take(SEQUENCE)?;
         whole.0.is_empty().then_some(Der(content))

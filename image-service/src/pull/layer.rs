@@ -13,6 +13,7 @@ use crate::image::Layer;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
 use crate::store::{Hold, Store};
+use crate::unpack::decrypt::Cipher;
 use crate::unpack::{self, Expected, Limits};
 
 /// What a thread must hold while it makes a layer: its turn, and one of the node's slots.
@@ -27,7 +28,16 @@ pub(super) struct Wanted<'a> {
     pub(super) repository: &'a Repository,
     pub(super) descriptor: &'a Descriptor,
     pub(super) diff_id: Digest,
+    pub(super) cipher: Option<Cipher>,
     pub(super) watch: LayerWatch<'a>,
+}
+
+/// What a layer must turn out to be, and what opens it.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) expected: Expected,
+    /// None where it is not encrypted.
+    pub(crate) cipher: Option<Cipher>,
 }
 
 /// Why there is no layer.
@@ -53,9 +63,10 @@ impl From<Unmade> for Error {
 }
 
 impl Wanted<'_> {
-    pub(super) fn expected(&self) -> Expected {
+    pub(super) fn sealed(&self) -> Sealed {
         let (digest, size) = (self.descriptor.digest.clone(), self.descriptor.size);
-        Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() }
+        let expected = Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() };
+        Sealed { expected, cipher: self.cipher.clone() }
     }
 }
 
@@ -113,7 +124,7 @@ impl Pulls {
     async fn fetch_at_once(&self, wanted: &Wanted<'_>, permission: Permission) -> Result<Hold, Unmade> {
         let (sender, pipe) = pipe();
         let (unwanted, give_up) = unwanted();
-        let unpack = self.clone().make_layer(pipe, wanted.expected(), permission, give_up);
+        let unpack = self.clone().make_layer(pipe, wanted.sealed(), permission, give_up);
         let download = async {
             tokio::select! {
                 biased;
@@ -134,13 +145,13 @@ impl Pulls {
     pub(crate) async fn make_layer(
         self,
         source: impl BufRead + Send + 'static,
-        expected: Expected,
+        sealed: Sealed,
         permission: Permission,
         give_up: impl Fn() + Send + 'static,
     ) -> Result<Hold, Unmade> {
         let limits = Limits::new(self.max_layer_bytes);
         let made = blocking(move || {
-            let made = make(&self.store, source, &expected, limits, &give_up);
+            let made = make(&self.store, source, &sealed, limits, &give_up);
             if made.is_err() {
                 give_up();
             }
@@ -190,12 +201,14 @@ async fn download(
 fn make(
     store: &Arc<Store>,
     source: impl BufRead + Send,
-    expected: &Expected,
+    sealed: &Sealed,
     limits: Limits,
     give_up: &impl Fn(),
 ) -> Result<Hold, Unmade> {
+    let Sealed { expected, cipher } = sealed;
     let ingest = store.ingest()?;
-    let unpacked = unpack::unpack(source, ingest.open()?, expected, limits, give_up).map_err(|error| {
+    let unpacked = unpack::unpack_sealed(source, ingest.open()?, expected, cipher.as_ref(), limits, give_up);
+    let unpacked = unpacked.map_err(|error| {
         let wrong_bytes = error.may_be_wrong_bytes();
         Unmade { error: Error::layer(&expected.diff_id, store.root(), error), wrong_bytes, resumed: false }
     })?;

@@ -61,7 +61,7 @@ impl Pulls {
         wanted.watch.came(usize::try_from(frontier.came()).unwrap_or(usize::MAX));
         let (unwanted, give_up) = unwanted();
         let behind = Behind::new(frontier.clone());
-        let unpack = self.clone().make_layer(behind, wanted.expected(), permission, give_up);
+        let unpack = self.clone().make_layer(behind, wanted.sealed(), permission, give_up);
         let bringing = Bringing {
             repository: wanted.repository,
             descriptor: wanted.descriptor,

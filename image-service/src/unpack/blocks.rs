@@ -7,7 +7,8 @@ use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Scope, ScopedJoinHandle};
 
-use super::stream::{Inflater, Source};
+use super::decrypt::Packed;
+use super::stream::Inflater;
 
 /// One write of a large file, and what one step of inflating fills.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -29,8 +30,8 @@ pub(crate) trait Blocks {
     /// Gives the next block for one that is done with.
     fn next(&mut self, done: Block) -> io::Result<Block>;
 
-    /// The source, for its digest. After the last block only.
-    fn finish(self) -> io::Result<Source<Self::Source>>;
+    /// What was packed, for its digest. After the last block only.
+    fn finish(self) -> io::Result<Packed<Self::Source>>;
 }
 
 impl<R: BufRead> Blocks for Inflater<R> {
@@ -53,8 +54,8 @@ impl<R: BufRead> Blocks for Inflater<R> {
         Ok(done)
     }
 
-    fn finish(self) -> io::Result<Source<R>> {
-        Ok(self.into_source())
+    fn finish(self) -> io::Result<Packed<R>> {
+        Ok(self.into_packed())
     }
 }
 
@@ -89,10 +90,10 @@ impl<R: BufRead + Send> Blocks for Beside<'_, R> {
         self.full.recv().unwrap_or_else(|_| Ok(Block::default()))
     }
 
-    fn finish(self) -> io::Result<Source<R>> {
+    fn finish(self) -> io::Result<Packed<R>> {
         drop((self.full, self.empty));
         let inflater = self.thread.join().map_err(|_| io::Error::other("the inflating thread panicked"))?;
-        Ok(inflater.into_source())
+        Ok(inflater.into_packed())
     }
 }
 

@@ -29,6 +29,8 @@ pub enum Error {
     Size { expected: u64, found: u64 },
     #[error("its digest is {found} where {expected} was announced")]
     Digest { expected: Digest, found: Digest },
+    #[error("its authentication code is wrong: it was changed after it was encrypted")]
+    Mac,
     #[error("its diff ID is {found} where the image's configuration says {expected}")]
     DiffId { expected: Digest, found: Digest },
 }
@@ -87,7 +89,7 @@ impl Error {
     pub(crate) fn may_be_wrong_bytes(&self) -> bool {
         match self {
             // The digest of the bytes is compared before that of what they unpack to.
-            Error::DiffId { .. } => false,
+            Error::DiffId { .. } | Error::Mac => false,
             // The machine's own trouble.
             Error::Step { .. } => false,
             Error::Stream(_)
@@ -104,7 +106,7 @@ impl Error {
 
     /// Whether a digest or size was wrong, rather than a rule broken.
     pub(crate) fn is_mismatch(&self) -> bool {
-        matches!(self, Error::Size { .. } | Error::Digest { .. } | Error::DiffId { .. })
+        matches!(self, Error::Size { .. } | Error::Digest { .. } | Error::DiffId { .. } | Error::Mac)
     }
 }
 

@@ -6,6 +6,7 @@ use crate::digest::{Algorithm, Digest, Hasher};
 
 use super::Limits;
 use super::blocks::{Block, Blocks};
+use super::decrypt::Packed;
 use super::error::Error;
 
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
@@ -60,21 +61,21 @@ impl<R: BufRead> BufRead for Source<R> {
 /// The packing is told by the bytes themselves, as containerd and containers/image do: media types lie
 /// more often, and a wrong guess ends at the diff ID.
 pub(crate) enum Inflater<R: BufRead> {
-    Plain(Box<Source<R>>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<Source<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Source<R>>>),
+    Plain(Box<Packed<R>>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Packed<R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Packed<R>>>),
 }
 
 impl<R: BufRead> Inflater<R> {
-    pub(crate) fn new(mut source: Source<R>) -> io::Result<Inflater<R>> {
-        match source.fill_buf()? {
-            [0x1f, 0x8b, ..] => Ok(Inflater::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(source)))),
+    pub(crate) fn new(mut packed: Packed<R>) -> io::Result<Inflater<R>> {
+        match packed.fill_buf()? {
+            [0x1f, 0x8b, ..] => Ok(Inflater::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(packed)))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;
                 Ok(Inflater::Zstd(Box::new(decoder)))
             }
-            _ => Ok(Inflater::Plain(Box::new(source))),
+            _ => Ok(Inflater::Plain(Box::new(packed))),
         }
     }
 
@@ -85,15 +86,15 @@ impl<R: BufRead> Inflater<R> {
 
     pub(crate) fn compressed(&self) -> u64 {
         match self {
-            Inflater::Plain(source) => source.count(),
+            Inflater::Plain(packed) => packed.count(),
             Inflater::Gzip(decoder) => decoder.get_ref().count(),
             Inflater::Zstd(decoder) => decoder.get_ref().count(),
         }
     }
 
-    pub(crate) fn into_source(self) -> Source<R> {
+    pub(crate) fn into_packed(self) -> Packed<R> {
         match self {
-            Inflater::Plain(source) => *source,
+            Inflater::Plain(packed) => *packed,
             Inflater::Gzip(decoder) => decoder.into_inner(),
             Inflater::Zstd(decoder) => decoder.finish(),
         }
@@ -103,7 +104,7 @@ impl<R: BufRead> Inflater<R> {
 impl<R: BufRead> Read for Inflater<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Inflater::Plain(source) => source.read(buffer),
+            Inflater::Plain(packed) => packed.read(buffer),
             Inflater::Gzip(decoder) => decoder.read(buffer),
             Inflater::Zstd(decoder) => decoder.read(buffer),
         }
@@ -141,8 +142,8 @@ impl<B: Blocks> Diff<B> {
         }
     }
 
-    /// The diff ID, and the source for its own digest.
-    pub(crate) fn finish(self) -> io::Result<(Digest, Source<B::Source>)> {
+    /// The diff ID, and what was packed for its own digest.
+    pub(crate) fn finish(self) -> io::Result<(Digest, Packed<B::Source>)> {
         Ok((self.hasher.finish(), self.blocks.finish()?))
     }
 
