@@ -99,6 +99,8 @@ pub(crate) struct Pulls {
     more_connections: Arc<Semaphore>,
     /// Layers in work at once: each takes a thread, and a few buffers.
     slots: Arc<Semaphore>,
+    /// All of the slots.
+    parallel_layers: usize,
     turns: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
     under_way: Arc<Mutex<HashMap<Digest, UnderWay>>>,
 }
@@ -112,6 +114,7 @@ impl Pulls {
             parts_from_bytes: settings.parts_from_bytes,
             more_connections: Arc::new(Semaphore::new(settings.more_connections)),
             slots: Arc::new(Semaphore::new(settings.parallel_layers.max(1))),
+            parallel_layers: settings.parallel_layers.max(1),
             turns: Arc::default(),
             under_way: Arc::default(),
         }

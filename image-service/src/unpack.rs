@@ -10,6 +10,8 @@ mod blocks;
 pub(crate) mod decrypt;
 pub(crate) mod entry;
 mod error;
+mod gzip;
+mod making;
 mod place;
 pub(crate) mod remove;
 pub(crate) mod stream;
@@ -73,7 +75,7 @@ pub struct Unpacked {
 pub const MAX_ENTRIES: u64 = 4_000_000;
 
 /// A layer smaller than this is done before a second thread pays.
-const SMALL_BYTES: u64 = 2 << 20;
+pub(crate) const SMALL_BYTES: u64 = 2 << 20;
 
 /// Unpacks `source` into the empty directory `root`. After an error the directory holds anything or
 /// nothing, and is for the caller to remove. `give_up` is called on an error while another thread may
@@ -85,22 +87,32 @@ pub fn unpack(
     limits: Limits,
     give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
-    unpack_sealed(source, root, expected, None, limits, give_up)
+    let way = Way { cipher: None, alone_below: SMALL_BYTES };
+    unpack_sealed(source, root, expected, way, limits, give_up)
 }
 
-/// The same of a layer that may be encrypted; its digest and size are those of the encrypted bytes.
+/// How a layer's bytes are gone through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way<'a> {
+    /// What decrypts them; then their digest and size are those of the encrypted ones.
+    pub(crate) cipher: Option<&'a Cipher>,
+    /// A layer smaller than this gets no second thread.
+    pub(crate) alone_below: u64,
+}
+
+/// The same, by a way that may be another.
 pub(crate) fn unpack_sealed(
     source: impl BufRead + Send,
     root: OwnedFd,
     expected: &Expected,
-    cipher: Option<&Cipher>,
+    way: Way<'_>,
     limits: Limits,
     give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-    let packed = Packed::new(Source::new(source, algorithm), cipher);
+    let packed = Packed::new(Source::new(source, algorithm), way.cipher);
     let inflater = Inflater::new(packed).map_err(Error::Stream)?;
-    if inflater.is_plain() || expected.size.is_some_and(|size| size < SMALL_BYTES) {
+    if inflater.is_plain() || expected.size.is_some_and(|size| size < way.alone_below) {
         return unpack_blocks(inflater, root, expected, limits);
     }
     std::thread::scope(|scope| {

@@ -15,23 +15,24 @@ const MAGIC_BYTES: u64 = 8;
 pub(super) struct Behind {
     frontier: Arc<Frontier>,
     position: u64,
-    buffer: Vec<u8>,
+    buffer: Box<[u8]>,
+    filled: usize,
     consumed: usize,
 }
 
 impl Behind {
     pub(super) fn new(frontier: Arc<Frontier>) -> Behind {
-        Behind { frontier, position: 0, buffer: Vec::new(), consumed: 0 }
+        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
+        Behind { frontier, position: 0, buffer, filled: 0, consumed: 0 }
     }
 
     fn refill(&mut self) -> io::Result<()> {
-        self.buffer.clear();
-        self.consumed = 0;
+        (self.filled, self.consumed) = (0, 0);
         let Some(available) = self.frontier.wait(self.position, MAGIC_BYTES)? else { return Ok(()) };
         let length = available.bytes.min(BUFFER_BYTES as u64) as usize;
-        self.buffer.resize(length, 0);
-        available.file.read_exact_at(&mut self.buffer, available.offset)?;
+        available.file.read_exact_at(&mut self.buffer[..length], available.offset)?;
         self.position += length as u64;
+        self.filled = length;
         Ok(())
     }
 }
@@ -44,10 +45,10 @@ impl Read for Behind {
 
 impl BufRead for Behind {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.consumed == self.buffer.len() {
+        if self.consumed == self.filled {
             self.refill()?;
         }
-        Ok(&self.buffer[self.consumed..])
+        Ok(&self.buffer[self.consumed..self.filled])
     }
 
     fn consume(&mut self, n: usize) {

@@ -14,7 +14,7 @@ use crate::manifest::Descriptor;
 use crate::registry::Repository;
 use crate::store::{Hold, Store};
 use crate::unpack::decrypt::Cipher;
-use crate::unpack::{self, Expected, Limits};
+use crate::unpack::{self, Expected, Limits, SMALL_BYTES, Way};
 
 /// What a thread must hold while it makes a layer: its turn, and one of the node's slots.
 pub(crate) struct Permission {
@@ -150,8 +150,9 @@ impl Pulls {
         give_up: impl Fn() + Send + 'static,
     ) -> Result<Hold, Unmade> {
         let limits = Limits::new(self.max_layer_bytes);
+        let alone_below = self.alone_below();
         let made = blocking(move || {
-            let made = make(&self.store, source, &sealed, limits, &give_up);
+            let made = make(&self.store, source, &sealed, alone_below, limits, &give_up);
             if made.is_err() {
                 give_up();
             }
@@ -159,6 +160,16 @@ impl Pulls {
             Ok(made)
         });
         made.await?
+    }
+}
+
+impl Pulls {
+    /// Where other layers keep all processors busy, a second thread for a layer that is not large would only
+    /// carry its bytes from one processor's cache to another's.
+    fn alone_below(&self) -> u64 {
+        let others = self.parallel_layers.saturating_sub(self.slots.available_permits() + 1);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        if others >= processors { self.parts_from_bytes.max(SMALL_BYTES) } else { SMALL_BYTES }
     }
 }
 
@@ -202,12 +213,14 @@ fn make(
     store: &Arc<Store>,
     source: impl BufRead + Send,
     sealed: &Sealed,
+    alone_below: u64,
     limits: Limits,
     give_up: &impl Fn(),
 ) -> Result<Hold, Unmade> {
     let Sealed { expected, cipher } = sealed;
+    let way = Way { cipher: cipher.as_ref(), alone_below };
     let ingest = store.ingest()?;
-    let unpacked = unpack::unpack_sealed(source, ingest.open()?, expected, cipher.as_ref(), limits, give_up);
+    let unpacked = unpack::unpack_sealed(source, ingest.open()?, expected, way, limits, give_up);
     let unpacked = unpacked.map_err(|error| {
         let wrong_bytes = error.may_be_wrong_bytes();
         Unmade { error: Error::layer(&expected.diff_id, store.root(), error), wrong_bytes, resumed: false }

@@ -158,7 +158,7 @@ impl<B: Blocks> Archive<B> {
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry, Error> {
         let name = extensions.gnu_path.or(extensions.path).unwrap_or_else(|| header.path());
         let refused = |why| Error::refused(&name, why);
-        let number = |field| header.number(field).ok_or(Error::refused(&name, Refusal::Number));
+        let number = |field| header.number(field).ok_or_else(|| refused(Refusal::Number));
         if extensions.sparse || header.0[156] == b'S' {
             return Err(refused(Refusal::Sparse));
         }

@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Unpacked;
 use super::archive::Archive;
 use super::blocks::Blocks;
 use super::entry::{Entry, Kind, Time, split};
-use super::error::{Error, Refusal, XATTR};
+use super::error::{Error, Refusal};
+use super::making::{Made, Making, owner, timestamps};
 use super::tree::{Cleared, Tree, open_child, set_opaque};
 
 /// OCI image-spec, layer.md, "Whiteouts".
@@ -26,6 +27,7 @@ const ALLOCATION: u64 = 4096;
 
 pub(crate) struct Placer {
     tree: Tree,
+    making: Making,
     pending: Vec<(Vec<u8>, Time)>,
     pending_bytes: usize,
     unpacked: Unpacked,
@@ -34,6 +36,7 @@ pub(crate) struct Placer {
 impl Placer {
     pub(crate) fn new(root: OwnedFd, max_entries: u64) -> Placer {
         Placer {
+            making: Making::within(&root),
             tree: Tree::new(root, max_entries),
             pending: Vec::new(),
             pending_bytes: 0,
@@ -78,7 +81,8 @@ impl Placer {
             return Err(Error::refused(b"/", Refusal::Root));
         }
         self.unpacked.has_root = true;
-        set_attributes(self.tree.root(), entry, None)?;
+        self.making.heed(entry);
+        self.making.set_attributes(self.tree.root(), entry, Made::Shut, None)?;
         self.set_time_later(entry)
     }
 
@@ -117,9 +121,10 @@ impl Placer {
 
     fn file<B: Blocks>(&mut self, entry: &Entry, size: u64, archive: &mut Archive<B>) -> Result<(), Error> {
         let parent = self.tree.parent(&entry.path)?;
+        let (mode, made) = self.making.mode(entry, 0o600);
         let file = self.make(&parent, entry, "openat", |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))
+            rustix::fs::openat(parent, name, flags, mode)
         })?;
         archive.data(|mut bytes| {
             while !bytes.is_empty() {
@@ -131,7 +136,7 @@ impl Placer {
             }
             Ok(())
         })?;
-        set_attributes(file.as_fd(), entry, Some(entry.mtime))?;
+        self.making.set_attributes(file.as_fd(), entry, made, Some(entry.mtime))?;
         self.count(size.div_ceil(ALLOCATION) * ALLOCATION);
         Ok(())
     }
@@ -139,16 +144,17 @@ impl Placer {
     fn directory(&mut self, entry: &Entry) -> Result<(), Error> {
         let parent = self.tree.parent(&entry.path)?;
         let (_, name) = split(&entry.path);
-        let mode = Mode::from_raw_mode(0o700);
-        let directory = match rustix::fs::mkdirat(&parent, name, mode) {
+        let (mode, made) = self.making.mode(entry, 0o700);
+        let (directory, made) = match rustix::fs::mkdirat(&parent, name, mode) {
             Ok(()) => {
                 self.count(ALLOCATION);
-                open_child(&parent, name).map_err(Error::step(&entry.path, "openat"))?
+                (open_child(&parent, name).map_err(Error::step(&entry.path, "openat"))?, made)
             }
-            Err(Errno::EXIST) => self.existing_directory(entry, &parent, name)?,
+            Err(Errno::EXIST) => (self.existing_directory(entry, &parent, name)?, Made::Shut),
             Err(errno) => return Err(Error::step(&entry.path, "mkdirat")(errno)),
         };
-        set_attributes(directory.as_fd(), entry, None)?;
+        self.making.heed(entry);
+        self.making.set_attributes(directory.as_fd(), entry, made, None)?;
         self.tree.undescribed.remove(&entry.path);
         self.tree.remember(&entry.path, directory);
         self.set_time_later(entry)
@@ -228,7 +234,7 @@ impl Placer {
     fn set_by_name(&mut self, parent: &OwnedFd, entry: &Entry) -> Result<(), Error> {
         let (_, name) = split(&entry.path);
         let step = |step| Error::step(&entry.path, step);
-        if (entry.uid, entry.gid) != (0, 0) {
+        if !self.making.owns(entry) {
             let (uid, gid) = owner(entry);
             rustix::fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(step("chownat"))?;
@@ -275,44 +281,4 @@ fn or_root(path: &[u8]) -> &[u8] {
 
 fn mknod(parent: &OwnedFd, name: &[u8], kind: FileType, device: u64) -> Result<(), Errno> {
     rustix::fs::mknodat(parent, name, kind, Mode::empty(), device)
-}
-
-fn owner(entry: &Entry) -> (Option<Uid>, Option<Gid>) {
-    (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-}
-
-fn timestamps(mtime: Time) -> Timestamps {
-    let time = Timespec { tv_sec: mtime.seconds, tv_nsec: mtime.nanoseconds.into() };
-    Timestamps { last_access: time, last_modification: time }
-}
-
-/// Owner first: chown clears the setuid bits and the capabilities that follow.
-fn set_attributes(file: BorrowedFd<'_>, entry: &Entry, mtime: Option<Time>) -> Result<(), Error> {
-    let step = |step| Error::step(&entry.path, step);
-    if (entry.uid, entry.gid) != (0, 0) || entry.path.is_empty() {
-        let (uid, gid) = owner(entry);
-        rustix::fs::fchown(file, uid, gid).map_err(step("fchown"))?;
-    }
-    rustix::fs::fchmod(file, Mode::from_raw_mode(entry.mode)).map_err(step("fchmod"))?;
-    for (name, value) in entry.xattrs.iter().filter(|(name, _)| is_welcome(name)) {
-        match rustix::fs::fsetxattr(file, name.as_slice(), value, XattrFlags::empty()) {
-            // The file system has none, or not for this kind of file; the peers go on, too.
-            Ok(()) | Err(Errno::NOTSUP) => {}
-            Err(errno) => return Err(step(XATTR)(errno)),
-        }
-    }
-    match mtime {
-        Some(mtime) => rustix::fs::futimens(file, &timestamps(mtime)).map_err(step("futimens")),
-        None => Ok(()),
-    }
-}
-
-/// Attributes that mean something inside a container and nothing to the host. Overlay's own are never
-/// taken from an image: they would change what a container sees of the layers below.
-fn is_welcome(name: &[u8]) -> bool {
-    let overlay = name.starts_with(b"user.overlay.") || name.contains(&0);
-    !overlay
-        && (name == b"security.capability"
-            || name.starts_with(b"user.")
-            || name.starts_with(b"system.posix_acl_"))
 }

@@ -8,6 +8,7 @@ use super::Limits;
 use super::blocks::{Block, Blocks};
 use super::decrypt::Packed;
 use super::error::Error;
+use super::gzip::Gzip;
 
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
 const MAX_RATIO: u64 = 4096;
@@ -62,14 +63,14 @@ impl<R: BufRead> BufRead for Source<R> {
 /// more often, and a wrong guess ends at the diff ID.
 pub(crate) enum Inflater<R: BufRead> {
     Plain(Box<Packed<R>>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<Packed<R>>>),
+    Gzip(Box<Gzip<Packed<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Packed<R>>>),
 }
 
 impl<R: BufRead> Inflater<R> {
     pub(crate) fn new(mut packed: Packed<R>) -> io::Result<Inflater<R>> {
         match packed.fill_buf()? {
-            [0x1f, 0x8b, ..] => Ok(Inflater::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(packed)))),
+            [0x1f, 0x8b, ..] => Ok(Inflater::Gzip(Box::new(Gzip::new(packed)))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
                 decoder.window_log_max(ZSTD_WINDOW_LOG)?;

@@ -189,6 +189,37 @@ fn everything_an_archive_says_is_made() {
 }
 
 #[test]
+fn a_directory_gives_what_lies_in_it_neither_its_group_nor_its_acl() {
+    // Version 2; the owner may do all, the group read, others nothing.
+    let entry = |tag: u16, may: u16| [&tag.to_le_bytes()[..], &may.to_le_bytes(), &[255; 4]].concat();
+    let acl = [&2u32.to_le_bytes()[..], &entry(1, 7), &entry(4, 5), &entry(32, 0)].concat();
+    let inside = |tar: Tar, dir: &str| {
+        let tar = tar.directory(&format!("{dir}/sub"), 0o755).file(&format!("{dir}/file"), "x");
+        tar.symlink(&format!("{dir}/link"), "x")
+    };
+    let check = |tar: Tar, dir: &str| {
+        let (place, _) = good(inside(tar, dir));
+        let at = |name: &str| fs::symlink_metadata(place.layer().join(dir).join(name)).unwrap();
+        for name in ["sub", "file", "link"] {
+            assert_eq!((at(name).uid(), at(name).gid()), (0, 0), "{dir}/{name}");
+        }
+        assert_eq!((at("sub").mode() & 0o7777, at("file").mode() & 0o7777), (0o755, 0o644), "{dir}");
+        place
+    };
+    check(Tar::default().pax(&[("gid", b"8")]).directory("mail", 0o2775), "mail");
+    check(Tar::default().directory("setgid", 0o2755), "setgid");
+    let key = "SCHILY.xattr.system.posix_acl_default";
+    let place = check(Tar::default().pax(&[(key, &acl)]).directory("acl", 0o755), "acl");
+    let mut value = [0; 64];
+    let kept = rustix::fs::getxattr(place.layer().join("acl"), "system.posix_acl_default", &mut value);
+    assert_eq!(
+        kept.map(|length| value[..length].to_vec()),
+        Ok(acl),
+        "the test needs a file system with ACLs"
+    );
+}
+
+#[test]
 fn gzip_and_zstd_are_told_by_their_bytes() {
     let plain = Tar::default().file("a", &"text".repeat(100_000)).end();
     let members = [gzip(&plain[..5000]), gzip(&plain[5000..])].concat();
