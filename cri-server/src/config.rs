@@ -69,7 +69,7 @@ section! {
         /// The same for pods of one namespace: `NAMESPACE.json` in here, in place of the file above.
         policy_dir: PathBuf = "/etc/berth/policies.d".into(),
         /// Private keys of encrypted layers: each file in here is one, in PEM (RSA, or EC on P-256 or P-384). Read at each pull.
-        decryption_keys_path: PathBuf = "/etc/berth/keys".into(),
+        decryption_keys_path: PathBuf = "/etc/berth/decryption-keys".into(),
         /// Where signatures lie that no registry has: containers-registries.d(5).
         registries_d: PathBuf = "/etc/containers/registries.d".into(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.

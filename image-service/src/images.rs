@@ -102,7 +102,7 @@ impl Settings {
             namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
             policy: PathBuf::from("/etc/containers/policy.json"),
             policy_dir: PathBuf::from("/etc/berth/policies.d"),
-            decryption_keys_path: PathBuf::from("/etc/berth/keys"),
+            decryption_keys_path: PathBuf::from("/etc/berth/decryption-keys"),
             registries_d: PathBuf::from("/etc/containers/registries.d"),
             platform: Platform::host(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),

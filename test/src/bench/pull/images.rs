@@ -28,8 +28,8 @@ pub(super) enum Shape {
 #[derive(Debug)]
 pub(super) struct Picture {
     pub(super) built: Built,
-    /// The layers as they are sent, for the floor.
-    pub(super) layers: Vec<Vec<u8>>,
+    /// The layers as they are sent.
+    layers: Vec<Vec<u8>>,
     plain_bytes: usize,
     files: usize,
 }
@@ -64,6 +64,11 @@ impl Shape {
 }
 
 impl Picture {
+    /// The layers' digests, for the floor.
+    pub(super) fn digests(&self) -> Vec<String> {
+        self.layers.iter().map(|layer| digest(layer)).collect()
+    }
+
     pub(super) fn describe(&self) -> String {
         let packed: usize = self.layers.iter().map(Vec::len).sum();
         format!(

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(10);
 pub(super) enum Puller<'a> {
     Daemon { daemon: Daemon, registry: SocketAddr },
     Skopeo { root: PathBuf, run: tempfile::TempDir, registry: SocketAddr },
-    Floor { root: PathBuf, picture: &'a Picture },
+    Floor { root: PathBuf, picture: &'a Picture, registry: SocketAddr },
 }
 
 impl Puller<'_> {
@@ -36,7 +36,7 @@ impl Puller<'_> {
             "berth" => Puller::Daemon { daemon: Daemon::berth(&root, registry).await?, registry },
             "containerd" => Puller::Daemon { daemon: Daemon::containerd(&root, registry).await?, registry },
             "skopeo" => Puller::Skopeo { root, run: tempfile::tempdir()?, registry },
-            _ => Puller::Floor { root, picture },
+            _ => Puller::Floor { root, picture, registry },
         })
     }
 
@@ -57,9 +57,11 @@ impl Puller<'_> {
             Puller::Skopeo { root, run, registry } => {
                 skopeo(root, run.path(), &format!("{registry}/{repository}:1"))
             }
-            Puller::Floor { root, picture } => {
+            Puller::Floor { root, picture, registry } => {
+                let source = floor::Source { registry: *registry, repository };
+                let digests = picture.digests();
                 let start = Instant::now();
-                floor::pull(&picture.layers, root)?;
+                floor::pull(source, &digests, root)?;
                 Ok(Usage { wall: start.elapsed(), ..Usage::default() })
             }
         }
