@@ -99,18 +99,15 @@ pub fn challenge(bytes: &[u8]) {
 
 /// `policy.json`, and what it says of an image.
 pub fn policy(bytes: &[u8]) {
-    // The reader takes a path: a file in memory is one, too.
-    let path = std::env::temp_dir().join(format!("berth-fuzz-policy-{}", std::process::id()));
-    if std::fs::write(&path, bytes).is_ok()
-        && let Ok(policy) = Policy::in_force(&path)
-    {
+    if let Ok(policy) = Policy::parse(bytes) {
         let reference = Reference::parse("a.io/b/c:1").expect("a plain name");
         _ = policy.check(&reference).map_err(|refusal| refusal.to_string());
     }
 }
 
-/// What says that it is a signature, a key or a certificate.
+/// What says that it is a signature, a key or a certificate, or how a layer is encrypted.
 pub fn signature(bytes: &[u8]) {
+    crate::encryption::read_annotations(bytes);
     crate::policy::read_signature(bytes);
 }
 
