@@ -16,6 +16,7 @@ use crate::manifest::{Descriptor, Outline};
 use crate::reference::Reference;
 use crate::registry::Raw;
 use crate::unpack::Limits;
+use crate::unpack::decrypt::Packed;
 use crate::unpack::stream::{Diff, Inflater, Source};
 
 const READ_BYTES: usize = 256 << 10;
@@ -107,7 +108,7 @@ impl DockerArchive {
     fn layer(&mut self, file: File, blob: &Digest) -> Result<Digest, Error> {
         let broken = |error| Error::invalid(format!("layer {blob}"), crate::unpack::stream::error(error));
         let source = Source::new(BufReader::with_capacity(READ_BYTES, file), Algorithm::Sha256);
-        let inflater = Inflater::new(source).map_err(broken)?;
+        let inflater = Inflater::new(Packed::new(source, None)).map_err(broken)?;
         let mut plain = Diff::new(inflater, Algorithm::Sha256, Limits::new(MAX_LAYER_BYTES));
         let shown = self.shown.clone();
         let written = || Error::invalid(&shown, "it is written already");
