@@ -152,6 +152,7 @@ fn on_cpus(
 fn cgroup(exec: &ExecRequest<'_>, record: &Record) -> Result<Cgroup, Error> {
     let at = |source| Error::Cgroup { id: exec.id.to_owned(), source };
     let pid = record.init.map_or(0, |init| init.pid);
+    record.scope.as_ref().map_or(Ok(()), |scope| scope.come_near(&record.cgroup_path)).map_err(at)?;
     let cgroup = Cgroup::open_beside(&record.cgroup_path, pid, exec.cgroups).map_err(at)?;
     if exec.paused == Paused::Refuse && cgroup.is_frozen().map_err(at)? {
         let (is, wanted) = (Status::Paused.as_str(), Status::Running.as_str());

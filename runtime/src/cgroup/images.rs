@@ -12,17 +12,18 @@ impl Cgroup {
         self.freezer().ok().map(|(_, dir)| dir)
     }
 
-    /// The root of the container's tree by controller, as /proc/PID/cgroup names them. On v2 alone there is one tree,
-    /// and the processes are born there.
+    /// The root of the container's tree by controller, as /proc/PID/cgroup names them: cgroup2 has no name there.
     #[must_use]
     pub fn roots(&self) -> Vec<(String, String)> {
-        let v1 = self.layout.hierarchies.iter().filter(|hierarchy| hierarchy.version == Version::V1);
-        v1.flat_map(names).map(|name| (name, self.path())).collect()
+        self.layout.hierarchies.iter().flat_map(names).map(|name| (name, self.path())).collect()
     }
 }
 
 /// A named hierarchy has no controller, and is mounted under its name.
 fn names(hierarchy: &Hierarchy) -> Vec<String> {
+    if hierarchy.version == Version::V2 {
+        return vec![String::new()];
+    }
     if !hierarchy.controllers().is_empty() {
         return hierarchy.controllers().to_vec();
     }

@@ -14,6 +14,8 @@ use super::files::Held;
 use super::{Error, files};
 
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
+/// What files of cgroup2 begin with that belong to no controller.
+const CORE: &str = "cgroup";
 const CGROUP_MAGIC: u64 = 0x0027_e0eb;
 const CGROUP2_MAGIC: u64 = 0x6367_7270;
 /// A node has a dozen hierarchies, and paths have their bound.
@@ -109,6 +111,9 @@ impl Layout {
 
     /// The hierarchy that serves a controller; v1's where both could not be (the kernel gives it to one).
     pub(super) fn serving(&self, controller: &str) -> Option<&Hierarchy> {
+        if controller == CORE {
+            return self.unified().filter(|_| !self.is_hybrid());
+        }
         self.hierarchies.iter().find(|hierarchy| hierarchy.has(controller))
     }
 

@@ -10,6 +10,7 @@
 mod bus;
 mod keeper;
 mod name;
+mod near;
 mod property;
 mod variant;
 mod wire;
@@ -236,6 +237,10 @@ impl Cgroup {
         let policy = policy(&resources.devices)?;
         let keeper = cgroup.keeper(None)?;
         let scope_path = plan.start(&keeper, &writes)?;
+        if let Err(error) = plan.scope.come_near(&scope_path) {
+            let _ = plan.scope.stop();
+            return Err(error);
+        }
         cgroup.path = format!("{scope_path}/{SUB_CGROUP}");
         let mut made = Made::default();
         let settled = cgroup

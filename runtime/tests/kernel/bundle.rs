@@ -21,6 +21,7 @@ pub(crate) struct Bundle {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) id: String,
     pub(crate) spec: Value,
+    pub(crate) program: PathBuf,
 }
 
 /// What a command said.
@@ -47,7 +48,7 @@ impl Bundle {
         let id = format!("rt-{}-{number}", std::process::id());
         make_root(&dir.path().join("rootfs"));
         let spec = spec(&id, script);
-        Bundle { dir, id, spec }
+        Bundle { dir, id, spec, program: env!("CARGO_BIN_EXE_berth-runtime").into() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -67,7 +68,7 @@ impl Bundle {
     }
 
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_berth-runtime"));
+        let mut command = Command::new(&self.program);
         command.arg("--root").arg(self.state_root()).args(words).current_dir(self.path());
         command
     }

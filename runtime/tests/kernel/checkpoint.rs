@@ -336,3 +336,19 @@ fn a_restore_of_nothing_leaves_nothing() {
     assert_eq!(lab.bundle.status(), "none");
     assert_eq!(lab.bundle.leftovers(), Vec::<String>::new());
 }
+
+#[test]
+fn it_is_restored_into_the_cgroup_that_it_is_to_have_now() {
+    let Some(mut lab) = Lab::new(COUNTING) else { return };
+    lab.run();
+    lab.wait_until_it_counts();
+    lab.checkpoint(&[]).ok();
+    let before = lab.ended();
+    let elsewhere = format!("/{}-elsewhere", lab.bundle.id);
+    lab.bundle.spec["linux"]["cgroupsPath"] = json!(elsewhere);
+    lab.bundle.write();
+    lab.restore(&[]).ok();
+    lab.goes_on_from(before);
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", lab.bundle.pid())).unwrap();
+    assert!(cgroups.lines().all(|line| line.ends_with(&elsewhere)), "{cgroups}");
+}

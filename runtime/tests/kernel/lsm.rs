@@ -101,9 +101,13 @@ fn labelled(script: &str) -> Option<Bundle> {
         let label = format!("system_u:object_r:container_file_t:{level}");
         assert!(Command::new("chcon").arg("-R").arg(label).arg(path).status().unwrap().success());
     };
-    // As a package would label it: the policy lets only engines make containers.
-    let engine = ["-t", "container_engine_exec_t", env!("CARGO_BIN_EXE_berth-runtime")];
-    assert!(Command::new("chcon").args(engine).status().unwrap().success());
+    // As a package would label it: the policy lets only engines make containers. A copy, since the build may be on a
+    // file system without labels.
+    let program = bundle.path().join("program");
+    assert!(Command::new("cp").arg(&bundle.program).arg(&program).status().unwrap().success());
+    let engine = ["-t", "container_engine_exec_t"];
+    assert!(Command::new("chcon").args(engine).arg(&program).status().unwrap().success());
+    bundle.program = program;
     label(OWN, bundle.rootfs());
     label(FOREIGN, bundle.rootfs().join("etc/foreign"));
     bundle.spec["process"]["selinuxLabel"] = json!(format!("system_u:system_r:container_t:{OWN}"));

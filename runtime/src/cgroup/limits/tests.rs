@@ -165,7 +165,7 @@ fn contradictions_are_refused() {
         r#"{"hugepageLimits": [{"pageSize": "../2MB", "limit": 5}]}"#,
         "linux.resources.hugepageLimits.pageSize is no size such as 2MB",
     );
-    for key in ["cgroup.procs", "../x.y", "memory", ""] {
+    for key in ["cgroup.procs", "cgroup.kill", "cgroup.subtree_control", "../x.y", "memory", ""] {
         assert!(plan(&resources(&format!(r#"{{"unified": {{"{key}": "1"}}}}"#)), &on_v2).is_err(), "{key}");
     }
     assert!(plan(&resources(r#"{"cpu": {"cpus": "0\n1"}}"#), &on_v1).is_err());

@@ -20,6 +20,17 @@ pub(super) fn writes(controller: &str, resources: &Resources) -> Result<Vec<Writ
     })
 }
 
+/// Files of the core that move, kill, freeze or divide; the limits among the core's files are anybody's
+/// (config-linux.md, Unified: what a runtime does not know MUST still be written).
+const RUNTIMES_OWN: [&str; 6] = [
+    "cgroup.procs",
+    "cgroup.threads",
+    "cgroup.kill",
+    "cgroup.freeze",
+    "cgroup.subtree_control",
+    "cgroup.type",
+];
+
 /// `unified` names files of v2 as they are.
 pub(super) fn unified(
     resources: &Resources,
@@ -37,9 +48,8 @@ pub(super) fn unified(
             return Err(invalid("unified", "has a key that is no file of a controller"));
         }
         let controller = file.split('.').next().unwrap_or_default();
-        // Files of the core belong to the runtime: a value there could move, kill or freeze what is not ours.
-        if controller == "cgroup" {
-            return Err(invalid("unified", "names a file of the cgroup core, which is the runtime's own"));
+        if RUNTIMES_OWN.contains(&file.as_str()) {
+            return Err(invalid("unified", "names a file of the cgroup core that is the runtime's own"));
         }
         if version(controller) != Some(Version::V2) {
             return Err(Error::MissingController { field: "unified", controller: controller.to_owned() });

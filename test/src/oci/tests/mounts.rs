@@ -216,6 +216,10 @@ fn file_systems() -> Vec<Test> {
         must(POSIX, "cgroup: the container's own cgroups are at /sys/fs/cgroup", |lab| {
             let mut bundle = lab.bundle()?;
             bundle.mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]);
+            if lab.host.unified {
+                // One tree: whoever shares the machine's namespace sees it from the top.
+                bundle.push("/linux/namespaces", json!({"type": "cgroup"}));
+            }
             let file = if lab.host.unified {
                 "/sys/fs/cgroup/cgroup.procs"
             } else {
