@@ -33,6 +33,8 @@ const CALLS_MAX: u32 = 8192;
 /// Threads that may hang on a volume whose server is away, without holding up pulls and stats. They are made
 /// when needed and end when idle.
 const BLOCKING_THREADS_MAX: usize = 128;
+/// Before whatever pods and builds keep the processors busy with, since it needs microseconds at a time.
+const HEARING_NICE: i32 = -10;
 /// Requests in flight get this long to end when the daemon is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 
@@ -82,12 +84,26 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("starting the threads")?;
     let telemetry = runtime.block_on(async { Telemetry::start(&config) })?;
-    let done = runtime.block_on(run(arguments, config, telemetry.clone()));
+    let hearing = hearing().context("starting the thread that hears")?;
+    let done = runtime.block_on(run(arguments, config, telemetry.clone(), hearing.handle().clone()));
     telemetry.stop();
     // Work in flight is cut off as by a crash, which the next start knows how to mend.
+    hearing.shutdown_timeout(Duration::from_millis(100));
     runtime.shutdown_timeout(Duration::from_millis(100));
     std::mem::forget(lock);
     done
+}
+
+/// Its one thread holds the connections and answers what is polled; see [`rpc::Lanes`]. It starts no process, so
+/// nothing inherits that it goes first.
+fn hearing() -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).max_blocking_threads(1).thread_name("hearing").enable_all();
+    builder.on_thread_start(|| {
+        // Without CAP_SYS_NICE it waits for its turn as all others do.
+        let _ = rustix::process::setpriority_process(None, HEARING_NICE);
+    });
+    builder.build()
 }
 
 /// The C library keeps freed blocks of any size it has once seen freed; six large execs leave 30 MiB behind.
@@ -122,7 +138,12 @@ impl Arguments {
     }
 }
 
-async fn run(arguments: Arguments, config: Config, telemetry: Arc<Telemetry>) -> anyhow::Result<()> {
+async fn run(
+    arguments: Arguments,
+    config: Config,
+    telemetry: Arc<Telemetry>,
+    hearing: tokio::runtime::Handle,
+) -> anyhow::Result<()> {
     make_private_dir(&config.root)?;
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
@@ -140,7 +161,9 @@ async fn run(arguments: Arguments, config: Config, telemetry: Arc<Telemetry>) ->
     tokio::spawn(follow_hangups(arguments, node.clone(), telemetry));
     tracing::info!(socket = %node.config().socket().display(), version = env!("CARGO_PKG_VERSION"), "berthd serves");
     say_ready();
-    serve(node, listener, config_file).await
+    let workers = tokio::runtime::Handle::current();
+    let serving = hearing.spawn(serve(node, listener, config_file, rpc::Lanes::new(workers)));
+    serving.await.context("serving broke off")?
 }
 
 /// Opens the parts. Nothing is made here but directories.
@@ -201,7 +224,12 @@ fn monitor_path(config: &Config) -> anyhow::Result<PathBuf> {
     )
 }
 
-async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<PathBuf>) -> anyhow::Result<()> {
+async fn serve(
+    node: Arc<Node>,
+    listener: std::os::unix::net::UnixListener,
+    config_file: Option<PathBuf>,
+    lanes: rpc::Lanes,
+) -> anyhow::Result<()> {
     let config = node.config();
     let (root, run) = (config.root.clone(), config.run.clone());
     let daemon = operator::service::Daemon { started_at_ns: node.now_ns(), config_file, root, run };
@@ -211,12 +239,14 @@ async fn serve(node: Arc<Node>, listener: UnixListener, config_file: Option<Path
     let images = ImageServiceServer::new(rpc::image::Images::new(node.clone()))
         .max_decoding_message_size(MESSAGE_MAX)
         .max_encoding_message_size(ANSWER_MAX);
+    let listener = UnixListener::from_std(listener).context("serving on the socket")?;
     let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_MAX)
         .layer(Requests)
         .layer(rpc::Deadlines)
+        .layer(lanes)
         .add_service(runtime)
         .add_service(images)
         .add_service(operator::service::server(node.images.clone(), &daemon))
@@ -288,7 +318,7 @@ fn lock(run: &Path) -> anyhow::Result<File> {
 }
 
 /// The socket of a daemon that is gone is replaced; that it is gone, the lock says.
-fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
+fn listen(socket: &Path) -> anyhow::Result<std::os::unix::net::UnixListener> {
     let dir = socket.parent().context("the socket needs a directory")?;
     make_private_dir(dir)?;
     match std::fs::remove_file(socket) {
@@ -297,8 +327,9 @@ fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
         }
         _ => {}
     }
-    let listener =
-        UnixListener::bind(socket).with_context(|| format!("listening on {}", socket.display()))?;
+    let listener = std::os::unix::net::UnixListener::bind(socket)
+        .with_context(|| format!("listening on {}", socket.display()))?;
+    listener.set_nonblocking(true).context("serving on the socket")?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
         .context("closing the socket to others")?;
     Ok(listener)

@@ -12,11 +12,13 @@ use crate::telemetry;
 mod deadline;
 mod health;
 pub mod image;
+mod lanes;
 pub mod runtime;
 mod streamed;
 mod words;
 
 pub use deadline::Deadlines;
+pub use lanes::Lanes;
 
 /// What every call answers with.
 type Reply<T> = Result<Response<T>, Status>;
