@@ -2,19 +2,17 @@
 
 use std::os::fd::OwnedFd;
 
-use conmon_protocol::{
-    Answer, Ask, ContainerPlan, ExecPlan, KeptExec, PodPlan, RefusalKind, Request, Scope, VERSION,
-};
+use conmon_protocol::{Answer, Ask, ContainerPlan, KeptExec, PodPlan, RefusalKind, Request, VERSION};
 use rustix::event::epoll::EventFlags;
 
 use crate::attach::{Attached, MAX_ATTACHED, Wanted};
 use crate::clock;
 use crate::container::{Container, Key};
 use crate::error::{Error, Named as _};
-use crate::exec::{self, MAX_EXECS};
 use crate::handler;
-use crate::life::{self, Asked, Life};
+use crate::life::{self, Asked};
 use crate::monitor::{Asker, Monitor};
+use crate::placing;
 use crate::pod;
 use crate::poll::Token;
 
@@ -34,10 +32,12 @@ impl Monitor {
             Ask::MakePod(plan) => self.make_pod(&plan),
             Ask::Look { paths, patience_ms } => return self.look(asker, paths, patience_ms),
             Ask::Create(plan) => return self.create(asker, plan),
-            Ask::Start { container_id } => self.start(&container_id),
-            Ask::Signal { container_id, signal, scope } => self.signal(&container_id, signal, scope),
+            Ask::Start { container_id } => return self.start(asker, &container_id),
+            Ask::Signal { container_id, signal, scope } => {
+                return self.signal(asker, &container_id, signal, scope);
+            }
             Ask::Resize { container_id, columns, rows } => self.resize(&container_id, columns, rows),
-            Ask::Update { container_id, resources } => self.update(&container_id, resources),
+            Ask::Update { container_id, resources } => return self.update(asker, &container_id, resources),
             Ask::Reopen { container_id } => self.reopen(&container_id),
             Ask::KillExec { exec_id } => self.kill_exec(&exec_id),
             Ask::Attach { container_id, stdin, stdout, stderr } => {
@@ -78,6 +78,7 @@ impl Monitor {
     fn make_pod(&mut self, plan: &PodPlan) -> Answered {
         self.not_while_unmaking()?;
         if self.pod.is_none() {
+            placing::settle(plan)?;
             self.pod = Some(pod::make(plan)?);
         }
         Ok(Answer::Done)
@@ -88,7 +89,7 @@ impl Monitor {
             return self.answer(asker, Err(error), Vec::new());
         }
         let key = self.next_key();
-        if !plan.volumes.is_empty() {
+        if !plan.volumes.is_empty() || handler::is_command(&plan) {
             return self.begin_making(key, asker, &plan);
         }
         let answer = match Container::make(key, plan, &self.poll) {
@@ -106,7 +107,7 @@ impl Monitor {
         if self.find(id).is_ok() || self.is_being_made(id).is_some() {
             return Err(Error::refused(RefusalKind::Exists, format!("container {id} exists")));
         }
-        if self.containers.len() + self.jobs.len() >= MAX_CONTAINERS {
+        if self.containers.len() + self.makings() >= MAX_CONTAINERS {
             let message = format!("the pod has {MAX_CONTAINERS} containers already");
             return Err(Error::refused(RefusalKind::Failed, message));
         }
@@ -122,35 +123,10 @@ impl Monitor {
         pid
     }
 
-    fn start(&mut self, id: &str) -> Answered {
-        let container = self.find_mut(id)?;
-        let started_at_ns = match (container.may(Asked::Start)?, container.life) {
-            (false, Life::Running { started_at_ns, .. }) => started_at_ns,
-            (true | false, _) => container.start()?,
-        };
-        Ok(Answer::Started { started_at_ns })
-    }
-
-    fn signal(&mut self, id: &str, signal: i32, scope: Scope) -> Answered {
-        let container = self.find(id)?;
-        if container.may(Asked::Signal)? {
-            container.signal(signal, scope)?;
-        }
-        Ok(Answer::Done)
-    }
-
     fn resize(&mut self, id: &str, columns: u16, rows: u16) -> Answered {
         let container = self.find(id)?;
         container.may(Asked::Resize)?;
         container.resize(columns, rows)?;
-        Ok(Answer::Done)
-    }
-
-    fn update(&mut self, id: &str, resources: serde_json::Value) -> Answered {
-        let container = self.find(id)?;
-        container.may(Asked::Update)?;
-        let updated = handler::update(&container.record.plan, container.record.cgroup.as_deref(), resources);
-        updated.map_err(|error| container.or_has_ended(error))?;
         Ok(Answer::Done)
     }
 
@@ -178,43 +154,6 @@ impl Monitor {
         Ok(Answer::Done)
     }
 
-    fn exec(&mut self, asker: Asker, plan: ExecPlan, fds: Vec<OwnedFd>) {
-        match self.start_exec(plan, fds) {
-            Ok((pid, console)) => {
-                self.answer(asker, Ok(Answer::ExecStarted { pid }), console.into_iter().collect());
-            }
-            Err(error) => self.answer(asker, Err(error), Vec::new()),
-        }
-    }
-
-    fn start_exec(&mut self, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<(i32, Option<OwnedFd>), Error> {
-        let key = self.next_key();
-        let container = self.find(&plan.container_id)?;
-        container.may(Asked::Exec)?;
-        if self.execs.iter().any(|exec| exec.id == plan.exec_id) {
-            return Err(Error::refused(RefusalKind::Exists, format!("exec {} exists", plan.exec_id)));
-        }
-        if self.execs.len() >= MAX_EXECS {
-            let message = format!("{MAX_EXECS} processes are being executed in this pod already");
-            return Err(Error::refused(RefusalKind::Failed, message));
-        }
-        self.say_that_exec_begins(&plan.exec_id);
-        let container = self.find(&plan.container_id)?;
-        let started = exec::start(key, container, plan, fds);
-        let (exec, console) = started.map_err(|error| container.or_has_ended(error))?;
-        let pid = exec.pid;
-        self.give_exec_to_keep(&exec);
-        self.execs.push(exec);
-        Ok((pid, console))
-    }
-
-    fn kill_exec(&mut self, id: &str) -> Answered {
-        if let Some(exec) = self.execs.iter().find(|exec| exec.id == id) {
-            exec.kill()?;
-        }
-        Ok(Answer::Done)
-    }
-
     fn delete(&mut self, asker: Asker, id: &str) {
         if let Some(key) = self.is_being_made(id) {
             self.deletes.push((key, asker));
@@ -225,6 +164,7 @@ impl Monitor {
         };
         let key = container.key;
         self.deletes.push((key, asker));
+        self.give_up_jobs_in(key);
         self.kill_or_unmake(key);
     }
 
@@ -260,11 +200,11 @@ impl Monitor {
         Err(Error::refused(RefusalKind::State, "the pod is being taken away"))
     }
 
-    fn find(&self, id: &str) -> Result<&Container, Error> {
+    pub(crate) fn find(&self, id: &str) -> Result<&Container, Error> {
         self.containers.values().find(|container| container.id() == id).ok_or_else(|| unknown(id))
     }
 
-    fn find_mut(&mut self, id: &str) -> Result<&mut Container, Error> {
+    pub(crate) fn find_mut(&mut self, id: &str) -> Result<&mut Container, Error> {
         self.containers.values_mut().find(|container| container.id() == id).ok_or_else(|| unknown(id))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use conmon_protocol::{ContainerPlan, Exit, RefusalKind, Scope, Stdin};
+use conmon_protocol::{ContainerPlan, Exit, RefusalKind, Stdin};
 use runtime::cgroup::OomWatch;
 use rustix::event::{Timespec, epoll::EventFlags};
 use rustix::fs::OFlags;
@@ -22,7 +22,6 @@ use crate::stdio::{self, Ends, Streams};
 /// A number that is never used twice in this monitor.
 pub(crate) type Key = u32;
 
-const SIGKILL: i32 = 9;
 /// What killed processes that nothing holds take to die, and more.
 const LAST_DEATHS: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
@@ -239,12 +238,17 @@ impl Container {
         Error::refused(RefusalKind::State, format!("container {} has exited", self.id()))
     }
 
-    /// Lets the process go on. Written down first: a monitor that dies in between must not think it waits.
-    pub(crate) fn start(&mut self) -> Result<i64, Error> {
+    /// The process is about to be let go on. Written down first: a monitor that dies in between must not think it waits.
+    pub(crate) fn begin_start(&mut self) -> Result<i64, Error> {
         let at_ns = clock::now_ns();
         self.record.started_at_ns = Some(at_ns);
         self.record.write()?;
-        if let Err(error) = handler::start(&self.record.plan) {
+        Ok(at_ns)
+    }
+
+    /// Whether it goes on is known now.
+    pub(crate) fn finish_start(&mut self, at_ns: i64, started: Result<(), Error>) -> Result<i64, Error> {
+        if let Err(error) = started {
             self.record.started_at_ns = None;
             self.record.write()?;
             return Err(error);
@@ -254,11 +258,16 @@ impl Container {
     }
 
     /// One that is ending needs no signal any more.
-    pub(crate) fn signal(&self, signal: i32, scope: Scope) -> Result<(), Error> {
-        match handler::kill(&self.record.plan, signal, scope) {
+    pub(crate) fn or_needs_none(&self, sent: Result<(), Error>) -> Result<(), Error> {
+        match sent {
             Err(_) if !self.record.process.is_some_and(Birth::is_running) => Ok(()),
             result => result,
         }
+    }
+
+    /// Whether what its runtime does to it may take for ever.
+    pub(crate) fn may_hang(&self) -> bool {
+        handler::is_command(&self.record.plan) || !self.record.plan.volumes.is_empty()
     }
 
     /// Kills it so that it can be taken away once it has ended.
@@ -268,7 +277,7 @@ impl Container {
         let Some(pidfd) = self.record.process.and_then(Birth::open) else {
             return Ok(());
         };
-        let whole = handler::kill(&self.record.plan, SIGKILL, Scope::All);
+        let whole = handler::kill_all(&self.record.plan, self.record.cgroup.as_deref());
         reap::kill(pidfd.as_fd()).named("killing the first process of", self.id())?;
         whole
     }
@@ -294,7 +303,7 @@ impl Container {
         if self.record.owns_pid_namespace {
             return Ok(());
         }
-        handler::kill(&self.record.plan, SIGKILL, Scope::All)
+        handler::kill_all(&self.record.plan, self.record.cgroup.as_deref())
     }
 
     /// Others may hold copies for a moment (a child between clone and exec), so closing alone is not enough.

@@ -6,9 +6,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use conmon_protocol::{ExecPlan, KeptExec, RefusalKind};
 
 use crate::clock;
-use crate::container::{Container, Key};
+use crate::container::Key;
 use crate::error::{Error, Named as _};
-use crate::handler;
+use crate::handler::Entered;
 use crate::reap::{self, Birth};
 use crate::stdio::{self, Ends};
 
@@ -37,28 +37,43 @@ pub(crate) enum Parent {
     Another,
 }
 
-/// Starts the process; returns its terminal's master if it has one.
-pub(crate) fn start(
-    key: Key,
-    container: &Container,
-    plan: ExecPlan,
-    fds: Vec<OwnedFd>,
-) -> Result<(Exec, Option<OwnedFd>), Error> {
-    let ends = if plan.terminal { None } else { Some(ends(&plan, fds)?) };
-    let entered = handler::exec(&container.record.plan, plan.process, ends)?;
-    let deadline_ns =
-        plan.timeout_ms.map(|ms| clock::monotonic_ns().saturating_add(ms.saturating_mul(1_000_000)));
-    let exec = Exec {
-        key,
-        id: plan.exec_id,
-        container_id: plan.container_id,
-        pid: entered.pid,
-        pidfd: entered.pidfd,
-        parent: Parent::Us,
-        deadline_ns,
-        timed_out: false,
-    };
-    Ok((exec, entered.console))
+/// One that is being started.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    pub(crate) exec_id: String,
+    pub(crate) container_id: String,
+    pub(crate) container: Key,
+    pub(crate) deadline_ns: Option<u64>,
+}
+
+/// What to start, and with which streams; none for a terminal.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) begun: Begun,
+    pub(crate) process: serde_json::Value,
+    pub(crate) ends: Option<Ends>,
+}
+
+impl Asked {
+    /// Its time begins now.
+    pub(crate) fn of(container: Key, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<Asked, Error> {
+        let ends = if plan.terminal { None } else { Some(ends(&plan, fds)?) };
+        let deadline_ns =
+            plan.timeout_ms.map(|ms| clock::monotonic_ns().saturating_add(ms.saturating_mul(1_000_000)));
+        let ExecPlan { exec_id, container_id, process, .. } = plan;
+        Ok(Asked { begun: Begun { exec_id, container_id, container, deadline_ns }, process, ends })
+    }
+}
+
+impl Begun {
+    /// Now that it has a process; and its terminal's master if it has one.
+    pub(crate) fn finish(self, key: Key, entered: Entered) -> (Exec, Option<OwnedFd>) {
+        let Begun { exec_id, container_id, deadline_ns, .. } = self;
+        let Entered { pid, pidfd, console, .. } = entered;
+        let parent = Parent::Us;
+        let exec = Exec { key, id: exec_id, container_id, pid, pidfd, parent, deadline_ns, timed_out: false };
+        (exec, console)
+    }
 }
 
 /// The descriptors that came, in the order stdin, stdout, stderr; /dev/null for those that did not.
@@ -116,7 +131,7 @@ impl Exec {
     }
 }
 
-fn descendants(pid: i32) -> Vec<Birth> {
+pub(crate) fn descendants(pid: i32) -> Vec<Birth> {
     let mut found: Vec<Birth> = Vec::new();
     let mut parent = Some(pid);
     let mut looked_at = 0;

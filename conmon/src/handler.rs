@@ -99,11 +99,27 @@ pub(crate) fn kill(plan: &ContainerPlan, signal: i32, scope: Scope) -> Result<()
     }
 }
 
+/// Whether asking it is to start a program that may hang.
+pub(crate) fn is_command(plan: &ContainerPlan) -> bool {
+    match plan.handler {
+        Handler::InTree { .. } => false,
+        Handler::Command { .. } => true,
+    }
+}
+
+/// Kills all of its processes, now. Another runtime is not asked: its command may hang, and the cgroup knows them.
+pub(crate) fn kill_all(plan: &ContainerPlan, cgroup: Option<&str>) -> Result<(), Error> {
+    let Of::Command(_) = of(plan) else { return kill(plan, SIGKILL, Scope::All) };
+    let Some(path) = cgroup else { return Ok(()) };
+    let killed = Cgroup::at(path).and_then(|cgroup| cgroup.kill_all(SIGKILL));
+    killed.map_err(|source| runtime::Error::Cgroup { id: plan.container_id.clone(), source }.into())
+}
+
 /// Kills what a making left, and says which of its processes are there still after so long.
 pub(crate) fn kill_unfinished(plan: &ContainerPlan, patience: Timespec) -> Vec<i32> {
-    // Where nothing was made yet there is nothing to kill.
-    let _ = kill(plan, SIGKILL, Scope::All);
     let cgroup = read_spec(plan).and_then(|spec| cgroup_of(plan, &spec)).ok().flatten();
+    // Where nothing was made yet there is nothing to kill.
+    let _ = kill_all(plan, cgroup.as_deref());
     let cgroup = cgroup.and_then(|path| Cgroup::at(&path).ok());
     let pids = cgroup.and_then(|cgroup| cgroup.pids().ok()).unwrap_or_default();
     reap::those_that_stay(&pids, patience)

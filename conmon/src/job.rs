@@ -1,45 +1,73 @@
-//! Work that may never end: looking at a volume whose server is away, and making a container that mounts one. The kernel
-//! keeps whoever asks such a server, so a child asks. The monitor goes on meanwhile, and gives the child up when its
-//! time is over: it is killed, and dies when the kernel lets it go, if ever.
+//! Work that may never end: looking at a volume whose server is away, making, starting and entering a container that
+//! mounts one, and whatever another runtime's command does. The kernel keeps whoever asks such a server, so a child
+//! asks. The monitor goes on meanwhile, and gives the child up when its time is over: it is killed, and dies when the
+//! kernel lets it go, if ever.
 //!
 //! ```text
-//! monitor                        child
-//!    ── clone ─────────────────►  closes what is not its business
-//!    ◄── At(0), At(1), … ───────  looks at one volume after the other
-//!    ◄── Seen / Made / Failed ──  and ends
+//! monitor                               child
+//!    ── clone ────────────────────────►  closes what is not its business
+//!    ◄── At(0), At(1), … ──────────────  looks at one volume after the other
+//!    ◄── Seen / Made / Done / Failed ──  and ends
 //! ```
 
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{ContainerPlan, Refusal, RefusalKind, Seen, Volume};
+use conmon_protocol::{ContainerPlan, RefusalKind};
 use kernel::Child;
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-use serde::{Deserialize, Serialize};
 
 use crate::container::{Begun, Key};
 use crate::error::{Error, Named as _};
-use crate::handler::{self, Entered, Made};
+use crate::exec;
 use crate::monitor::Asker;
+use crate::reap::{self, Birth};
 use crate::stdio::Ends;
 
-/// No word is longer: what is seen at a hundred paths, each as long as may be, is a third of it.
-const MAX_WORD: usize = 1 << 20;
+mod child;
+mod line;
+
+pub(crate) use line::{Silent, Word};
+
 /// A killed child that the kernel does not hold is gone by then, and what it was making as well.
 const DEATH_NS: u64 = 300_000_000;
 
 /// What a child is doing, and for whom.
 #[derive(Debug)]
 pub(crate) enum Task {
-    Look { asker: Asker },
-    Make { asker: Asker, begun: Box<Begun> },
+    Look {
+        asker: Asker,
+    },
+    Make {
+        asker: Asker,
+        begun: Box<Begun>,
+    },
+    Exec {
+        asker: Asker,
+        begun: Box<exec::Begun>,
+    },
+    Start {
+        asker: Asker,
+        container: Key,
+        at_ns: i64,
+    },
+    /// What another runtime's command does to a container that goes on: a signal, new limits.
+    Order {
+        asker: Asker,
+        container: Key,
+        of: OrderOf,
+    },
+    /// Another runtime's command takes a container away that has ended, or never was. The monitor knows who waits.
+    Unmake {
+        container: Key,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OrderOf {
+    Signal,
+    Update,
 }
 
 /// Why a child was killed.
@@ -63,39 +91,30 @@ pub(crate) struct Job {
     paths: Vec<PathBuf>,
     patience_ms: u64,
     at: usize,
+    /// What it had begun when it was given up.
+    descendants: Vec<OwnedFd>,
 }
 
-/// A killed child that may still be held by the kernel, and the path that it asked for last.
+/// Killed processes that may still be held by the kernel.
 #[derive(Debug)]
 pub(crate) struct Abandoned {
-    pub(crate) pidfd: OwnedFd,
-    pub(crate) path: Option<PathBuf>,
+    pub(crate) pidfds: Vec<OwnedFd>,
+    pub(crate) of: Of,
 }
 
-/// What a child says.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Word {
-    /// Next it asks for this path; after the last comes the making.
-    At(usize),
-    Seen(Vec<Seen>),
-    /// The pidfd rides with it, and the terminal's master if there is one.
-    Made {
-        pid: i32,
-        cgroup: Option<String>,
-        owns_pid_namespace: bool,
-        warnings: Vec<String>,
-    },
-    Failed(Refusal),
+/// What they hang on, as far as that is known.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    Path(Option<PathBuf>),
+    /// Something that this container has mounted.
+    Container(Key),
 }
 
 impl Job {
     /// Looks at paths.
     pub(crate) fn look(key: Key, asker: Asker, paths: Vec<PathBuf>, until: Until) -> Result<Job, Error> {
-        let (ours, theirs) = lines()?;
-        let child = clone(|| {
-            keep_only(&theirs, None)?;
-            look(&theirs, &paths)
-        })?;
+        let (ours, theirs) = line::lines()?;
+        let child = clone(|| child::look(&theirs, &paths))?;
         Ok(Job::new(key, Task::Look { asker }, child, ours, paths, until))
     }
 
@@ -107,25 +126,60 @@ impl Job {
         ends: Option<Ends>,
         until: Until,
     ) -> Result<Job, Error> {
-        let (ours, theirs) = lines()?;
+        let (ours, theirs) = line::lines()?;
         let plan = &begun.record.plan;
-        let child = clone(|| {
-            keep_only(&theirs, ends.as_ref())?;
-            make(&theirs, plan, ends)
-        })?;
+        let child = clone(|| child::make(&theirs, plan, ends))?;
         let paths = plan.volumes.iter().map(|volume| volume.path.clone()).collect();
         Ok(Job::new(key, Task::Make { asker, begun: Box::new(begun) }, child, ours, paths, until))
     }
 
+    /// Starts a further process in a container. The child has its streams from here on.
+    pub(crate) fn exec(
+        key: Key,
+        asker: Asker,
+        plan: &ContainerPlan,
+        asked: exec::Asked,
+        until: Until,
+    ) -> Result<Job, Error> {
+        let (ours, theirs) = line::lines()?;
+        let exec::Asked { begun, process, ends } = asked;
+        let child = clone(|| child::exec(&theirs, plan, process, ends))?;
+        let task = Task::Exec { asker, begun: Box::new(begun) };
+        Ok(Job::new(key, task, child, ours, Vec::new(), until))
+    }
+
+    /// Has a child do something of which only the success is told.
+    pub(crate) fn order(
+        key: Key,
+        task: Task,
+        work: impl FnOnce() -> Result<(), Error>,
+        until: Until,
+    ) -> Result<Job, Error> {
+        let (ours, theirs) = line::lines()?;
+        let child = clone(|| child::order(&theirs, work))?;
+        Ok(Job::new(key, task, child, ours, Vec::new(), until))
+    }
+
     fn new(key: Key, task: Task, child: Child, line: OwnedFd, paths: Vec<PathBuf>, until: Until) -> Job {
         let Until { at_ns, patience_ms } = until;
-        Job { key, task, child, line, until_ns: at_ns, given_up: None, paths, patience_ms, at: 0 }
+        Job {
+            key,
+            task,
+            child,
+            line,
+            until_ns: at_ns,
+            given_up: None,
+            paths,
+            patience_ms,
+            at: 0,
+            descendants: Vec::new(),
+        }
     }
 
     /// The next word, if there is one.
     pub(crate) fn hear(&mut self) -> Result<Option<(Word, Vec<OwnedFd>)>, Silent> {
         loop {
-            match receive(&self.line)? {
+            match line::receive(&self.line)? {
                 Some((Word::At(at), _)) => self.at = at,
                 other => return Ok(other),
             }
@@ -136,8 +190,15 @@ impl Job {
         if self.given_up.is_none() {
             self.given_up = Some(why);
             self.until_ns = now_ns + DEATH_NS;
-            // One that has ended already has said so.
-            let _ = crate::reap::kill(self.child.pidfd.as_fd());
+            // What it began in a container is nobody's business any more. A container that was made after all is.
+            if !matches!(self.task, Task::Make { .. }) {
+                let begun = exec::descendants(self.child.pid);
+                self.descendants = begun.into_iter().filter_map(Birth::open).collect();
+            }
+            for pidfd in std::iter::once(&self.child.pidfd).chain(&self.descendants) {
+                // One that has ended already has said so.
+                let _ = reap::kill(pidfd.as_fd());
+            }
         }
     }
 
@@ -155,7 +216,7 @@ impl Job {
             (Some(GivenUp::Late), Some(path)) => silent(path, self.patience_ms),
             (Some(GivenUp::Late), None) => {
                 let message = format!(
-                    "{} did not end within {} ms and was given up; does a volume below another one answer?",
+                    "{} did not end within {} ms and was given up; does every volume below it answer?",
                     self.name(),
                     self.patience_ms
                 );
@@ -172,12 +233,23 @@ impl Job {
         match &self.task {
             Task::Look { .. } => "looking at volumes".into(),
             Task::Make { begun, .. } => format!("making container {}", begun.record.plan.container_id),
+            Task::Exec { begun, .. } => format!("starting a process in container {}", begun.container_id),
+            Task::Start { .. } => "starting the container's command".into(),
+            Task::Order { .. } => "what the container's runtime was told to do".into(),
+            Task::Unmake { .. } => "the container's removal by its runtime".into(),
         }
     }
 
-    pub(crate) fn abandoned(self) -> Abandoned {
-        let path = self.path().map(Path::to_path_buf);
-        Abandoned { pidfd: self.child.pidfd, path }
+    pub(crate) fn abandoned(self) -> (Task, Abandoned) {
+        let of = match &self.task {
+            Task::Look { .. } | Task::Make { .. } => Of::Path(self.path().map(Path::to_path_buf)),
+            Task::Exec { begun, .. } => Of::Container(begun.container),
+            Task::Start { container, .. } | Task::Order { container, .. } | Task::Unmake { container } => {
+                Of::Container(*container)
+            }
+        };
+        let pidfds = std::iter::once(self.child.pidfd).chain(self.descendants).collect();
+        (self.task, Abandoned { pidfds, of })
     }
 }
 
@@ -188,6 +260,15 @@ pub(crate) struct Until {
     pub(crate) patience_ms: u64,
 }
 
+impl Until {
+    /// The earlier of both.
+    pub(crate) fn or_at(self, other_ns: Option<u64>) -> Until {
+        let Some(other_ns) = other_ns.filter(|other_ns| *other_ns < self.at_ns) else { return self };
+        let earlier_ms = (self.at_ns - other_ns) / 1_000_000;
+        Until { at_ns: other_ns, patience_ms: self.patience_ms.saturating_sub(earlier_ms) }
+    }
+}
+
 /// A volume's server is away, as far as anybody can tell.
 pub(crate) fn silent(path: &Path, patience_ms: u64) -> Error {
     let message = format!(
@@ -196,34 +277,6 @@ pub(crate) fn silent(path: &Path, patience_ms: u64) -> Error {
         path.display()
     );
     Error::refused(RefusalKind::TimedOut, message)
-}
-
-/// The child has ended, or talks nonsense.
-#[derive(Debug)]
-pub(crate) struct Silent;
-
-impl Word {
-    pub(crate) fn of(made: &Made) -> Word {
-        Word::Made {
-            pid: made.process.pid,
-            cgroup: made.cgroup.clone(),
-            owns_pid_namespace: made.owns_pid_namespace,
-            warnings: made.process.warnings.clone(),
-        }
-    }
-
-    /// What was made, with the descriptors that rode with the word.
-    pub(crate) fn made(self, fds: Vec<OwnedFd>) -> Option<Made> {
-        let Word::Made { pid, cgroup, owns_pid_namespace, warnings } = self else { return None };
-        let mut fds = fds.into_iter();
-        let process = Entered { pid, pidfd: fds.next()?, console: fds.next(), warnings };
-        Some(Made { process, cgroup, owns_pid_namespace })
-    }
-}
-
-fn lines() -> Result<(OwnedFd, OwnedFd), Error> {
-    let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    pair.named("making a socket pair for", "a child")
 }
 
 fn clone(work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
@@ -237,95 +290,4 @@ fn clone(work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
         }
     });
     child.named("cloning", "a child")
-}
-
-// What the child does.
-
-/// The daemon's sockets and the pod's streams must end with the monitor, not with a child that the kernel holds.
-fn keep_only(line: &OwnedFd, ends: Option<&Ends>) -> Result<(), Errno> {
-    let mut keep = vec![line.as_fd()];
-    keep.extend(
-        ends.into_iter().flat_map(|ends| [ends.stdin.as_fd(), ends.stdout.as_fd(), ends.stderr.as_fd()]),
-    );
-    kernel::close_all_but_these(3, &keep)
-}
-
-fn look(line: &OwnedFd, paths: &[PathBuf]) -> Result<(), Errno> {
-    let mut seen = Vec::with_capacity(paths.len());
-    for (at, path) in paths.iter().enumerate() {
-        say(line, &Word::At(at), &[])?;
-        seen.push(see(path));
-    }
-    say(line, &Word::Seen(seen), &[])
-}
-
-fn see(path: &Path) -> Seen {
-    let found = std::fs::canonicalize(path).and_then(|path| Ok((std::fs::metadata(&path)?.is_dir(), path)));
-    match found {
-        Ok((true, path)) => Seen::Directory(path),
-        Ok((false, path)) => Seen::Other(path),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Seen::Missing,
-        Err(error) => Seen::Failed(error.raw_os_error().unwrap_or_default()),
-    }
-}
-
-fn make(line: &OwnedFd, plan: &ContainerPlan, ends: Option<Ends>) -> Result<(), Errno> {
-    for (at, volume) in plan.volumes.iter().enumerate() {
-        say(line, &Word::At(at), &[])?;
-        if let Err(error) = prepare(volume) {
-            return say(line, &Word::Failed(error.refusal()), &[]);
-        }
-    }
-    say(line, &Word::At(plan.volumes.len()), &[])?;
-    match handler::create(plan, ends) {
-        Ok(made) => {
-            let pidfd = Some(made.process.pidfd.as_fd());
-            let console = made.process.console.as_ref().map(|fd| fd.as_fd());
-            let fds: Vec<BorrowedFd<'_>> = pidfd.into_iter().chain(console).collect();
-            say(line, &Word::of(&made), &fds)
-        }
-        Err(error) => say(line, &Word::Failed(error.refusal()), &[]),
-    }
-}
-
-/// Asks the volume something, so that it is known which one does not answer. What is wrong with it otherwise is for
-/// whoever mounts it to say.
-fn prepare(volume: &Volume) -> Result<(), Error> {
-    match std::fs::metadata(&volume.path) {
-        Err(error) if volume.make && error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(&volume.path).named("making", &volume.path)
-        }
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-// How they talk.
-
-fn say(line: &OwnedFd, word: &Word, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-    let bytes = serde_json::to_vec(word).map_err(|_| Errno::INVAL)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    sendmsg(line, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL).map(drop)
-}
-
-fn receive(line: &OwnedFd) -> Result<Option<(Word, Vec<OwnedFd>)>, Silent> {
-    let mut bytes = vec![0; MAX_WORD];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = match recvmsg(line, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(received) if received.bytes > 0 => received.bytes,
-        Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
-        Ok(_) | Err(_) => return Err(Silent),
-    };
-    let fds = control.drain().flat_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
-        _ => Vec::new(),
-    });
-    let fds = fds.collect();
-    let word = serde_json::from_slice(&bytes[..received]).map_err(|_| Silent)?;
-    Ok(Some((word, fds)))
 }

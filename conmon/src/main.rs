@@ -15,6 +15,7 @@ mod keep;
 mod life;
 mod logfile;
 mod monitor;
+mod placing;
 mod pod;
 mod poll;
 mod reap;

@@ -4,6 +4,7 @@
 
 mod end;
 mod input;
+mod orders;
 mod output;
 mod work;
 
@@ -50,6 +51,8 @@ pub(crate) struct Monitor {
     /// Ends of children that nobody knew, while something is being made.
     strays: Vec<Ended>,
     pub(crate) daemons: BTreeMap<Key, Daemon>,
+    /// Who asked for which container to be made in vain, and why; told when what is left of it is taken away.
+    failures: Vec<(Key, Asker, Error)>,
     /// Who waits for which container to be gone.
     pub(crate) deletes: Vec<(Key, Asker)>,
     /// Who waits for the whole pod to be gone; somebody does from the first `UnmakePod` to its answer.
@@ -83,6 +86,7 @@ impl Monitor {
             abandoned: Vec::new(),
             strays: Vec::new(),
             daemons: BTreeMap::new(),
+            failures: Vec::new(),
             deletes: Vec::new(),
             unmakes: Vec::new(),
             left: Leftovers::default(),
@@ -101,7 +105,10 @@ impl Monitor {
     /// Takes up what an earlier monitor left, with what was kept of it.
     pub(crate) fn resume(&mut self, mut returned: AllReturned) {
         match PodRecord::read(&self.pod_dir) {
-            Ok(Some(pod)) => self.pod = Some(pod),
+            Ok(Some(pod)) => {
+                self.note(crate::placing::settle(&pod.plan));
+                self.pod = Some(pod);
+            }
             Ok(None) => self.note(crate::pod::unmake_unfinished(&self.pod_dir)),
             Err(error) => self.journal.note(&error.chain()),
         }

@@ -105,17 +105,19 @@ section! {
         /// Who makes cgroups: `cgroupfs`, or `systemd` (cgroup v2 only), as the kubelet's own cgroupDriver. Not
         /// reloaded.
         cgroup_driver: CgroupDriver = CgroupDriver::Cgroupfs,
-        /// Other OCI runtimes, each a table `[runtime.handlers.NAME]` with `path` and, if need be, `root`,
-        /// `allowed_annotations` and `privileged_without_host_devices`.
+        /// Other OCI runtimes, or our own with other rules: each a table `[runtime.handlers.NAME]` with `path` and, if
+        /// need be, `root`, `allowed_annotations`, `privileged_without_host_devices`, `seccomp_profile` and
+        /// `monitor_cgroup`.
         handlers: BTreeMap<String, HandlerSection> = BTreeMap::new(),
     }
 }
 
-/// An OCI runtime that the monitor runs as a command.
+/// An OCI runtime that the monitor runs as a command, or our own, and what is different for its pods.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HandlerSection {
-    /// Its program.
+    /// Its program. Absent: our own runtime, in the monitor.
+    #[serde(default)]
     pub path: PathBuf,
     /// Its `--root`. Absent: `runtime-NAME` in `run`.
     #[serde(default)]
@@ -127,9 +129,49 @@ pub struct HandlerSection {
     /// Gives privileged containers the default devices only. Absent: as in `[container]`.
     #[serde(default)]
     pub privileged_without_host_devices: Option<bool>,
+    /// What its containers get that ask for RuntimeDefault: a profile of the operator's. Absent: ours.
+    #[serde(default)]
+    pub seccomp_profile: Option<PathBuf>,
+    /// Where the monitors of its pods live: `pod`, the pod's own cgroup, whose limits then count them too, or the path
+    /// of a cgroup, such as `/berth-monitors`. Absent: where the daemon is. Of the cgroupfs driver only.
+    #[serde(default)]
+    pub monitor_cgroup: String,
 }
 
+/// In its pod's cgroup.
+pub const IN_POD: &str = "pod";
+
 impl HandlerSection {
+    /// Whether its containers are made by our own runtime.
+    pub fn is_in_tree(&self) -> bool {
+        self.path.as_os_str().is_empty()
+    }
+
+    /// Why it cannot be, with its key.
+    fn fault(&self, driver: CgroupDriver) -> Option<(&'static str, String)> {
+        let relative = |path: &Path| !path.is_absolute();
+        if !self.is_in_tree() && relative(&self.path) {
+            return Some(("path", format!("{} is not an absolute path", self.path.display())));
+        }
+        if let Some(path) = self.seccomp_profile.as_deref().filter(|path| relative(path)) {
+            return Some(("seccomp_profile", format!("{} is not an absolute path", path.display())));
+        }
+        match self.monitor_cgroup.as_str() {
+            "" => None,
+            // Who puts processes into a slice of systemd's is systemd, with a scope for them.
+            _ if driver == CgroupDriver::Systemd => {
+                Some(("monitor_cgroup", "needs cgroup_driver = \"cgroupfs\"".into()))
+            }
+            IN_POD => None,
+            path if path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..") => {
+                None
+            }
+            other => {
+                Some(("monitor_cgroup", format!("{other:?} is neither \"pod\" nor the path of a cgroup")))
+            }
+        }
+    }
+
     /// Whether the runtime may be told the annotation of this name.
     pub fn is_told(&self, annotation: &str) -> bool {
         self.allowed_annotations.iter().any(|allowed| match allowed.strip_suffix('*') {
@@ -234,6 +276,11 @@ impl Config {
         if !known(&self.runtime.default_handler) {
             let why = format!("no handler is named {}", self.runtime.default_handler);
             return Err(Error::Value { key: "runtime.default_handler", why });
+        }
+        for (name, handler) in &self.runtime.handlers {
+            if let Some((key, why)) = handler.fault(self.runtime.cgroup_driver) {
+                return Err(Error::Value { key: "runtime.handlers", why: format!("{name}.{key}: {why}") });
+            }
         }
         if let Err(error) = self.container.check() {
             return Err(Error::Value { key: "container", why: error.to_string() });

@@ -29,6 +29,10 @@ pub fn own() -> RuntimeHandlerFeatures {
 pub async fn ask(config: &RuntimeSection) -> Features {
     let mut features = Features::from([(IN_TREE.to_owned(), own())]);
     for (name, handler) in &config.handlers {
+        if handler.is_in_tree() {
+            features.insert(name.clone(), own());
+            continue;
+        }
         let told = ask_one(&handler.path).await.unwrap_or_else(|why| {
             tracing::warn!(handler = name, path = %handler.path.display(), why, "a handler does not say what it can do");
             RuntimeHandlerFeatures::default()
@@ -122,7 +126,9 @@ mod tests {
         }
         let missing = HandlerSection { path: dir.path().join("none"), ..HandlerSection::default() };
         config.handlers.insert("missing".to_owned(), missing);
+        config.handlers.insert("ours".to_owned(), HandlerSection::default());
         let features = ask(&config).await;
+        assert_eq!(features["ours"], own());
         assert!(features["good"].recursive_read_only_mounts && !features["good"].user_namespaces);
         assert_eq!(features["odd"], RuntimeHandlerFeatures::default());
         assert_eq!(features["missing"], RuntimeHandlerFeatures::default());

@@ -23,6 +23,18 @@ pub struct PodPlan {
     pub cgroup_parent: String,
     #[serde(default)]
     pub cgroup_driver: CgroupDriver,
+    /// Where the monitor shall live; `None`: where it was started.
+    #[serde(default)]
+    pub monitor_cgroup: Option<MonitorCgroup>,
+}
+
+/// A cgroup for a monitor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MonitorCgroup {
+    /// The pod's own, or one below it where a cgroup has either processes or children (v2).
+    Pod,
+    /// This path, which many monitors may share.
+    Named(String),
 }
 
 /// Who makes the cgroups of containers.

@@ -2,7 +2,8 @@
 //!
 //! It wants what our own does not: a root file system at a path, a pid in a file, a terminal over a socket. All of
 //! that lies in the container's directory. Its words are read from a log of its own, since its standard error is the
-//! container's. A command that does not end is killed: the monitor does nothing else meanwhile.
+//! container's. A command that does not end is killed. A child of the monitor runs it ([`crate::job`]), so nothing else
+//! waits; only a monitor that takes over asks for states itself, and not for long.
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -32,6 +33,8 @@ mod console;
 
 /// A runtime makes a container in 40 ms; one that takes this long hangs.
 const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
+/// What a new monitor waits for a container's state, before it serves anybody.
+const STATE_PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// As much of its log as may hold its last words.
 const MAX_WORDS: usize = 64 << 10;
 
@@ -68,10 +71,10 @@ impl Command<'_> {
     pub(super) fn started(self) -> Started {
         let mut command = self.command("state");
         command.arg(&self.plan.container_id).stdout(Stdio::piped());
-        let Ok(output) = command.output() else {
+        let Some(output) = output_of(command) else {
             return Started::Yes;
         };
-        let state: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let state: serde_json::Value = serde_json::from_slice(&output).unwrap_or_default();
         if state["status"] == "created" { Started::No } else { Started::Yes }
     }
 
@@ -228,7 +231,7 @@ impl Command<'_> {
     }
 
     fn wait(self, mut child: Child) -> Result<(), Error> {
-        let ended = wait_for(&child).named("waiting for the runtime", self.program)?;
+        let ended = wait_for(&child, &PATIENCE).named("waiting for the runtime", self.program)?;
         if !ended {
             let _ = child.kill();
         }
@@ -276,11 +279,22 @@ fn kind_of(words: &str) -> RefusalKind {
 }
 
 /// False when it takes too long.
-fn wait_for(child: &Child) -> rustix::io::Result<bool> {
+fn wait_for(child: &Child, patience: &Timespec) -> rustix::io::Result<bool> {
     let pid = Pid::from_raw(child.id().cast_signed()).ok_or(Errno::SRCH)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let ready = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&PATIENCE))?;
+    let ready = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(patience))?;
     Ok(ready > 0)
+}
+
+/// What a command says that says little, when it ends soon.
+fn output_of(mut command: std::process::Command) -> Option<Vec<u8>> {
+    let mut child = command.spawn().ok()?;
+    let ended = wait_for(&child, &STATE_PATIENCE).unwrap_or(false);
+    if !ended {
+        let _ = child.kill();
+    }
+    let output = child.wait_with_output().ok()?;
+    ended.then_some(output.stdout)
 }
 
 fn process_in(pid_file: &Path) -> Result<(i32, OwnedFd), Error> {

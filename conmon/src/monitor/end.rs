@@ -5,9 +5,8 @@ use std::os::fd::AsFd as _;
 use conmon_protocol::{Answer, Event, Exit, RefusalKind};
 use rustix::event::epoll::EventFlags;
 
-use super::work::NO_TIME;
 use super::{Asker, Monitor};
-use crate::container::{self, Key};
+use crate::container::Key;
 use crate::error::Error;
 use crate::exec::Parent;
 use crate::handler;
@@ -22,6 +21,8 @@ impl Monitor {
         }
         let key = self.containers.values().find(|container| container.life.pid() == Some(ended.pid));
         match key.map(|container| container.key) {
+            // Its start is told first.
+            Some(key) if self.is_being_started(key) => self.stray_ended(ended),
             Some(key) => self.container_ended(key, ended.code),
             None => self.stray_ended(ended),
         }
@@ -120,32 +121,6 @@ impl Monitor {
         !self.unmakes.is_empty() || self.deletes.iter().any(|(container, _)| *container == key)
     }
 
-    /// Takes an ended container away and tells those who wait. What fails may be asked for again.
-    pub(crate) fn unmake_container(&mut self, key: Key) {
-        let Some(container) = self.containers.get(&key) else {
-            return;
-        };
-        let plan = &container.record.plan;
-        let result = match container.record.process {
-            Some(_) => container::unmake(plan),
-            None => container::unmake_unfinished(plan, NO_TIME),
-        };
-        let refused = result.as_ref().err().map(Error::refusal);
-        if refused.is_none() {
-            self.containers.remove(&key);
-        }
-        for asker in self.waiting_for(key) {
-            let answer = match &refused {
-                None => Ok(Answer::Done),
-                Some(refusal) => Err(Error::refused(refusal.kind, refusal.message.clone())),
-            };
-            self.answer(asker, answer, Vec::new());
-        }
-        if !self.unmakes.is_empty() {
-            self.left.note(result);
-        }
-    }
-
     pub(super) fn waiting_for(&mut self, key: Key) -> Vec<Asker> {
         let (waiting, others) = self.deletes.iter().partition(|(container, _)| *container == key);
         self.deletes = others;
@@ -170,12 +145,13 @@ impl Monitor {
 
     /// The last step of taking a pod away, once each container was tried.
     pub(crate) fn unmake_pod_when_empty(&mut self) {
-        if self.is_making() || self.containers.values().any(|container| container.life.pid().is_some()) {
+        if self.is_busy() || self.containers.values().any(|container| container.life.pid().is_some()) {
             return;
         }
         let mut left = std::mem::take(&mut self.left);
         let init = self.pod.as_ref().and_then(|pod| pod.init);
         left.note(crate::pod::unmake(&self.pod_dir, init));
+        left.note(self.pod.as_ref().map_or(Ok(()), |pod| crate::placing::leave(&pod.plan)));
         let result = left.result();
         if result.is_ok() {
             self.pod = None;

@@ -10,7 +10,8 @@ use super::{Asker, Monitor};
 use crate::clock;
 use crate::container::{self, Begun, Container, Key};
 use crate::error::{Error, Named as _};
-use crate::job::{self, Abandoned, GivenUp, Job, Task, Until, Word};
+use crate::handler::Made;
+use crate::job::{self, Abandoned, GivenUp, Job, Of, Task, Until, Word};
 use crate::poll::Token;
 use crate::reap::Ended;
 use crate::record::ContainerRecord;
@@ -34,7 +35,7 @@ impl Monitor {
         }
     }
 
-    /// Makes a container that has volumes.
+    /// Makes a container of which something may hang.
     pub(crate) fn begin_making(&mut self, key: Key, asker: Asker, plan: &ContainerPlan) {
         let until = until(plan.patience_ms);
         let paths = plan.volumes.iter().map(|volume| volume.path.as_path());
@@ -51,7 +52,7 @@ impl Monitor {
         }
     }
 
-    fn add_job(&mut self, job: Job) -> Result<(), Error> {
+    pub(super) fn add_job(&mut self, job: Job) -> Result<(), Error> {
         self.poll.watch(&job.line, Token::Job(job.key), EventFlags::IN).named("watching", "a child")?;
         self.jobs.insert(job.key, job);
         Ok(())
@@ -63,44 +64,57 @@ impl Monitor {
         mut paths: impl Iterator<Item = &'a Path>,
         until: Until,
     ) -> Result<(), Error> {
-        self.abandoned.retain(|abandoned| !has_ended(abandoned));
-        let hangs = |path: &&Path| self.abandoned.iter().any(|it| it.path.as_deref() == Some(path));
+        self.forget_ended();
+        let held: Vec<Option<PathBuf>> = self.abandoned.iter().filter_map(path_of).collect();
+        let hangs = |path: &&Path| held.iter().any(|it| it.as_deref() == Some(path));
         if let Some(path) = paths.find(hangs) {
             return Err(job::silent(path, until.patience_ms));
         }
-        if self.abandoned.len() < MAX_ABANDONED {
+        if held.len() < MAX_ABANDONED {
             return Ok(());
         }
-        let paths: Vec<String> = self
-            .abandoned
-            .iter()
-            .filter_map(|it| it.path.as_ref())
-            .map(|path| path.display().to_string())
-            .collect();
+        let paths: Vec<String> = held.iter().flatten().map(|path| path.display().to_string()).collect();
         let message =
             format!("{MAX_ABANDONED} children of this pod wait for volumes already: {}", paths.join(", "));
         Err(Error::refused(RefusalKind::TimedOut, message))
     }
 
+    pub(super) fn forget_ended(&mut self) {
+        self.abandoned.retain(|abandoned| !has_ended(abandoned));
+    }
+
     pub(crate) fn is_being_made(&self, id: &str) -> Option<Key> {
         let making = |job: &&Job| match &job.task {
             Task::Make { begun, .. } => begun.record.plan.container_id == id,
-            Task::Look { .. } => false,
+            _ => false,
         };
         self.jobs.values().find(making).map(|job| job.key)
     }
 
-    pub(crate) fn is_making(&self) -> bool {
-        self.jobs.values().any(|job| matches!(job.task, Task::Make { .. }))
+    pub(crate) fn makings(&self) -> usize {
+        self.jobs.values().filter(|job| matches!(job.task, Task::Make { .. })).count()
     }
 
-    /// A child of ours ended that nobody knows: it may be the first process of what is being made.
+    /// Something is being made or taken away that the pod's end must wait for.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.jobs.values().any(|job| matches!(job.task, Task::Make { .. } | Task::Unmake { .. }))
+    }
+
+    /// A child of ours ended that nobody knows: it may be the process that is being made or started.
     pub(super) fn stray_ended(&mut self, ended: Ended) {
-        if !self.is_making() {
+        if self.jobs.is_empty() {
             self.strays.clear();
-        } else if self.strays.len() < MAX_STRAYS {
-            self.strays.push(ended);
+            return;
         }
+        if self.strays.len() == MAX_STRAYS {
+            self.strays.remove(0);
+        }
+        self.strays.push(ended);
+    }
+
+    pub(super) fn take_stray(&mut self, pid: i32) -> Option<Ended> {
+        let at = self.strays.iter().position(|ended| ended.pid == pid)?;
+        Some(self.strays.remove(at))
     }
 
     pub(crate) fn hear_job(&mut self, key: Key) {
@@ -110,34 +124,55 @@ impl Monitor {
         match job.hear() {
             Ok(None) => {}
             Err(job::Silent) => self.settle(key),
-            Ok(Some((word, fds))) => {
+            Ok(Some(heard)) => {
                 if let Some(job) = self.remove_job(key) {
-                    self.take_word(job, word, fds);
+                    self.conclude(job.key, job.task, job.given_up, Ok(heard));
                 }
             }
         }
     }
 
-    fn take_word(&mut self, job: Job, word: Word, fds: Vec<OwnedFd>) {
-        let nonsense = || Error::refused(RefusalKind::Failed, "a child of the monitor spoke nonsense");
-        match job.task {
+    /// Each task ends here, well or badly.
+    fn conclude(&mut self, key: Key, task: Task, given_up: Option<GivenUp>, heard: Result<Heard, Error>) {
+        match task {
             Task::Look { asker } => {
-                let answer = match word {
+                let answer = heard.and_then(|(word, _)| match word {
                     Word::Seen(seen) => Ok(Answer::Looked(seen)),
-                    Word::Failed(refusal) => Err(Error::refused(refusal.kind, refusal.message)),
-                    Word::At(_) | Word::Made { .. } => Err(nonsense()),
-                };
+                    word => Err(refusal_in(word)),
+                });
                 self.answer(asker, answer, Vec::new());
             }
             Task::Make { asker, begun } => {
                 let record = begun.record.clone();
-                let made = match word {
-                    Word::Failed(refusal) => Err(Error::refused(refusal.kind, refusal.message)),
-                    word => word.made(fds).ok_or_else(nonsense),
-                };
-                match made.and_then(|made| begun.finish(job.key, made, &self.poll)) {
-                    Ok(container) => self.making_done(asker, container, job.given_up),
-                    Err(error) => self.making_failed(job.key, asker, record, error),
+                match made(heard).and_then(|made| begun.finish(key, made, &self.poll)) {
+                    Ok(container) => self.making_done(asker, container, given_up),
+                    Err(error) => self.making_failed(key, asker, record, error),
+                }
+            }
+            Task::Exec { asker, begun } => match (made(heard), given_up) {
+                (Ok(made), None) => {
+                    let (exec, console) = begun.finish(key, made.process);
+                    self.exec_started(asker, exec, console);
+                }
+                (Ok(made), Some(_)) => {
+                    // It was killed, or is about to be; its end is nobody's.
+                    self.note(begun.finish(key, made.process).0.kill());
+                    self.answer(asker, Err(too_late()), Vec::new());
+                }
+                (Err(error), _) => {
+                    let container = self.containers.get(&begun.container);
+                    let error = container.map_or_else(unwanted, |container| container.or_has_ended(error));
+                    self.answer(asker, Err(error), Vec::new());
+                }
+            },
+            Task::Start { asker, container, at_ns } => {
+                self.start_done(asker, container, at_ns, done(heard));
+            }
+            Task::Order { asker, container, of } => self.order_done(asker, container, of, done(heard)),
+            Task::Unmake { container } => {
+                self.unmade(container, done(heard));
+                if !self.unmakes.is_empty() {
+                    self.unmake_pod_when_empty();
                 }
             }
         }
@@ -151,38 +186,21 @@ impl Monitor {
             None | Some(GivenUp::Late) => Ok(Answer::Created { pid }),
             Some(GivenUp::Unwanted) => {
                 self.kill_or_unmake(key);
-                Err(Error::refused(RefusalKind::State, "the container was taken away meanwhile"))
+                Err(unwanted())
             }
         };
         self.answer(asker, answer, Vec::new());
-        let ended = std::mem::take(&mut self.strays).into_iter().find(|ended| ended.pid == pid);
-        if let Some(ended) = ended {
+        if let Some(ended) = self.take_stray(pid) {
             self.container_ended(key, ended.code);
         }
     }
 
     /// What it left is taken away, or stays to be taken away when somebody asks again.
     fn making_failed(&mut self, key: Key, asker: Asker, record: ContainerRecord, error: Error) {
-        let unmade = container::unmake_unfinished(&record.plan, NO_TIME);
-        let left = unmade.as_ref().err().map(Error::refusal);
-        let error = match unmade {
-            Ok(()) => error,
-            Err(left) => {
-                self.containers.insert(key, Container::leftover(key, record));
-                Error::LeftBy { failed: Box::new(error), left: Box::new(left) }
-            }
-        };
-        self.answer(asker, Err(error), Vec::new());
-        for asker in self.waiting_for(key) {
-            let answer = match &left {
-                None => Ok(Answer::Done),
-                Some(refusal) => Err(Error::refused(refusal.kind, refusal.message.clone())),
-            };
-            self.answer(asker, answer, Vec::new());
-        }
+        self.failures.push((key, asker, error));
+        self.containers.insert(key, Container::leftover(key, record));
+        self.unmake_container(key);
         if !self.unmakes.is_empty() {
-            let left = left.map(|refusal| Error::refused(refusal.kind, refusal.message));
-            self.left.note(left.map_or(Ok(()), Err));
             self.unmake_pod_when_empty();
         }
     }
@@ -192,19 +210,12 @@ impl Monitor {
         let Some(job) = self.remove_job(key) else {
             return;
         };
-        let error = job.refusal();
-        let (asker, record) = match &job.task {
-            Task::Look { asker } => (*asker, None),
-            Task::Make { asker, begun } => (*asker, Some(begun.record.clone())),
-        };
-        let abandoned = job.abandoned();
+        let (error, given_up) = (job.refusal(), job.given_up);
+        let (task, abandoned) = job.abandoned();
         if !has_ended(&abandoned) {
             self.abandoned.push(abandoned);
         }
-        match record {
-            None => self.answer(asker, Err(error), Vec::new()),
-            Some(record) => self.making_failed(key, asker, record, error),
-        }
+        self.conclude(key, task, given_up, Err(error));
     }
 
     fn remove_job(&mut self, key: Key) -> Option<Job> {
@@ -213,10 +224,24 @@ impl Monitor {
         Some(job)
     }
 
+    /// What takes away is not given up.
     pub(crate) fn give_up_job(&mut self, key: Key) {
-        if let Some(job) = self.jobs.get_mut(&key) {
+        if let Some(job) = self.jobs.get_mut(&key)
+            && !matches!(job.task, Task::Unmake { .. })
+        {
             job.give_up(GivenUp::Unwanted, clock::monotonic_ns());
         }
+    }
+
+    /// What is done to a container that is to be taken away.
+    pub(crate) fn give_up_jobs_in(&mut self, container: Key) {
+        let is_in = |job: &&Job| match &job.task {
+            Task::Exec { begun, .. } => begun.container == container,
+            Task::Start { container: of, .. } | Task::Order { container: of, .. } => *of == container,
+            Task::Look { .. } | Task::Make { .. } | Task::Unmake { .. } => false,
+        };
+        let keys: Vec<Key> = self.jobs.values().filter(is_in).map(|job| job.key).collect();
+        keys.into_iter().for_each(|key| self.give_up_job(key));
     }
 
     /// Those whose time is over are given up, and those given up long enough are settled.
@@ -233,12 +258,58 @@ impl Monitor {
     }
 }
 
-fn until(patience_ms: u64) -> Until {
+pub(super) fn until(patience_ms: u64) -> Until {
     let patience_ms = if patience_ms == 0 { PATIENCE_MS } else { patience_ms };
     Until { at_ns: clock::monotonic_ns().saturating_add(patience_ms.saturating_mul(1_000_000)), patience_ms }
 }
 
 fn has_ended(abandoned: &Abandoned) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(abandoned.pidfd.as_fd(), PollFlags::IN)];
-    poll(&mut fds, Some(&NO_TIME)).is_ok_and(|ready| ready > 0)
+    let ended = |pidfd: &OwnedFd| {
+        let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+        poll(&mut fds, Some(&NO_TIME)).is_ok_and(|ready| ready > 0)
+    };
+    abandoned.pidfds.iter().all(ended)
+}
+
+fn path_of(abandoned: &Abandoned) -> Option<Option<PathBuf>> {
+    match &abandoned.of {
+        Of::Path(path) => Some(path.clone()),
+        Of::Container(_) => None,
+    }
+}
+
+/// A word and the descriptors that rode with it.
+type Heard = (Word, Vec<OwnedFd>);
+
+fn made(heard: Result<Heard, Error>) -> Result<Made, Error> {
+    match heard? {
+        (word @ Word::Made { .. }, fds) => word.made(fds).ok_or_else(nonsense),
+        (word, _) => Err(refusal_in(word)),
+    }
+}
+
+fn done(heard: Result<Heard, Error>) -> Result<(), Error> {
+    match heard?.0 {
+        Word::Done => Ok(()),
+        word => Err(refusal_in(word)),
+    }
+}
+
+fn refusal_in(word: Word) -> Error {
+    match word {
+        Word::Failed(refusal) => Error::refused(refusal.kind, refusal.message),
+        Word::At(_) | Word::Seen(_) | Word::Made { .. } | Word::Done => nonsense(),
+    }
+}
+
+fn nonsense() -> Error {
+    Error::refused(RefusalKind::Failed, "a child of the monitor spoke nonsense")
+}
+
+fn too_late() -> Error {
+    Error::refused(RefusalKind::TimedOut, "the process was started as its time was over, and was killed")
+}
+
+fn unwanted() -> Error {
+    Error::refused(RefusalKind::State, "the container was taken away meanwhile")
 }

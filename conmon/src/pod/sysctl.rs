@@ -135,6 +135,7 @@ mod tests {
             shm_size_bytes: None,
             cgroup_parent: String::new(),
             cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+            monitor_cgroup: None,
         }
     }
 

@@ -77,6 +77,7 @@ impl Pod {
             shm_size_bytes: None,
             cgroup_parent: self.cgroup_parent.clone(),
             cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+            monitor_cgroup: None,
         }
     }
 

@@ -157,3 +157,98 @@ fn a_monitor_killed_while_a_child_makes_leaves_nothing_behind() {
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     pod.unmake();
 }
+
+/// A directory that answers, with a dead volume mounted in it: what mounts it looks no further.
+struct DeadBelow {
+    dir: PathBuf,
+    _volume: DeadVolume,
+}
+
+impl DeadBelow {
+    fn of(pod: &Pod) -> DeadBelow {
+        let dir = pod.run.path().join("volume");
+        std::fs::create_dir_all(dir.join("dead")).unwrap();
+        let volume = dead();
+        rustix::mount::mount_bind(volume.path(), dir.join("dead")).unwrap();
+        DeadBelow { dir, _volume: volume }
+    }
+}
+
+impl Drop for DeadBelow {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.dir.join("dead"), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+fn exec_in(directory: &str, id: &str, timeout_ms: Option<u64>) -> conmon_protocol::ExecPlan {
+    let mut plan = exec_plan(id, "c1", "exit 4");
+    (plan.stdout, plan.stderr, plan.timeout_ms) = (false, false, timeout_ms);
+    plan.process["cwd"] = directory.into();
+    plan
+}
+
+#[test]
+fn a_process_that_hangs_on_a_dead_volume_is_given_up_and_holds_up_nothing_else() {
+    let Some(mut pod) = Pod::made() else { return };
+    let below = DeadBelow::of(&pod);
+    let plan = with_volume(&pod, "c1", &below.dir, "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done");
+    pod.create(plan);
+    pod.start("c1");
+    pod.wait_log("c1", "stdout F 0");
+
+    let began = Instant::now();
+    let asked = pod.daemon.say(Ask::Exec(exec_in("/data/dead", "hangs", None)), &[]);
+    let lines = || pod.log("c1").lines().count();
+    let (before, _) = (lines(), std::thread::sleep(Duration::from_millis(200)));
+    assert!(lines() > before + 5, "the log stood still");
+    let mut other = crate::harness::Daemon::connect(&pod.dir);
+    let refusal = other.ask(Ask::Exec(exec_in("/", "hangs", None))).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Exists, "{refusal}");
+    other.ask(Ask::Exec(exec_in("/", "well", None))).unwrap();
+    assert_eq!(other.exec_exit("well"), (4, false));
+    assert!(began.elapsed() < Duration::from_millis(PATIENCE_MS), "all of that was while the first one hung");
+    let refusal = pod.daemon.answer_to(asked).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::TimedOut, "{refusal}");
+    assert!(refusal.message.contains("container c1") && refusal.message.contains("volume"), "{refusal}");
+
+    // Its own time counts when it is shorter, and so does being killed.
+    let began = Instant::now();
+    let refusal = pod.daemon.ask(Ask::Exec(exec_in("/data/dead", "late", Some(100)))).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::TimedOut, "{refusal}");
+    assert!(began.elapsed() < Duration::from_millis(PATIENCE_MS), "{:?}", began.elapsed());
+    let asked = pod.daemon.say(Ask::Exec(exec_in("/data/dead", "killed", None)), &[]);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(other.ask(Ask::KillExec { exec_id: "killed".into() }), Ok(Answer::Done));
+    assert!(pod.daemon.answer_to(asked).is_err());
+    assert!(began.elapsed() < Duration::from_millis(2 * PATIENCE_MS), "{:?}", began.elapsed());
+
+    // What comes again and again does not leave more and more to the kernel.
+    let _ = pod.daemon.ask(Ask::Exec(exec_in("/data/dead", "fourth", Some(50))));
+    let again = Instant::now();
+    let refusal = pod.daemon.ask(Ask::Exec(exec_in("/data/dead", "fifth", None))).unwrap_err();
+    assert!(refusal.message.contains("4 times"), "{refusal}");
+    assert!(again.elapsed() < Duration::from_millis(200), "{:?}", again.elapsed());
+    drop(below);
+    pod.unmake();
+}
+
+#[test]
+fn a_command_on_a_dead_volume_fails_its_container_and_holds_up_nothing_else() {
+    let Some(mut pod) = Pod::made() else { return };
+    let below = DeadBelow::of(&pod);
+    let plan = with_volume(&pod, "c1", &below.dir, "");
+    let file = plan.bundle_dir.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    config["process"]["args"] = serde_json::json!(["/data/dead/program"]);
+    std::fs::write(&file, config.to_string()).unwrap();
+    let asked = pod.daemon.say(Ask::Create(plan), &[]);
+    std::thread::sleep(Duration::from_millis(100));
+    let mut other = crate::harness::Daemon::connect(&pod.dir);
+    let began = Instant::now();
+    assert!(other.ask(Ask::Reopen { container_id: "c1".into() }).is_err());
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}", began.elapsed());
+    let refusal = pod.daemon.answer_to(asked).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::TimedOut, "{refusal}");
+    drop(below);
+    pod.unmake();
+}

@@ -74,4 +74,12 @@ fn what_does_not_belong_is_refused_with_its_place() {
     check("root = \"var\"", &["root", "not an absolute path"]);
     check("[runtime]\ndefault_handler = \"kata\"", &["default_handler", "kata"]);
     check("workers = 0", &["workers"]);
+    let handler = |keys: &str| format!("[runtime.handlers.x]\n{keys}");
+    check(&handler("path = \"runc\""), &["x.path", "not an absolute path"]);
+    check(&handler("seccomp_profile = \"a.json\""), &["x.seccomp_profile", "not an absolute path"]);
+    check(&handler("monitor_cgroup = \"pods\""), &["x.monitor_cgroup", "\"pods\"", "neither"]);
+    check(&handler("monitor_cgroup = \"/a/../b\""), &["x.monitor_cgroup", "neither"]);
+    let systemd = format!("[runtime]\ncgroup_driver = \"systemd\"\n{}", handler("monitor_cgroup = \"pod\""));
+    check(&systemd, &["x.monitor_cgroup", "cgroupfs"]);
+    assert!(read(&[("berth.toml", &handler("monitor_cgroup = \"/monitors\""))]).is_ok());
 }

@@ -46,7 +46,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
     let seen = look(node, &order).await?;
-    let host = gather(node, order.config.clone(), seen).await?;
+    let host = gather(node, &order, seen).await?;
     let plan = decide(node, &order, &image, &host)?;
     load_profile(&plan).await?;
 
@@ -107,9 +107,12 @@ struct Volumes {
 }
 
 /// Looks at the host in a thread that may take long.
-async fn gather(node: &Node, config: v1::ContainerConfig, seen: Vec<Seen>) -> Result<plan::HostFacts, Error> {
-    let settings = node.config().container.clone();
-    let looking = tokio::task::spawn_blocking(move || plan::gather(&config, &settings, seen));
+async fn gather(node: &Node, order: &Order, seen: Vec<Seen>) -> Result<plan::HostFacts, Error> {
+    let (config, settings, handler) =
+        (order.config.clone(), node.config(), order.sandbox.plan.handler.clone());
+    let looking = tokio::task::spawn_blocking(move || {
+        plan::gather(&config, &settings.container, settings.runtime.handlers.get(&handler), seen)
+    });
     match tokio::time::timeout(GATHER_TIMEOUT, looking).await {
         Ok(Ok(gathered)) => Ok(gathered?),
         Ok(Err(_)) => Err(Error::Stopping),
@@ -190,7 +193,7 @@ fn monitor_plan(
 fn handler(node: &Node, sandbox: &sandbox::Plan) -> Handler {
     let config = node.config();
     let (name, cgroup_driver) = (&sandbox.handler, sandbox.pod.cgroup_driver);
-    match config.runtime.handlers.get(name) {
+    match config.runtime.handlers.get(name).filter(|handler| !handler.is_in_tree()) {
         Some(handler) => Handler::Command {
             path: handler.path.clone(),
             root: handler.root.clone().unwrap_or_else(|| config.run.join(format!("runtime-{name}"))),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use conmon_protocol::{CgroupDriver, IdMap, IdMaps, PidSharing, PodPlan, Sharing};
+use conmon_protocol::{CgroupDriver, IdMap, IdMaps, MonitorCgroup, PidSharing, PodPlan, Sharing};
 use network::{Dns, PortMapping, Protocol};
 use proto::v1::{self, NamespaceMode};
 use serde::{Deserialize, Serialize};
@@ -72,6 +72,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
     let spaces = Spaces::of(&security.namespace_options.unwrap_or_default())?;
     let sysctls = sysctls(&linux.sysctls, &spaces)?;
     let hostname = hostname(config, &spaces, inputs.host)?;
+    let handler = handler(&inputs.request.runtime_handler, inputs.handlers)?;
     let pod = PodPlan {
         sandbox_id: inputs.sandbox_id.into(),
         pod_dir: inputs.pod_dir.into(),
@@ -85,10 +86,11 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         shm_size_bytes: None,
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, inputs.handlers.cgroup_driver)?,
         cgroup_driver: inputs.handlers.cgroup_driver,
+        monitor_cgroup: monitor_cgroup(&handler, inputs.handlers),
     };
     Ok(Plan {
         pod,
-        handler: handler(&inputs.request.runtime_handler, inputs.handlers)?,
+        handler,
         hostname,
         port_mappings: port_mappings(&config.port_mappings, spaces.network)?,
         resolv_conf: resolv_conf(config.dns_config.as_ref(), inputs.host.resolv_conf)?,
@@ -313,6 +315,14 @@ fn slice_path(field: &'static str, parent: &str) -> Result<String, Invalid> {
         return Err(wrong(field, reason));
     }
     Ok((1..=parts.len()).map(|count| format!("/{}.slice", parts[..count].join("-"))).collect())
+}
+
+fn monitor_cgroup(handler: &str, known: &crate::config::RuntimeSection) -> Option<MonitorCgroup> {
+    match known.handlers.get(handler)?.monitor_cgroup.as_str() {
+        "" => None,
+        crate::config::IN_POD => Some(MonitorCgroup::Pod),
+        path => Some(MonitorCgroup::Named(path.to_owned())),
+    }
 }
 
 fn handler(name: &str, known: &crate::config::RuntimeSection) -> Result<String, Invalid> {

@@ -18,6 +18,7 @@ use rustix::fs::OFlags;
 use super::{Invalid, Settings, capabilities, security};
 use crate::apparmor;
 use crate::cdi;
+use crate::config::HandlerSection;
 use crate::oci_hooks::{self, HookFile};
 
 /// A profile larger than this is a mistake or an attack.
@@ -43,7 +44,7 @@ pub struct HostFacts {
     pub hooks: Vec<HookFile>,
     /// One for each of `config.mounts`.
     pub mounts: Vec<MountSource>,
-    /// The text of the localhost seccomp profile, when one is asked for.
+    /// The text of the localhost seccomp profile, when one is asked for, or of the handler's own default.
     pub seccomp_profile: Option<Vec<u8>>,
     /// Whether the AppArmor profile that is asked for by name, if one is, is there.
     pub apparmor_loaded: bool,
@@ -115,6 +116,7 @@ pub enum Propagation {
 pub fn gather(
     config: &v1::ContainerConfig,
     settings: &Settings,
+    handler: Option<&HandlerSection>,
     seen: Vec<Seen>,
 ) -> Result<HostFacts, Invalid> {
     let security = security::context(config);
@@ -129,7 +131,7 @@ pub fn gather(
         devices,
         all_devices: if security.privileged { all_devices() } else { Vec::new() },
         mounts: mount_sources(&config.mounts, seen)?,
-        seccomp_profile: seccomp_profile(&security)?,
+        seccomp_profile: seccomp_profile(&security, handler)?,
         apparmor_loaded: apparmor_loaded(&security)?,
     })
 }
@@ -414,9 +416,18 @@ fn apparmor_loaded(security: &v1::LinuxContainerSecurityContext) -> Result<bool,
     Ok(asked.is_none_or(|name| apparmor::is_loaded(&name).unwrap_or(false)))
 }
 
-fn seccomp_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Option<Vec<u8>>, Invalid> {
-    let security::Seccomp::Localhost(path) = security::seccomp(security)? else { return Ok(None) };
-    let field = "security_context.seccomp.localhost_ref";
+fn seccomp_profile(
+    security: &v1::LinuxContainerSecurityContext,
+    handler: Option<&HandlerSection>,
+) -> Result<Option<Vec<u8>>, Invalid> {
+    let (field, path) = match security::seccomp(security)? {
+        security::Seccomp::Unconfined => return Ok(None),
+        security::Seccomp::Localhost(path) => ("security_context.seccomp.localhost_ref", path),
+        security::Seccomp::RuntimeDefault => match handler.and_then(|it| it.seccomp_profile.clone()) {
+            Some(path) => (security::HANDLERS_PROFILE, path),
+            None => return Ok(None),
+        },
+    };
     let text = read_profile(&path).map_err(|e| unreachable(field, &path.display().to_string(), e))?;
     if text.len() as u64 > PROFILE_MAX_BYTES {
         return Err(Invalid::wrong(field, format!("{} is larger than 1 MiB", path.display())));

@@ -84,6 +84,9 @@ fn localhost(field: &str, path: &str) -> Result<Seccomp, Invalid> {
     Ok(Seccomp::Localhost(path.to_owned()))
 }
 
+/// The operator's part of the settings, where a profile of his cannot be read.
+pub(super) const HANDLERS_PROFILE: &str = "runtime.handlers.NAME.seccomp_profile";
+
 /// The filter for the container. The default one depends on the capabilities that are granted.
 pub(super) fn filter(
     inputs: &Inputs<'_>,
@@ -91,17 +94,17 @@ pub(super) fn filter(
     granted: &LinuxCapabilities,
 ) -> Result<Option<LinuxSeccomp>, Invalid> {
     let capabilities: Vec<_> = granted.bounding().iter().flatten().copied().collect();
-    match seccomp(security)? {
-        Seccomp::Unconfined => Ok(None),
-        Seccomp::RuntimeDefault => Ok(Some(profiles::runtime_default(&capabilities))),
-        Seccomp::Localhost(path) => {
-            let text = inputs.host.seccomp_profile.as_deref().unwrap_or_default();
-            let parsed = profiles::parse(text, &capabilities).map_err(|e| {
-                Invalid::wrong("security_context.seccomp.localhost_ref", format!("{}: {e}", path.display()))
-            })?;
-            Ok(Some(parsed))
-        }
-    }
+    let (field, path) = match seccomp(security)? {
+        Seccomp::Unconfined => return Ok(None),
+        Seccomp::Localhost(path) => ("security_context.seccomp.localhost_ref", path),
+        Seccomp::RuntimeDefault => match inputs.handler.and_then(|handler| handler.seccomp_profile.clone()) {
+            Some(path) => (HANDLERS_PROFILE, path),
+            None => return Ok(Some(profiles::runtime_default(&capabilities))),
+        },
+    };
+    let text = inputs.host.seccomp_profile.as_deref().unwrap_or_default();
+    let parsed = profiles::parse(text, &capabilities);
+    parsed.map(Some).map_err(|e| Invalid::wrong(field, format!("{}: {e}", path.display())))
 }
 
 /// The name of the AppArmor profile, when one is to be set.

@@ -76,6 +76,7 @@ impl Case {
                 shm_size_bytes: None,
                 cgroup_parent: "/kubepods/poduid-1".into(),
                 cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+                monitor_cgroup: None,
             },
             image: TestImage {
                 entrypoint: vec!["/entry".into()],
@@ -707,7 +708,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
     };
     let plan = planned(|case| {
         case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }];
-        let found = gather(&case.config, &settings, seen_of(&case.config)).unwrap();
+        let found = gather(&case.config, &settings, None, seen_of(&case.config)).unwrap();
         (case.host.cdi, case.host.devices, case.host.hooks) = (found.cdi, found.devices, found.hooks);
     });
     let process = plan.spec.process().as_ref().unwrap();
@@ -738,6 +739,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
             ..Default::default()
         },
         &settings,
+        None,
         Vec::new(),
     );
     assert!(refused.unwrap_err().to_string().contains("v.com/gpu=9"));

@@ -27,6 +27,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
         shm_size_bytes: None,
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+        monitor_cgroup: None,
     };
     let plan = sandbox::Plan {
         pod,

@@ -57,6 +57,7 @@ fn facts(node: &Node) -> Arc<Facts> {
         shm_size_bytes: None,
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
+        monitor_cgroup: None,
     };
     let plan = crate::sandbox::Plan {
         pod,
