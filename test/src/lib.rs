@@ -7,6 +7,8 @@
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
 pub mod bench;
+pub mod channels;
+pub mod crictl;
 pub mod critest;
 pub mod criu;
 pub mod dead_volume;
@@ -14,6 +16,7 @@ pub mod demo;
 pub mod engine;
 pub mod fixture;
 pub mod image;
+pub mod kubelet;
 pub mod leaks;
 pub mod node;
 pub mod oci;

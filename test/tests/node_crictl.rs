@@ -3,39 +3,11 @@
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+use berth_test::crictl::Crictl;
 use berth_test::fixture::Fixture;
-use berth_test::programs::target_dir;
 use serde_json::json;
-
-/// crictl with one endpoint.
-struct Crictl {
-    endpoint: String,
-}
-
-impl Crictl {
-    /// Runs it; what it printed. Its configuration file is none of the machine's.
-    fn run(&self, args: &[&str]) -> Result<String> {
-        let output = Command::new(target_dir().join("tools/crictl"))
-            .args([
-                "--config",
-                "/dev/null",
-                "--runtime-endpoint",
-                &self.endpoint,
-                "--image-endpoint",
-                &self.endpoint,
-            ])
-            .args(args)
-            .output()
-            .context("running crictl")?;
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "crictl {args:?}: {stdout}{stderr}");
-        Ok(stdout)
-    }
-}
 
 fn write_json(file: &Path, value: &serde_json::Value) -> Result<String> {
     std::fs::write(file, value.to_string())?;
@@ -46,7 +18,7 @@ fn write_json(file: &Path, value: &serde_json::Value) -> Result<String> {
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn the_operators_tour() -> Result<()> {
     let fixture = Fixture::new().await?;
-    let crictl = Crictl { endpoint: fixture.node.endpoint() };
+    let crictl = Crictl::of(&fixture.node);
     let log_dir = fixture.log_dir("tour");
     std::fs::create_dir_all(&log_dir)?;
     let pod = json!({"metadata": {"name": "tour", "namespace": "default", "uid": "tour-uid", "attempt": 1},

@@ -30,7 +30,7 @@ fn run_in(namespaces: &[&str], args: &[&str]) -> Result<()> {
     command.args(namespaces).args(["--", "env"]);
     // An ordinary user's lacks what only root runs: iptables, useradd.
     command.arg(format!("PATH={}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()));
-    for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "CARGO", "CI"] {
+    for name in ["HOME", "CARGO_HOME", "RUSTUP_HOME", "CARGO_TARGET_DIR", "CARGO", "CI", "BERTH_SOAK"] {
         if let Some(value) = std::env::var_os(name) {
             command.arg(format!("{name}={}", value.to_string_lossy()));
         }
