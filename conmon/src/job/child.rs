@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use conmon_protocol::{ContainerPlan, Seen, Volume};
 use rustix::io::Errno;
+use rustix::process::{getpid, set_child_subreaper};
 
 use super::line::{Word, say};
 use crate::error::{Error, Named as _};
@@ -62,6 +63,9 @@ pub(super) fn exec(
     ends: Option<Ends>,
 ) -> Result<(), Errno> {
     keep_only(line, ends.as_ref())?;
+    // The process that another runtime's command leaves behind is ours until we end, and the monitor's then: it would
+    // reap one that ends soon before we have a descriptor of it.
+    set_child_subreaper(Some(getpid()))?;
     match handler::exec(plan, process, ends) {
         Ok(entered) => say(line, &Word::entered(&entered), &descriptors(&entered)),
         Err(error) => say(line, &Word::Failed(error.refusal()), &[]),

@@ -27,6 +27,7 @@ usage: cargo xtask TASK
   bench [pod]  pod start, exec and memory beside containerd [--rounds N] [--pods N]
   bench pull an image's pull beside containerd and skopeo [--rounds N] [--only SHAPE] [--no-peers] [--backing DIR]
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
+              [--alone]
   vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
              [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | -- COMMAND
              | oci [--cgroupfs | --systemd-cgroup] [--alone] [--focus TEXT] | bench [--rounds N]

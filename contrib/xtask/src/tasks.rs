@@ -120,11 +120,12 @@ pub(crate) fn bench_lists(args: &[&str]) -> Result<()> {
     let mut options = bench::lists::Options::default();
     let mut words = args.iter();
     while let Some(word) = words.next() {
-        let number = value(word, words.next())?.parse().context("a number of pods or rounds")?;
+        let mut number = || value(word, words.next())?.parse().context("a number of pods or rounds");
         match *word {
-            "--pods" => options.pods = number,
-            "--churn" => options.churn = number,
-            "--rounds" => options.rounds = number,
+            "--pods" => options.pods = number()?,
+            "--churn" => options.churn = number()?,
+            "--rounds" => options.rounds = number()?,
+            "--alone" => options.alone = true,
             other => bail!("bench lists has no option {other}"),
         }
     }

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 
 use crate::bench::beside::Beside;
 use crate::bench::samples::{Samples, table};
-use crate::node::{Client, connect, container_config, pod_config};
+use crate::fixture::Fixture;
+use crate::node::{Client, Node, connect, container_config, pod_config};
 
 const ROWS: &[(&str, &str)] = &[
     ("list_pods", "ListPodSandbox ms"),
@@ -36,11 +37,13 @@ pub struct Options {
     /// That are being made and stopped at once.
     pub churn: u32,
     pub rounds: u32,
+    /// Without containerd.
+    pub alone: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { pods: 300, churn: 20, rounds: 300 }
+        Options { pods: 300, churn: 20, rounds: 300, alone: false }
     }
 }
 
@@ -55,20 +58,28 @@ struct Contender {
 
 /// Runs the benchmark in this process's network namespace; the report.
 pub async fn run(options: Options) -> Result<String> {
+    if options.alone {
+        let Fixture { node, image, .. } = &Fixture::new().await?;
+        let mut ours = Contender::new("berth", node.socket(), node, image);
+        ours.measure(options).await.context("measuring berth")?;
+        return Ok(report_alone(&ours.samples));
+    }
     let Beside { node, containerd, image, .. } = &Beside::start().await?;
-    let contender = |name, socket| Contender {
-        name,
-        socket,
-        image: image.clone(),
-        log_dir: node.dir().join("logs").join(name),
-        samples: Samples::default(),
-    };
-    let mut ours = contender("berth", node.socket());
-    let mut peer = contender("containerd", containerd.socket());
+    let mut ours = Contender::new("berth", node.socket(), node, image);
+    let mut peer = Contender::new("containerd", containerd.socket(), node, image);
     for contender in [&mut ours, &mut peer] {
         contender.measure(options).await.with_context(|| format!("measuring {}", contender.name))?;
     }
     Ok(report(&ours.samples, &peer.samples, options))
+}
+
+fn report_alone(ours: &Samples) -> String {
+    let row = |(name, _): &(&str, &str)| {
+        let [p50, p99] = [50.0, 99.0].map(|percent| ours.percentile(name, percent));
+        format!("{name} p50 {p50:.2} ms, p99 {p99:.2} ms\n")
+    };
+    let rows: String = ROWS.iter().map(row).collect();
+    rows + &format!("pods made and removed meanwhile: {:.0}\n", ours.p50("churned_pods"))
 }
 
 fn report(ours: &Samples, peer: &Samples, options: Options) -> String {
@@ -86,6 +97,11 @@ fn report(ours: &Samples, peer: &Samples, options: Options) -> String {
 }
 
 impl Contender {
+    fn new(name: &'static str, socket: PathBuf, node: &Node, image: &str) -> Contender {
+        let log_dir = node.dir().join("logs").join(name);
+        Contender { name, socket, image: image.to_owned(), log_dir, samples: Samples::default() }
+    }
+
     async fn measure(&mut self, options: Options) -> Result<()> {
         let mut client = connect(&self.socket).await?;
         client.pull(&self.image.clone()).await.context("pulling the image")?;
