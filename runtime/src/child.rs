@@ -180,6 +180,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     renew_keyring(kit.keyring)?;
     new_cgroup_view(plan)?;
     name_host(plan)?;
+    bring_loopback_up(plan)?;
     let label = with_private_procfs(plan)?;
     let terminal = root::make(kit)?;
     special(plan)?;
@@ -304,6 +305,14 @@ fn new_cgroup_view(plan: &Plan) -> Done {
         return Ok(());
     }
     kernel::unshare(flag::NEWCGROUP).at(Step::NewNamespace, 0)
+}
+
+/// As runc and crun do in a network namespace that is the container's own: programs expect 127.0.0.1 to be there.
+fn bring_loopback_up(plan: &Plan) -> Done {
+    if (plan.namespaces.new | plan.namespaces.late) & flag::NEWNET == 0 {
+        return Ok(());
+    }
+    kernel::set_link_up(c"lo").at(Step::Loopback, 0)
 }
 
 fn name_host(plan: &Plan) -> Done {

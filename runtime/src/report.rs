@@ -44,6 +44,7 @@ steps! {
     Keyring = "joining a new session keyring",
     Hostname = "setting the host name",
     Domainname = "setting the domain name",
+    Loopback = "bringing the loopback interface up",
     Privacy = "making the mounts private",
     AttachRoot = "attaching the root file system",
     PivotRoot = "pivoting into the root file system",

@@ -14,6 +14,7 @@ mod heap;
 mod inherited;
 mod keyring;
 mod kill;
+mod link;
 mod mount_setattr;
 mod namespace;
 mod pidfd;
@@ -39,6 +40,7 @@ pub use heap::malloc_trim;
 pub use inherited::take_inherited_fd;
 pub use keyring::keyctl_join_session_keyring;
 pub use kill::kill;
+pub use link::set_link_up;
 pub use mount_setattr::{
     Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, open_tree_attr, propagation,
 };

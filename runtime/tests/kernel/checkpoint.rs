@@ -298,7 +298,7 @@ fn join(lab: &mut Lab, namespaces: &Namespaces) {
 const NO_PASSCRED: &str = "Can't get 1:16 opt: Operation not supported";
 
 /// A server and a client of one container, which send each other a line now and then.
-const TALKING: &str = "ifconfig lo up; echo 'while read l; do echo $l; done' > /tmp/echo
+const TALKING: &str = "echo 'while read l; do echo $l; done' > /tmp/echo
     nc -l -p 7777 -e sh /tmp/echo & sleep 0.5
     (i=0; while true; do i=$((i+1)); echo $i; sleep 0.02; done) | nc 127.0.0.1 7777 |
     while read l; do echo $l > /tmp/count; done";

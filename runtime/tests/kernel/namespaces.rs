@@ -1,10 +1,33 @@
 //! Namespaces: made, joined by path, mapped and offset.
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, is_root};
+use crate::bundle::{Bundle, is_root, wait_until};
+
+#[test]
+fn loopback_is_up_in_a_network_of_its_own() {
+    if !is_root() {
+        return;
+    }
+    let said = Bundle::new("ifconfig").run();
+    assert!(said.ok().contains("127.0.0.1") && said.out.contains("UP LOOPBACK"), "{}", said.out);
+    // Somebody else's is left as it is.
+    let mut holder = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
+    let path = format!("/proc/{}/ns/net", holder.id());
+    let ours = fs::read_link("/proc/self/ns/net").unwrap();
+    wait_until(|| fs::read_link(&path).is_ok_and(|theirs| theirs != ours), "another network");
+    let mut bundle = Bundle::new("ifconfig");
+    let list = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    list.retain(|one| one["type"] != "network");
+    list.push(json!({"type": "network", "path": path}));
+    let said = bundle.run();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(said.ok(), "");
+}
 
 #[test]
 fn every_new_namespace_differs_from_the_hosts() {
