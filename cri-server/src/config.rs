@@ -21,6 +21,8 @@ use section::section;
 
 /// The handler that is our own runtime, linked into the monitor.
 pub const IN_TREE: &str = "berth";
+/// The word after which berthd unpacks a layer for another berthd, and does nothing else.
+pub const UNPACK_WORD: &str = "unpack-layer";
 /// Where the settings are when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/berth/berth.toml";
 
@@ -72,10 +74,24 @@ section! {
         decryption_keys_path: PathBuf = "/etc/berth/decryption-keys".into(),
         /// Where signatures lie that no registry has: containers-registries.d(5).
         registries_d: PathBuf = "/etc/containers/registries.d".into(),
+        /// Where the work of unpacking is counted: a cgroup's path below /sys/fs/cgroup, which is made where it is
+        /// missing, or `pod` for that of the pod that an image is for. Empty: with the daemon, and no process is
+        /// started for it.
+        separate_pull_cgroup: String = String::new(),
         /// Layers fetched and unpacked at once, over all pulls of the node. Each costs memory.
         parallel_layers: usize = 4,
         /// Images that the kubelet's garbage collection leaves alone: names, or beginnings of names with `*`.
         pinned: Vec<String> = Vec::new(),
+    }
+}
+
+impl ImageSection {
+    fn pull_cgroup(&self) -> image_service::PullCgroup {
+        match self.separate_pull_cgroup.as_str() {
+            "" => image_service::PullCgroup::Daemon,
+            "pod" => image_service::PullCgroup::Pod,
+            path => image_service::PullCgroup::Path(path.to_owned()),
+        }
     }
 }
 
@@ -291,6 +307,12 @@ impl Config {
             let why = "TLS needs both tls_cert and tls_key".into();
             return Err(Error::Value { key: "stream.tls_cert", why });
         }
+        let pulls = self.image.separate_pull_cgroup.as_str();
+        let upwards = pulls.split('/').any(|part| part == "..");
+        if !matches!(pulls, "" | "pod") && (!pulls.starts_with('/') || upwards || pulls.contains('\0')) {
+            let why = format!("{pulls:?} is neither \"pod\" nor a path such as \"/pulls\"");
+            return Err(Error::Value { key: "image.separate_pull_cgroup", why });
+        }
         if self.workers == 0 {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }
@@ -309,6 +331,8 @@ impl Config {
             policy_dir: self.image.policy_dir.clone(),
             decryption_keys_path: self.image.decryption_keys_path.clone(),
             registries_d: self.image.registries_d.clone(),
+            pull_cgroup: self.image.pull_cgroup(),
+            unpacker: vec!["/proc/self/exe".into(), UNPACK_WORD.into()],
             parallel_layers: self.image.parallel_layers,
             pinned: self.image.pinned.clone(),
             ..image_service::Settings::new(&self.root)

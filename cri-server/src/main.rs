@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +66,11 @@ struct Arguments {
 /// Between a daemon's death and its lock's release lies the release of its memory.
 const LAST_ONE_ENDS: Duration = Duration::from_secs(3);
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
+    if std::env::args_os().nth(1).is_some_and(|word| word == config::UNPACK_WORD) {
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+        return Ok(image_service::unpack_for_a_daemon());
+    }
     let arguments = Arguments::parse();
     bound_heap();
     let config = arguments.read_config()?;
@@ -91,7 +96,7 @@ fn main() -> anyhow::Result<()> {
     hearing.shutdown_timeout(Duration::from_millis(100));
     runtime.shutdown_timeout(Duration::from_millis(100));
     std::mem::forget(lock);
-    done
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Its one thread holds the connections and answers what is polled; see [`rpc::Lanes`]. It starts no process, so

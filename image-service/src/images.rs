@@ -1,5 +1,6 @@
 //! The service: what the daemon asks of images, each a few words long.
 
+use std::ffi::OsString;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::image::Image;
 use crate::import::Opened;
 use crate::platform::Platform;
 use crate::policy::{Policy, Refusal};
+use crate::pull::counted::{Counted, PullCgroup};
 use crate::pull::{PullRequest, Pulls, blocking};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
@@ -40,6 +42,10 @@ pub struct Settings {
     /// Says where signatures lie that no registry has.
     pub registries_d: PathBuf,
     pub platform: Platform,
+    /// Whose cgroup unpacking is counted in.
+    pub pull_cgroup: PullCgroup,
+    /// The program and the words that make [`crate::unpack_for_a_daemon`] run, where that is not the daemon's.
+    pub unpacker: Vec<OsString>,
     /// Layers downloaded and unpacked at once on the whole node.
     pub parallel_layers: usize,
     /// An unpacked layer larger than this is refused.
@@ -105,6 +111,8 @@ impl Settings {
             decryption_keys_path: PathBuf::from("/etc/berth/decryption-keys"),
             registries_d: PathBuf::from("/etc/containers/registries.d"),
             platform: Platform::host(),
+            pull_cgroup: PullCgroup::Daemon,
+            unpacker: Vec::new(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
             parts_from_bytes: 8 << 20,
@@ -128,16 +136,24 @@ impl Images {
         let resolving = self.resolve(&request).instrument(step("image.resolve", name));
         let (reference, repository, resolved) = resolving.await?;
         let names = names(&reference, resolved.digest());
+        let settings = &self.inner.settings;
+        let pod_cgroup = request.pod_cgroup.as_deref();
+        let counted = Counted::choose(&settings.pull_cgroup, &settings.unpacker, pod_cgroup);
         let content =
-            self.inner.pulls.content(&request.reference, repository, resolved, request.progress).await?;
+            self.inner.pulls.content(&request.reference, repository, resolved, counted, request.progress);
+        let content = content.await?;
         self.commit(content, names).await
     }
 
     /// Takes in an OCI layout (directory or tar) or a docker archive. `name` is given to its only image.
     pub async fn import(&self, archive: &Path, name: Option<&str>) -> Result<Vec<Arc<Image>>, Error> {
         let name = name.map(Reference::parse).transpose()?;
-        let opened = self.open_archive(archive).await?;
+        let (opened, policy) = self.open_archive(archive).await?;
         let found = opened.images(&self.inner.settings.platform, name.as_ref())?;
+        for found in &found {
+            let checked = policy.check_file(opened.transport(), archive, found.tag.as_deref());
+            checked.map_err(Error::Policy)?;
+        }
         let mut images = Vec::with_capacity(found.len());
         for found in found {
             let names = found.names.clone();
@@ -256,13 +272,12 @@ impl Images {
         blocking(move || store.commit(&content, &names)).instrument(span).await
     }
 
-    async fn open_archive(&self, archive: &Path) -> Result<Arc<Opened>, Error> {
+    async fn open_archive(&self, archive: &Path) -> Result<(Arc<Opened>, Policy), Error> {
         let (archive, policy) = (archive.to_owned(), self.inner.settings.policy.clone());
         blocking(move || {
             let opened = Opened::open(&archive)?;
             let policy = Policy::in_force(&policy).map_err(Error::Policy)?;
-            policy.check_file(opened.transport(), &archive).map_err(Error::Policy)?;
-            Ok(Arc::new(opened))
+            Ok((Arc::new(opened), policy))
         })
         .await
     }

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH};
 use crate::platform::Platform;
+use crate::pull::counted::Counted;
 use crate::pull::{Pulls, Sealed, blocking, parse_config};
 use crate::reference::Reference;
 use crate::store::{Content, Hold, Name};
@@ -49,6 +50,8 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) names: Vec<Name>,
+    /// What a layout calls it.
+    pub(crate) tag: Option<String>,
     id: Digest,
     config: ImageConfig,
     layers: Vec<FoundLayer>,
@@ -137,6 +140,7 @@ impl Opened {
             }
             if let Some(mut image) = self.image(descriptor, platform, Vec::new())? {
                 image.names = layout_names(descriptor);
+                image.tag = descriptor.annotations.get(REF_NAME).cloned();
                 images.push(image);
             }
         }
@@ -184,7 +188,7 @@ impl Opened {
         };
         let layers = manifest.layers.iter().zip(diff_ids).map(layer).collect();
         documents.push((id.clone(), bytes));
-        Ok(Found { names: Vec::new(), id, config, layers, documents })
+        Ok(Found { names: Vec::new(), tag: None, id, config, layers, documents })
     }
 
     fn docker(&self) -> Result<Vec<Found>, Error> {
@@ -222,6 +226,7 @@ impl Opened {
         let id = Digest::sha256(&bytes);
         Ok(Found {
             names,
+            tag: None,
             config,
             layers: saved.layers.into_iter().zip(diff_ids).map(layer).collect(),
             documents: vec![(id.clone(), bytes)],
@@ -285,7 +290,8 @@ impl Pulls {
         };
         let source = archive.place.file(&layer.file)?;
         let source = BufReader::with_capacity(READ_BYTES, source);
-        let sealed = Sealed { expected: layer.expected, cipher };
+        let counted = Counted::choose(&self.pull_cgroup, &self.unpacker, None);
+        let sealed = Sealed { expected: layer.expected, cipher, counted };
         Ok(self.clone().make_layer(source, sealed, permission, || ()).await?)
     }
 }

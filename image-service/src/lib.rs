@@ -38,4 +38,6 @@ pub use explain::{Explanation, explain};
 pub use image::{Accounts, Image, ImageConfig, Layer};
 pub use images::{Images, RootfsPlan, Settings, Usage};
 pub use platform::Platform;
+pub use pull::counted::PullCgroup;
 pub use pull::{LayerProgress, LayerStage, Progress, PullRequest};
+pub use unpack::apart::work as unpack_for_a_daemon;

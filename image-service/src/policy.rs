@@ -128,8 +128,12 @@ impl Policy {
         if let Some(named) = fields.take("transports") {
             for (transport, scopes) in named.fields()?.rest() {
                 let scopes = scopes.fields()?.rest().into_iter();
-                let read = scopes.map(|(scope, list)| Ok((scope, requirements(list)?)));
-                transports.insert(transport, read.collect::<Result<_, Flaw>>()?);
+                let read = scopes.map(|(scope, list)| {
+                    check_scope(&transport, &scope, &list.at)?;
+                    Ok((scope, requirements(list)?))
+                });
+                let read = read.collect::<Result<_, Flaw>>()?;
+                transports.insert(transport, read);
             }
         }
         fields.finish()?;
@@ -158,10 +162,11 @@ impl Policy {
         signed.map(Requirement::kind).collect()
     }
 
-    /// Whether an image out of a file may be used. `transport` is `oci`, `oci-archive`, `docker-archive`.
-    pub fn check_file(&self, transport: &str, path: &Path) -> Result<(), Refusal> {
+    /// Whether an image out of a file may be used. `transport` is `oci`, `oci-archive`, `docker-archive`; `tag` is
+    /// what the image is called in there.
+    pub fn check_file(&self, transport: &str, path: &Path, tag: Option<&str>) -> Result<(), Refusal> {
         let text = path.to_string_lossy();
-        let ruling = self.judge(transport, &[text.to_string()], format!("{transport}:{text}"));
+        let ruling = self.judge(transport, &file_scopes(transport, path, tag), format!("{transport}:{text}"));
         ruling.check_plain()?;
         match ruling.requirements.iter().find(|requirement| **requirement != Requirement::Anything) {
             None => Ok(()),
@@ -361,6 +366,33 @@ fn scopes(reference: &Reference) -> Vec<String> {
     scopes
 }
 
+/// The scopes of a layout: the image in it by its tag, itself, and the directories above it, where the root has
+/// none. The path is the real one, since the policy's must be. A docker archive has but its transport's.
+fn file_scopes(transport: &str, path: &Path, tag: Option<&str>) -> Vec<String> {
+    if transport == "docker-archive" {
+        return Vec::new();
+    }
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let tagged = tag.map(|tag| format!("{}:{tag}", text(&real)));
+    let above = real.ancestors().filter(|path| path.parent().is_some());
+    tagged.into_iter().chain(above.map(text)).collect()
+}
+
+/// A scope that can match nothing was meant to be another (containers-policy.json(5), "dir:" and "oci:").
+fn check_scope(transport: &str, scope: &str, at: &str) -> Result<(), Flaw> {
+    if scope.is_empty() || !matches!(transport, "oci" | "oci-archive" | "dir") {
+        return Ok(());
+    }
+    let parts: Vec<&str> = scope.split('/').collect();
+    let clean = parts.len() > 1 && parts[0].is_empty();
+    if clean && parts[1..].iter().all(|part| !matches!(*part, "" | "." | "..")) {
+        return Ok(());
+    }
+    let why = "a path is wanted here that is absolute, is not / and has neither // nor . nor .. in it";
+    Err(Flaw::new(at, why))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -392,6 +424,40 @@ mod tests {
         check(POLICY, "a.example.org:5000/x", "yes");
         check(POLICY, "example.org/x", "rejects");
         check(POLICY, "busybox", "by its entry for everything");
+    }
+
+    #[test]
+    fn a_file_is_judged_by_its_tag_its_path_and_those_above() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(real.join("a/b")).unwrap();
+        std::os::unix::fs::symlink(real.join("a/b"), real.join("link")).unwrap();
+        let real = real.to_str().unwrap();
+        let text = format!(
+            r#"{{"default": [{{"type": "insecureAcceptAnything"}}], "transports": {{
+            "oci": {{"{real}/a": [{{"type": "reject"}}], "{real}/a/b:good": [{{"type": "insecureAcceptAnything"}}]}},
+            "docker-archive": {{"": [{{"type": "reject"}}], "{real}/a": [{{"type": "insecureAcceptAnything"}}]}}}}}}"#
+        );
+        let policy = Policy::parse(text.as_bytes()).unwrap();
+        let check = |transport: &str, path: &str, tag: Option<&str>, answer: bool| {
+            let verdict = policy.check_file(transport, &Path::new(real).join(path), tag);
+            assert_eq!(verdict.is_ok(), answer, "{transport} {path} {tag:?}: {verdict:?}");
+        };
+        check("oci", "a/b", None, false);
+        check("oci", "a/b", Some("good"), true);
+        check("oci", "a/b", Some("bad"), false);
+        check("oci", "link", Some("bad"), false);
+        check("oci", "link", Some("good"), true);
+        check("oci", "ab", None, true);
+        check("oci-archive", "a/b", None, true);
+        check("docker-archive", "a/b", None, false);
+        for scope in ["/", "relative", "/a/", "/a//b", "/a/../b", "/./a"] {
+            let text = format!(
+                r#"{{"default": [{{"type": "reject"}}], "transports": {{"oci": {{"{scope}": [{{"type": "reject"}}]}}}}}}"#
+            );
+            let flaw = Policy::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(flaw.contains("a path is wanted here"), "{scope}: {flaw}");
+        }
     }
 
     #[test]

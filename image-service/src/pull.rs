@@ -8,6 +8,7 @@
 
 mod behind;
 mod bring;
+pub(crate) mod counted;
 mod frontier;
 mod layer;
 mod resumable;
@@ -16,6 +17,7 @@ mod source;
 pub(crate) use self::layer::Sealed;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -24,6 +26,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared, try_join_all};
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tracing::Instrument;
 
+use self::counted::{Counted, PullCgroup};
 use crate::auth::Credentials;
 use crate::digest::Digest;
 use crate::encryption::Keys;
@@ -42,6 +45,8 @@ pub struct PullRequest {
     pub credentials: Option<Credentials>,
     /// Of the pod that the image is for: it may have credentials of its own on this node.
     pub namespace: Option<String>,
+    /// Where the cgroup of that pod is, `/kubepods/…`: what the pull costs may be counted there.
+    pub pod_cgroup: Option<String>,
     /// Gets the newest state whenever it changes; a slow watcher misses steps, never the end.
     pub progress: Option<watch::Sender<Progress>>,
 }
@@ -93,6 +98,8 @@ struct UnderWay {
 pub(crate) struct Pulls {
     pub(crate) store: Arc<Store>,
     decryption_keys_path: PathBuf,
+    pub(crate) pull_cgroup: PullCgroup,
+    pub(crate) unpacker: Vec<OsString>,
     max_layer_bytes: u64,
     parts_from_bytes: u64,
     /// Connections beyond the first for one blob.
@@ -110,6 +117,8 @@ impl Pulls {
         Pulls {
             store,
             decryption_keys_path: settings.decryption_keys_path.clone(),
+            pull_cgroup: settings.pull_cgroup.clone(),
+            unpacker: settings.unpacker.clone(),
             max_layer_bytes: settings.max_layer_bytes,
             parts_from_bytes: settings.parts_from_bytes,
             more_connections: Arc::new(Semaphore::new(settings.more_connections)),
@@ -126,9 +135,10 @@ impl Pulls {
         name: &str,
         repository: Repository,
         resolved: Resolved,
+        counted: Option<Counted>,
         watcher: Option<watch::Sender<Progress>>,
     ) -> Result<Arc<Content>, Error> {
-        let (fetching, progress) = self.join(name, repository, resolved);
+        let (fetching, progress) = self.join(name, repository, resolved, counted);
         match watcher {
             None => fetching.await,
             Some(watcher) => watched(fetching, progress, &watcher).await,
@@ -140,6 +150,7 @@ impl Pulls {
         name: &str,
         repository: Repository,
         resolved: Resolved,
+        counted: Option<Counted>,
     ) -> (Fetching, watch::Receiver<Progress>) {
         let mut under_way = lock(&self.under_way);
         under_way.retain(|_, other| other.fetching.upgrade().is_some());
@@ -151,7 +162,7 @@ impl Pulls {
             return (fetching, other.progress.clone());
         }
         let (sender, progress) = watch::channel(Progress::of(&resolved.manifest));
-        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, sender);
+        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, counted, sender);
         let fetching = fetching.in_current_span().boxed().shared();
         if let Some(weak) = fetching.downgrade() {
             under_way.insert(digest, UnderWay { fetching: weak, progress: progress.clone() });
@@ -164,6 +175,7 @@ impl Pulls {
         name: String,
         repository: Repository,
         resolved: Resolved,
+        counted: Option<Counted>,
         progress: watch::Sender<Progress>,
     ) -> Result<Arc<Content>, Error> {
         let manifest = &resolved.manifest;
@@ -177,7 +189,8 @@ impl Pulls {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
             let span = step("image.layer", descriptor.digest.as_str());
-            let wanted = layer::Wanted { name, repository, descriptor, diff_id, cipher, watch };
+            let counted = counted.as_ref();
+            let wanted = layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, watch };
             self.layer(wanted).instrument(span)
         });
         let holds = try_join_all(layers).await;

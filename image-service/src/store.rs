@@ -325,6 +325,10 @@ impl Store {
 }
 
 impl Ingest {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(crate) fn open(&self) -> Result<OwnedFd, Error> {
         unpack::open_root(&self.path).map_err(|errno| Error::io("opening", &self.path, errno.into()))
     }

@@ -5,6 +5,7 @@
 //! an archive can't name anything outside. A layer is unpacked alone: whiteouts and opaque directories
 //! become overlay's marks. The caller shows the directory to others only after [`unpack`] said yes.
 
+pub(crate) mod apart;
 pub(crate) mod archive;
 mod blocks;
 pub(crate) mod decrypt;
@@ -21,6 +22,7 @@ pub(crate) mod usage;
 use std::io::BufRead;
 
 use rustix::fd::OwnedFd;
+use serde::{Deserialize, Serialize};
 
 pub use error::{Error, Refusal};
 pub(crate) use tree::open_root;
@@ -59,7 +61,7 @@ impl Limits {
 }
 
 /// What was made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unpacked {
     pub bytes: u64,
     pub inodes: u64,
@@ -88,7 +90,7 @@ pub fn unpack(
     give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
     let way = Way { cipher: None, alone_below: SMALL_BYTES };
-    unpack_sealed(source, root, expected, way, limits, give_up)
+    unpack_sealed(source, root, expected, way, limits, |_| give_up())
 }
 
 /// How a layer's bytes are gone through.
@@ -107,7 +109,7 @@ pub(crate) fn unpack_sealed(
     expected: &Expected,
     way: Way<'_>,
     limits: Limits,
-    give_up: impl FnOnce(),
+    give_up: impl FnOnce(&Error),
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let packed = Packed::new(Source::new(source, algorithm), way.cipher);
@@ -117,7 +119,7 @@ pub(crate) fn unpack_sealed(
     }
     std::thread::scope(|scope| {
         let beside = Beside::start(scope, inflater).map_err(Error::Stream)?;
-        unpack_blocks(beside, root, expected, limits).inspect_err(|_| give_up())
+        unpack_blocks(beside, root, expected, limits).inspect_err(|error| give_up(error))
     })
 }
 

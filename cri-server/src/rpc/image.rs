@@ -64,10 +64,12 @@ impl ImageService for Images {
         let work = async {
             let reference = name(request.image)?;
             let credentials = request.auth.map(credentials).transpose()?.flatten();
-            let namespace =
-                request.sandbox_config.and_then(|pod| pod.metadata).map(|metadata| metadata.namespace);
+            let pod = request.sandbox_config.unwrap_or_default();
+            let pod_cgroup = self.pod_cgroup(pod.linux)?;
+            let namespace = pod.metadata.map(|metadata| metadata.namespace);
             let (progress, layers) = watch::channel(Progress::default());
-            let pull = PullRequest { reference, credentials, namespace, progress: Some(progress) };
+            let progress = Some(progress);
+            let pull = PullRequest { reference, credentials, namespace, pod_cgroup, progress };
             let image = self.node.images.pull(pull).await.map_err(|error| self.not_pulled(error))?;
             self.node.metrics.pulled(pulled(&layers.borrow()));
             Ok(v1::PullImageResponse { image_ref: image.id.clone() })
@@ -107,6 +109,18 @@ impl ImageService for Images {
 impl Images {
     pub fn new(node: Arc<Node>) -> Self {
         Self { node }
+    }
+
+    /// Where the pod's cgroup is, when pulls are counted there.
+    fn pod_cgroup(&self, pod: Option<v1::LinuxPodSandboxConfig>) -> Result<Option<String>, Error> {
+        let parent = pod.map(|linux| linux.cgroup_parent).filter(|parent| !parent.is_empty());
+        match parent {
+            Some(parent) if self.node.config().image.separate_pull_cgroup == "pod" => {
+                let driver = self.node.config().runtime.cgroup_driver;
+                Ok(Some(crate::sandbox::plan::cgroup_parent(&parent, driver)?))
+            }
+            _ => Ok(None),
+        }
     }
 
     fn not_pulled(&self, error: image_service::Error) -> Error {

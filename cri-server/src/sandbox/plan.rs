@@ -283,7 +283,7 @@ fn hostname(config: &v1::PodSandboxConfig, spaces: &Spaces, host: &Host<'_>) -> 
 }
 
 /// Where the pod's cgroup is. The kubelet has made it.
-fn cgroup_parent(parent: &str, driver: CgroupDriver) -> Result<String, Invalid> {
+pub(crate) fn cgroup_parent(parent: &str, driver: CgroupDriver) -> Result<String, Invalid> {
     const FIELD: &str = "config.linux.cgroup_parent";
     if driver == CgroupDriver::Systemd {
         return if parent.is_empty() { Ok(String::new()) } else { slice_path(FIELD, parent) };

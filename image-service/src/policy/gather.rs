@@ -5,12 +5,15 @@
 use super::lookaside::{self, Stored};
 use super::sigstore::Attachment;
 use crate::digest::Digest;
+use crate::manifest::Descriptor;
 use crate::reference::Reference;
 use crate::registry::{Artifact, Error, Repository};
 
 /// Of a layer that is a signature, and of the artifacts that hold nothing else.
 const LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const ARTIFACT: &str = "application/vnd.dev.cosign.artifact.sig.v1+json";
+/// The beginning of the types of sigstore's own bundles (`application/vnd.dev.sigstore.bundle.v0.3+json`).
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 /// As many as containers/image reads.
 const MAX_SIGNATURES: usize = 128;
 /// The payload names one image.
@@ -113,7 +116,7 @@ impl Gathered {
                 Err(error) => self.passed(format!("the tag {tag}"), error)?,
             }
         }
-        let referrers = match repository.referrers(image, Some(ARTIFACT)).await {
+        let referrers = match repository.referrers(image, None).await {
             Ok(found) => found,
             Err(error) => {
                 // Not all registries have it, and their ways to say so are many.
@@ -121,6 +124,9 @@ impl Gathered {
                 return Ok(());
             }
         };
+        self.tell_bundles(&referrers);
+        let referrers: Vec<Descriptor> =
+            referrers.into_iter().filter(|referrer| referrer.is_of(ARTIFACT)).collect();
         if referrers.is_empty() {
             self.elsewhere.push(format!("nothing of type {ARTIFACT} refers to {image}"));
         }
@@ -133,6 +139,21 @@ impl Gathered {
             }
         }
         Ok(())
+    }
+
+    /// cosign 3 signs a digest and no name unless it is told to do as before; then there is no identity to hold
+    /// against the policy's `signedIdentity`, and no implementation of policy.json takes it.
+    fn tell_bundles(&mut self, referrers: &[Descriptor]) {
+        let is_bundle = |referrer: &&Descriptor| {
+            referrer.artifact_type.as_deref().is_some_and(|kind| kind.starts_with(BUNDLE))
+        };
+        if let Some(bundle) = referrers.iter().find(is_bundle) {
+            let digest = &bundle.digest;
+            self.elsewhere.push(format!(
+                "{digest} is a sigstore bundle, which names no image, so no signedIdentity can be matched: sign with \
+                 `cosign sign --new-bundle-format=false`"
+            ));
+        }
     }
 
     async fn add(&mut self, repository: &Repository, origin: &str, artifact: &Artifact) -> Result<(), Error> {

@@ -1,10 +1,12 @@
 //! One layer: downloaded here, unpacked in a thread beside it.
 
 use std::io::BufRead;
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 
+use super::counted::Counted;
 use super::source::{Piece, pipe};
 use super::{LayerStage, LayerWatch, Pulls, blocking};
 use crate::digest::Digest;
@@ -13,8 +15,9 @@ use crate::image::Layer;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
 use crate::store::{Hold, Store};
+use crate::unpack::apart::{Blame, unpack_apart};
 use crate::unpack::decrypt::Cipher;
-use crate::unpack::{self, Expected, Limits, SMALL_BYTES, Way};
+use crate::unpack::{self, Expected, Limits, SMALL_BYTES, Unpacked, Way};
 
 /// What a thread must hold while it makes a layer: its turn, and one of the node's slots.
 pub(crate) struct Permission {
@@ -29,6 +32,7 @@ pub(super) struct Wanted<'a> {
     pub(super) descriptor: &'a Descriptor,
     pub(super) diff_id: Digest,
     pub(super) cipher: Option<Cipher>,
+    pub(super) counted: Option<&'a Counted>,
     pub(super) watch: LayerWatch<'a>,
 }
 
@@ -38,6 +42,8 @@ pub(crate) struct Sealed {
     pub(crate) expected: Expected,
     /// None where it is not encrypted.
     pub(crate) cipher: Option<Cipher>,
+    /// None where it is unpacked by a thread.
+    pub(crate) counted: Option<Counted>,
 }
 
 /// Why there is no layer.
@@ -66,7 +72,7 @@ impl Wanted<'_> {
     pub(super) fn sealed(&self) -> Sealed {
         let (digest, size) = (self.descriptor.digest.clone(), self.descriptor.size);
         let expected = Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() };
-        Sealed { expected, cipher: self.cipher.clone() }
+        Sealed { expected, cipher: self.cipher.clone(), counted: self.counted.cloned() }
     }
 }
 
@@ -147,7 +153,7 @@ impl Pulls {
         source: impl BufRead + Send + 'static,
         sealed: Sealed,
         permission: Permission,
-        give_up: impl Fn() + Send + 'static,
+        give_up: impl Fn() + Send + Sync + 'static,
     ) -> Result<Hold, Unmade> {
         let limits = Limits::new(self.max_layer_bytes);
         let alone_below = self.alone_below();
@@ -215,12 +221,18 @@ fn make(
     sealed: &Sealed,
     alone_below: u64,
     limits: Limits,
-    give_up: &impl Fn(),
+    give_up: &(impl Fn() + Sync),
 ) -> Result<Hold, Unmade> {
-    let Sealed { expected, cipher } = sealed;
+    let Sealed { expected, cipher, counted } = sealed;
     let way = Way { cipher: cipher.as_ref(), alone_below };
     let ingest = store.ingest()?;
-    let unpacked = unpack::unpack_sealed(source, ingest.open()?, expected, way, limits, give_up);
+    let unpacked = match counted {
+        None => {
+            let root = ingest.open()?;
+            unpack::unpack_sealed(source, root, expected, way, limits, |_| give_up())
+        }
+        Some(counted) => unpack_counted(source, counted, (ingest.path(), expected), way, limits, give_up),
+    };
     let unpacked = unpacked.map_err(|error| {
         let wrong_bytes = error.may_be_wrong_bytes();
         Unmade { error: Error::layer(&expected.diff_id, store.root(), error), wrong_bytes, resumed: false }
@@ -236,8 +248,24 @@ fn make(
     Ok(ingest.commit(&store.layers, layer)?)
 }
 
+fn unpack_counted(
+    source: impl BufRead,
+    counted: &Counted,
+    what: (&Path, &Expected),
+    way: Way<'_>,
+    limits: Limits,
+    give_up: &(impl Fn() + Sync),
+) -> Result<Unpacked, unpack::Error> {
+    let blame = Blame::Machine;
+    let leaf = counted.leaf().map_err(|error| unpack::Error::Apart {
+        why: format!("making a cgroup to unpack in: {error}"),
+        blame,
+    })?;
+    unpack_apart(source, counted.program(), |pid| leaf.enter(pid), what, way, limits, give_up)
+}
+
 /// What is told when the thread that makes a layer wants no more of its bytes, and how it tells.
-pub(super) fn unwanted() -> (Arc<Notify>, impl Fn() + Send + 'static) {
+pub(super) fn unwanted() -> (Arc<Notify>, impl Fn() + Send + Sync + 'static) {
     let unwanted = Arc::new(Notify::new());
     let told = unwanted.clone();
     (unwanted, move || told.notify_one())

@@ -49,7 +49,8 @@ impl Source {
             }
             Location::File { path, reference, .. } => {
                 let files = Files::open(path, reference.as_deref())?;
-                policy.check_file(files.transport(), path).map_err(Error::Policy)?;
+                let checked = policy.check_file(files.transport(), path, reference.as_deref());
+                checked.map_err(Error::Policy)?;
                 Ok(Source::Files(files))
             }
         }

@@ -18,8 +18,8 @@ use crate::digest::Digest;
 /// What is decrypted at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
-/// What opens one layer. Never written anywhere.
-#[derive(Clone)]
+/// What opens one layer. Never written to a file; told to the process that unpacks, where that is one of its own.
+#[derive(Clone, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Cipher {
     pub(crate) key: [u8; 32],
     pub(crate) nonce: [u8; 16],

@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
+use super::apart::Blame;
 use crate::digest::Digest;
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum Error {
     Size { expected: u64, found: u64 },
     #[error("its digest is {found} where {expected} was announced")]
     Digest { expected: Digest, found: Digest },
+    /// What a process of its own said of it.
+    #[error("{why}")]
+    Apart { why: String, blame: Blame },
     #[error("its authentication code is wrong: it was changed after it was encrypted")]
     Mac,
     #[error("its diff ID is {found} where the image's configuration says {expected}")]
@@ -81,7 +85,8 @@ impl Error {
     /// Whether the disk, not the layer, is to blame.
     pub(crate) fn is_disk_full(&self) -> bool {
         // ext4 answers ENOSPC to an attribute too large for its block, with terabytes free.
-        matches!(self, Error::Step { step, errno: Errno::NOSPC | Errno::DQUOT, .. } if *step != XATTR)
+        matches!(self, Error::Apart { blame: Blame::Disk, .. })
+            || matches!(self, Error::Step { step, errno: Errno::NOSPC | Errno::DQUOT, .. } if *step != XATTR)
     }
 
     /// Whether the bytes may have been others than were asked for: their digest was wrong, or was never
@@ -92,6 +97,7 @@ impl Error {
             Error::DiffId { .. } | Error::Mac => false,
             // The machine's own trouble.
             Error::Step { .. } => false,
+            Error::Apart { blame, .. } => matches!(blame, Blame::Bytes | Blame::Archive),
             Error::Stream(_)
             | Error::Truncated
             | Error::Header(_)
@@ -106,7 +112,8 @@ impl Error {
 
     /// Whether a digest or size was wrong, rather than a rule broken.
     pub(crate) fn is_mismatch(&self) -> bool {
-        matches!(self, Error::Size { .. } | Error::Digest { .. } | Error::DiffId { .. } | Error::Mac)
+        matches!(self, Error::Apart { blame: Blame::Bytes | Blame::Layer, .. })
+            || matches!(self, Error::Size { .. } | Error::Digest { .. } | Error::DiffId { .. } | Error::Mac)
     }
 }
 

@@ -132,6 +132,19 @@ async fn a_signature_that_refers_to_the_image_counts() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_names_no_image_is_told_as_what_it_is() {
+    let case = Case::new();
+    let ours = key();
+    case.asks_for(&ours);
+    let mut picture = cosign::referring(&[case.good(&ours)]);
+    let mut index: Value = serde_json::from_slice(&picture.manifests[&picture.top].1).unwrap();
+    index["manifests"][0]["artifactType"] = "application/vnd.dev.sigstore.bundle.v0.3+json".into();
+    picture.put(OCI_INDEX, &index);
+    case.shelf.put(&format!("a/b:sha256-{}", case.picture.top.hex()), &picture);
+    case.refused("is a sigstore bundle, which names no image").await;
+}
+
+#[tokio::test]
 async fn the_instance_is_what_must_be_signed() {
     let mut case = Case::new();
     let ours = key();
