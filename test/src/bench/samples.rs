@@ -18,6 +18,12 @@ impl Samples {
         self.by_name.entry(name).or_default().push(value);
     }
 
+    pub fn take_in(&mut self, others: Samples) {
+        for (name, values) in others.by_name {
+            self.by_name.entry(name).or_default().extend(values);
+        }
+    }
+
     /// The value below which `percent` of the samples are; NaN without samples.
     pub fn percentile(&self, name: &str, percent: f64) -> f64 {
         let Some(samples) = self.by_name.get(name) else { return f64::NAN };
