@@ -14,6 +14,7 @@ use crate::handler::{self, Made, Started};
 use crate::keep::Returned;
 use crate::life::{Answer, Asked, Heard, Life};
 use crate::logfile::{Log, Stream};
+use crate::oom;
 use crate::poll::{Poll, Token};
 use crate::reap::{self, Birth};
 use crate::record::{self, ContainerRecord};
@@ -42,6 +43,8 @@ pub(crate) struct Container {
     pub(crate) oom: Option<OomWatch>,
     /// Whether somebody was told that it did.
     pub(crate) oom_told: bool,
+    /// How many kills its pod's cgroup had counted when the watch began.
+    pub(crate) pod_oom_kills: u64,
     /// When we say that it could not be killed; 0 when nobody waits.
     pub(crate) dies_until_ns: u64,
     /// What was asked and done in part only.
@@ -129,6 +132,7 @@ impl Container {
             inherited: None,
             oom: None,
             oom_told: false,
+            pod_oom_kills: 0,
             dies_until_ns: 0,
             warnings: Vec::new(),
         }
@@ -207,6 +211,7 @@ impl Container {
 
     fn watch_memory(&mut self, poll: &Poll) -> Result<(), Error> {
         self.oom = handler::watch_oom(self.record.cgroup.as_deref())?;
+        self.pod_oom_kills = self.record.cgroup.as_deref().and_then(oom::pod_kills).unwrap_or(0);
         if let Some(oom) = &self.oom {
             poll.watch(oom, Token::Memory(self.key), EventFlags::IN)
                 .named("watching the memory of", self.id())?;
@@ -283,11 +288,11 @@ impl Container {
     }
 
     /// Its first process ended. Says what could not be done about it; the container is Exited in any case.
-    pub(crate) fn ended(&mut self, code: i32) -> (Exit, Result<(), Error>) {
+    pub(crate) fn ended(&mut self, code: i32, oom_kills: u64) -> (Exit, Result<(), Error>) {
         let finished_at_ns = clock::now_ns();
         let mut left = Leftovers::default();
         self.log.end_lines(finished_at_ns);
-        let oom_killed = code != 0 && handler::oom_kills(self.record.cgroup.as_deref()) > 0;
+        let oom_killed = code != 0 && oom_kills > 0;
         let exit = Exit { code, oom_killed, finished_at_ns };
         left.note(record::write_exit(&self.record.plan.container_dir, &exit));
         self.life = self.life.hear(Heard::Ended(exit));

@@ -160,10 +160,9 @@ pub(crate) fn delete(plan: &ContainerPlan) -> Result<(), Error> {
     }
 }
 
-/// How many processes of the cgroup the kernel killed for want of memory. A cgroup that is gone counts none.
-pub(crate) fn oom_kills(cgroup: Option<&str>) -> u64 {
-    let cgroup = cgroup.and_then(|path| Cgroup::at(path).ok());
-    cgroup.map_or(0, |cgroup| cgroup.oom_kills())
+/// How many processes of the cgroup the kernel killed for want of memory; `None` when it is gone, or there is none.
+pub(crate) fn oom_kills(cgroup: Option<&str>) -> Option<u64> {
+    cgroup.and_then(|path| Cgroup::at(path).ok()).and_then(|cgroup| cgroup.known_oom_kills())
 }
 
 /// Tells of such kills as they happen; `None` where nothing can.

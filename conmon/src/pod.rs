@@ -127,6 +127,9 @@ fn make_shm(plan: &PodPlan) -> Result<(), Error> {
         fsconfig_set_string(&context, "mode", "1777")?;
         fsconfig_set_string(&context, "uid", uid.to_string())?;
         fsconfig_set_string(&context, "gid", gid.to_string())?;
+        if let Some(label) = &plan.file_label {
+            fsconfig_set_string(&context, "context", label.as_str())?;
+        }
         fsconfig_create(&context)?;
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV

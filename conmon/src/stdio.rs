@@ -13,12 +13,13 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use conmon_protocol::{ContainerPlan, Owner, Stdin};
+use conmon_protocol::{ContainerPlan, Stdin};
 use rustix::fs::{CWD, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
 use crate::error::{Error, Leftovers, Named as _};
 use crate::keep::Returned;
+use crate::relabel;
 
 const STDIN: &str = "stdin";
 const STDOUT: &str = "stdout";
@@ -46,8 +47,8 @@ pub(crate) struct Streams {
 pub(crate) fn make(plan: &ContainerPlan) -> Result<(Streams, Ends), Error> {
     let dir = &plan.container_dir;
     let mut streams = Streams {
-        stdout: Some(make_output(dir, STDOUT, plan.stdio_owner)?),
-        stderr: Some(make_output(dir, STDERR, plan.stdio_owner)?),
+        stdout: Some(make_output(plan, STDOUT)?),
+        stderr: Some(make_output(plan, STDERR)?),
         ..Streams::default()
     };
     let ends = Ends {
@@ -108,9 +109,9 @@ pub(crate) fn null() -> Result<OwnedFd, Error> {
     open(Path::new("/dev/null"), OFlags::RDWR)
 }
 
-fn make_output(dir: &Path, name: &str, owner: Owner) -> Result<OwnedFd, Error> {
-    let path = dir.join(name);
-    make_fifo(&path, owner)?;
+fn make_output(plan: &ContainerPlan, name: &str) -> Result<OwnedFd, Error> {
+    let path = plan.container_dir.join(name);
+    make_fifo(&path, plan)?;
     open(&path, OFlags::RDONLY | OFlags::NONBLOCK)
 }
 
@@ -119,11 +120,11 @@ fn make_stdin(plan: &ContainerPlan, streams: &mut Streams) -> Result<OwnedFd, Er
     let end = match plan.stdin {
         Stdin::Closed => return open(Path::new("/dev/null"), OFlags::RDONLY),
         Stdin::Open => {
-            make_fifo(&path, plan.stdio_owner)?;
+            make_fifo(&path, plan)?;
             open(&path, OFlags::RDWR)?
         }
         Stdin::Once => {
-            make_fifo(&path, plan.stdio_owner)?;
+            make_fifo(&path, plan)?;
             open_reader_without_waiting(&path)?
         }
     };
@@ -138,10 +139,13 @@ fn open_reader_without_waiting(path: &Path) -> Result<OwnedFd, Error> {
     Ok(end)
 }
 
-fn make_fifo(path: &Path, owner: Owner) -> Result<(), Error> {
+fn make_fifo(path: &Path, plan: &ContainerPlan) -> Result<(), Error> {
     remove(path)?;
     rustix::fs::mkfifoat(CWD, path, Mode::from_raw_mode(0o600)).named("making the FIFO", path)?;
-    let (uid, gid) = (Uid::from_raw(owner.uid), Gid::from_raw(owner.gid));
+    if let Some(label) = &plan.file_label {
+        relabel::set(path, label).named("labelling", path)?;
+    }
+    let (uid, gid) = (Uid::from_raw(plan.stdio_owner.uid), Gid::from_raw(plan.stdio_owner.gid));
     rustix::fs::chown(path, Some(uid), Some(gid)).named("giving to the container's user", path)
 }
 
@@ -153,7 +157,7 @@ fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use conmon_protocol::{Handler, Rootfs};
+    use conmon_protocol::{Handler, Owner, Rootfs};
 
     fn plan(dir: &Path, stdin: Stdin) -> ContainerPlan {
         ContainerPlan {
@@ -168,6 +172,7 @@ mod tests {
                 uid: rustix::process::geteuid().as_raw(),
                 gid: rustix::process::getegid().as_raw(),
             },
+            file_label: None,
             handler: Handler::InTree {
                 root: dir.join("runtime"),
                 seccomp_cache: None,

@@ -70,6 +70,9 @@ pub enum Error {
     },
     #[error("looking at the host's devices for the container took longer than {seconds} s")]
     SlowHost { seconds: u64 },
+    /// Pods are to be labelled and cannot be.
+    #[error("SELinux: {why}")]
+    Selinux { why: String },
     #[error("the work was given up: berthd is stopping")]
     Stopping,
     #[error(transparent)]

@@ -21,6 +21,7 @@ pub mod recover;
 pub mod rpc;
 pub mod sandbox;
 pub mod seccomp;
+pub mod selinux;
 pub mod stats;
 pub mod status;
 pub mod step;

@@ -11,12 +11,14 @@ use proto::v1;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::container::plan::SelinuxUse;
 use crate::error::{Error, Noun};
 use crate::handlers;
 use crate::making::{Done, Underway};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
 use crate::sandbox::{self, Name, plan, task};
+use crate::selinux;
 use crate::stats::Stats;
 use crate::step::{Progress, Step};
 use crate::store::Store;
@@ -43,6 +45,8 @@ pub struct Node {
     /// What each handler said it can do.
     handlers: ArcSwap<handlers::Features>,
     names: Mutex<HashMap<Name, Claim>>,
+    /// SELinux levels of pods.
+    pub levels: selinux::Pool,
     recovered: watch::Sender<bool>,
     began: Instant,
 }
@@ -81,6 +85,7 @@ impl Node {
             world: World::default(),
             handlers: ArcSwap::default(),
             names: Mutex::default(),
+            levels: selinux::Pool::default(),
             recovered,
             began: Instant::now(),
         })
@@ -152,6 +157,9 @@ impl Node {
         if plan.netns().is_some() {
             self.network.ready().map_err(Error::NetworkNotReady)?;
         }
+        if let Some(labels) = &plan.labels {
+            self.levels.take(id.clone(), labels);
+        }
         let progress = Progress::new(id.clone(), Step::SandboxStore);
         let (underway, done) = Underway::new(Noun::Sandbox, id.clone(), progress.clone());
         names.insert(name, Claim::Making { request: Box::new(request.clone()), underway: underway.clone() });
@@ -183,14 +191,20 @@ impl Node {
         id: &Arc<str>,
         request: &v1::RunPodSandboxRequest,
     ) -> Result<sandbox::Plan, Error> {
+        let config = self.config();
         let hostname = rustix::system::uname();
+        let (policy, free) = (selinux_policy(config.container.selinux)?, self.levels.free());
         let resolv_conf = host_resolv_conf();
         let host = plan::Host {
             hostname: hostname.nodename().to_str().unwrap_or("localhost"),
             resolv_conf: &resolv_conf,
-            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: match &policy {
+                Policy::Absent => plan::Selinux::Absent,
+                Policy::Unwanted => plan::Selinux::Unwanted,
+                Policy::Used(policy) => plan::Selinux::Used { policy, free: &free },
+            },
         };
-        let (config, record) = (self.config(), self.store.sandbox(id));
+        let record = self.store.sandbox(id);
         let inputs = plan::Inputs {
             sandbox_id: id,
             request,
@@ -199,6 +213,7 @@ impl Node {
             host: &host,
         };
         let plan = plan::plan(&inputs)?;
+        plan::check_labels(&plan)?;
         Ok(sandbox::Plan { created_at_ns: self.now_ns(), ..plan })
     }
 
@@ -214,8 +229,9 @@ impl Node {
         names.values().any(|claim| claim.id() == sandbox_id)
     }
 
-    /// The name is free again, unless another has it by now.
-    pub(crate) fn release_name(&self, name: &Name, id: &str) {
+    /// A sandbox is gone: its SELinux level is free again, and its name unless another has it by now.
+    pub(crate) fn release(&self, name: &Name, id: &str) {
+        self.levels.release(id);
         let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         if names.get(name).is_some_and(|claim| claim.id() == id) {
             names.remove(name);
@@ -250,6 +266,28 @@ pub(crate) fn new_id() -> String {
         let _ = write!(id, "{byte:02x}");
         id
     })
+}
+
+/// What pods are labelled by.
+enum Policy {
+    Absent,
+    Unwanted,
+    Used(selinux::Policy),
+}
+
+/// Read for each pod: another policy may have been loaded.
+fn selinux_policy(wanted: SelinuxUse) -> Result<Policy, Error> {
+    let refused = |why: String| Error::Selinux { why };
+    match (wanted, selinux::policy::is_on()) {
+        (SelinuxUse::Off, true) => Ok(Policy::Unwanted),
+        (SelinuxUse::On, false) => {
+            Err(refused("the kernel has it not on; boot with security=selinux".into()))
+        }
+        (SelinuxUse::Auto | SelinuxUse::Off, false) => Ok(Policy::Absent),
+        (SelinuxUse::Auto | SelinuxUse::On, true) => {
+            selinux::Policy::read().map(Policy::Used).map_err(|error| refused(error.to_string()))
+        }
+    }
 }
 
 /// The host's resolver; systemd-resolved's stub is of no use in another network namespace.

@@ -101,6 +101,9 @@ fn load_sandbox(node: &Arc<Node>, id: &str) -> Result<oneshot::Receiver<()>, Err
     if facts.request.config.is_none() {
         return Err(Error::Request("a sandbox without a config".into()));
     }
+    if let Some(labels) = &facts.plan.labels {
+        node.levels.take(facts.id.clone(), labels);
+    }
     let ips = if life.is_ready() {
         node.network.attachment(id).map(|a| a.ips).unwrap_or_default()
     } else {

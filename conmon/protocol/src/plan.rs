@@ -26,6 +26,9 @@ pub struct PodPlan {
     /// Where the monitor shall live; `None`: where it was started.
     #[serde(default)]
     pub monitor_cgroup: Option<MonitorCgroup>,
+    /// SELinux, of the pod's own file systems.
+    #[serde(default)]
+    pub file_label: Option<String>,
 }
 
 /// A cgroup for a monitor.
@@ -89,6 +92,9 @@ pub struct ContainerPlan {
     pub terminal: bool,
     pub stdin: Stdin,
     pub stdio_owner: Owner,
+    /// SELinux, of the FIFOs.
+    #[serde(default)]
+    pub file_label: Option<String>,
     pub handler: Handler,
     /// What of the host is mounted into it. With any of them a child makes the container, which can be given up.
     #[serde(default)]
@@ -104,6 +110,9 @@ pub struct Volume {
     pub path: PathBuf,
     /// A directory is made there if nothing is.
     pub make: bool,
+    /// The SELinux label that it gets, with all that is in it.
+    #[serde(default)]
+    pub label: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

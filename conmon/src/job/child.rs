@@ -10,6 +10,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use super::line::{Word, say};
 use crate::error::{Error, Named as _};
 use crate::handler::{self, Entered};
+use crate::relabel;
 use crate::stdio::Ends;
 
 /// The daemon's sockets and the pod's streams must end with the monitor, not with a child that the kernel holds.
@@ -90,8 +91,9 @@ fn descriptors(process: &Entered) -> Vec<BorrowedFd<'_>> {
 fn prepare(volume: &Volume) -> Result<(), Error> {
     match std::fs::metadata(&volume.path) {
         Err(error) if volume.make && error.kind() == std::io::ErrorKind::NotFound => {
-            std::fs::create_dir_all(&volume.path).named("making", &volume.path)
+            std::fs::create_dir_all(&volume.path).named("making", &volume.path)?;
         }
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => {}
     }
+    volume.label.as_ref().map_or(Ok(()), |label| relabel::all(&volume.path, label))
 }

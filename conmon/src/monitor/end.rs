@@ -10,6 +10,7 @@ use crate::container::Key;
 use crate::error::Error;
 use crate::exec::Parent;
 use crate::handler;
+use crate::oom;
 use crate::poll::Token;
 use crate::reap::{self, Ended};
 
@@ -77,6 +78,8 @@ impl Monitor {
         let Some(container) = self.containers.get(&key) else {
             return;
         };
+        // First of all: systemd takes the cgroup away as soon as it is empty, with what it has counted.
+        let oom_kills = oom::kills(container, code, self.containers.values());
         self.note(container.end_the_rest());
         self.untidy = true;
         self.drain(key);
@@ -85,7 +88,7 @@ impl Monitor {
         };
         container.unwatch_all(&self.poll);
         let told = container.oom_told;
-        let (exit, result) = container.ended(code);
+        let (exit, result) = container.ended(code, oom_kills);
         let container_id = container.id().to_owned();
         self.note(result);
         let clients = self.attached.iter().filter(|(_, client)| client.container == key);

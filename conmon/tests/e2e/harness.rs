@@ -78,6 +78,7 @@ impl Pod {
             cgroup_parent: self.cgroup_parent.clone(),
             cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
             monitor_cgroup: None,
+            file_label: None,
         }
     }
 
@@ -103,6 +104,7 @@ impl Pod {
             terminal: false,
             stdin: Stdin::Closed,
             stdio_owner: Owner { uid: 0, gid: 0 },
+            file_label: None,
             handler: self.handler(),
             volumes: Vec::new(),
             patience_ms: 0,

@@ -16,7 +16,7 @@ fn with_volume(pod: &Pod, id: &str, volume: &Path, script: &str) -> ContainerPla
     let mount = serde_json::json!({"destination": "/data", "type": "bind", "source": volume, "options": ["rbind", "rw"]});
     config["mounts"].as_array_mut().unwrap().push(mount);
     let mut plan = pod.container_of(id, config);
-    plan.volumes = vec![Volume { path: volume.into(), make: false }];
+    plan.volumes = vec![Volume { path: volume.into(), make: false, label: None }];
     plan.patience_ms = PATIENCE_MS;
     plan
 }

@@ -29,8 +29,8 @@ usage: cargo xtask TASK
   bench lists  what a kubelet polls on a full, busy node, beside containerd [--pods N] [--churn N] [--rounds N]
               [--alone]
   vm         in a virtual machine with systemd, cgroup v2 and a security module (root):
-             [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | -- COMMAND
-             | oci [--cgroupfs | --systemd-cgroup] [--alone] [--focus TEXT] | bench [--rounds N]
+             [--lsm apparmor|selinux|none] [--timeout S] runtime [FILTER] | critest [ARGS] | node FILE [FILTER]
+             | oci [--cgroupfs | --systemd-cgroup] [--alone] [--focus TEXT] | bench [--rounds N] | -- COMMAND
   bench runtime  berth-runtime beside crun, runc and the kernel's own cost [--rounds N]
   build      berthd, berth, berth-conmon and berth-runtime into target/berth
 ";

@@ -23,6 +23,8 @@ enum Work<'a> {
     Oci(&'a [&'a str]),
     /// The benchmark of the runtime, on cgroup2 alone.
     Bench(&'a [&'a str]),
+    /// A file of end-to-end tests, and a filter.
+    Node(&'a str, &'a [&'a str]),
     Command(&'a [&'a str]),
 }
 
@@ -30,9 +32,10 @@ pub(crate) fn vm(args: &[&str]) -> Result<()> {
     let (options, work) = read(args)?;
     let command = match work {
         Work::Runtime(filter) => runtime_tests(filter)?,
-        Work::Critest(args) => critest(args)?,
+        Work::Critest(args) => as_engine(options.lsm, critest(args)?),
         Work::Oci(args) => oci(args)?,
         Work::Bench(args) => bench(args)?,
+        Work::Node(file, filter) => as_engine(options.lsm, node(file, filter)?),
         Work::Command(words) => words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "),
     };
     let status = vm::run(&options, &command)?;
@@ -44,7 +47,7 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
     let mut options = Options::default();
     let mut at = 0;
     loop {
-        let word = *args.get(at).context("vm needs a task: runtime, critest, oci, bench, or -- COMMAND")?;
+        let word = *args.get(at).context("vm needs a task: runtime, critest, node, oci, bench, or -- COMMAND")?;
         let rest = args.get(at + 1..).unwrap_or_default();
         match word {
             "--lsm" => options.lsm = Lsm::parse(&value(word, rest.first())?)?,
@@ -55,9 +58,13 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
             "runtime" => return Ok((options, Work::Runtime(rest))),
             "critest" => return Ok((options, Work::Critest(rest))),
             "oci" => return Ok((options, Work::Oci(rest))),
+            "node" => {
+                let (file, filter) = rest.split_first().context("which file of tests: node_selinux, …")?;
+                return Ok((options, Work::Node(file, filter)));
+            }
             "bench" => return Ok((options, Work::Bench(rest))),
             "--" if !rest.is_empty() => return Ok((options, Work::Command(rest))),
-            other => bail!("vm has no task {other}: runtime, critest, oci, bench, or -- COMMAND"),
+            other => bail!("vm has no task {other}: runtime, critest, node, oci, bench, or -- COMMAND"),
         }
         at += 2;
     }
@@ -126,6 +133,29 @@ fn oci(args: &[&str]) -> Result<String> {
     })
 }
 
+fn node(file: &str, filter: &[&str]) -> Result<String> {
+    prepare_critest()?;
+    let programs = test_programs(&["--package", "berth-test", "--test", file])?;
+    let program = programs.first().with_context(|| format!("no file of tests is named {file}"))?;
+    let filter: String = filter.iter().map(|word| format!(" {}", quoted(word))).collect();
+    let program = quoted(&program.display().to_string());
+    Ok(format!("{PRIVATE_NETWORK}=1 {program}{filter} --include-ignored --test-threads=1 --nocapture"))
+}
+
+/// Where SELinux enforces, only a container engine may start containers: the policy that an operator of berth loads, and
+/// the daemon's domain of it for all that comes, since the shares' files have no labels of their own. Debian's policy
+/// leaves root in a container without capabilities unless this boolean is set.
+fn as_engine(lsm: Lsm, command: String) -> String {
+    if lsm != Lsm::SeLinux {
+        return command;
+    }
+    let policy = quoted(&workspace().join("contrib/selinux/berth.cil").display().to_string());
+    format!(
+        "semodule --install {policy} && setsebool container_use_host_all_caps on && \
+         runcon system_u:system_r:berth_t:s0 env {command}"
+    )
+}
+
 /// Builds tests and answers where they are.
 fn test_programs(args: &[&str]) -> Result<Vec<PathBuf>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -163,11 +193,21 @@ mod tests {
     }
 
     #[test]
+    fn an_engine_has_its_policy_only_where_selinux_enforces() {
+        assert_eq!(as_engine(Lsm::AppArmor, "X=1 a b".into()), "X=1 a b");
+        let command = as_engine(Lsm::SeLinux, "X=1 a b".into());
+        assert!(command.contains("contrib/selinux/berth.cil"), "{command}");
+        assert!(command.ends_with("runcon system_u:system_r:berth_t:s0 env X=1 a b"), "{command}");
+    }
+
+    #[test]
     fn a_task_is_read_with_its_options() {
         let (options, work) = read(&["--lsm", "selinux", "--timeout", "7", "--", "a", "b"]).unwrap();
         assert_eq!((options.lsm, options.timeout), (Lsm::SeLinux, Duration::from_secs(7)));
         assert!(matches!(work, Work::Command(["a", "b"])));
-        for wrong in [&[][..], &["--lsm", "smack", "runtime"], &["--"], &["sleep"]] {
+        let (_, work) = read(&["node", "node_selinux", "one"]).unwrap();
+        assert!(matches!(work, Work::Node("node_selinux", ["one"])));
+        for wrong in [&[][..], &["--lsm", "smack", "runtime"], &["--"], &["sleep"], &["node"]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }

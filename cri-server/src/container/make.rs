@@ -48,6 +48,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen).await?;
     let plan = decide(node, &order, &image, &host)?;
+    plan::check_labels(&plan)?;
     load_profile(&plan).await?;
 
     progress.enter(Step::ContainerStore);
@@ -58,7 +59,7 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     record.write_json("bundle/config.json", &plan.spec)?;
 
     progress.enter(Step::ContainerRootfs);
-    volume::mount(node, &order.id, record.dir(), &order.config).await?;
+    volume::mount(node, &order, record.dir(), plan.file_label.as_deref()).await?;
     let rootfs = node.images.make_writable(&order.id, &image).await?;
 
     progress.enter(Step::ContainerCreate);
@@ -95,6 +96,7 @@ fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan) -> Vec<Volume> {
     let volume = |source: &plan::MountSource| Volume {
         make: plan.missing_sources.contains(&source.path),
         path: source.path.clone(),
+        label: plan.file_label.clone().filter(|_| plan.relabelled.contains(&source.path)),
     };
     // An image is mounted from our own store.
     host.mounts.iter().filter(|source| !source.path.as_os_str().is_empty()).map(volume).collect()
@@ -140,6 +142,7 @@ fn decide(
     let sandbox = plan::SandboxFacts {
         config: order.sandbox.config(),
         pod: &order.sandbox.plan.pod,
+        labels: order.sandbox.plan.labels.as_ref(),
         hostname: &order.sandbox.plan.hostname,
         target_pid: target_pid(node, order),
     };
@@ -184,6 +187,7 @@ fn monitor_plan(
         terminal: plan.terminal,
         stdin: plan.stdin,
         stdio_owner: plan.stdio_owner,
+        file_label: plan.file_label.clone(),
         handler: handler(node, &order.sandbox.plan),
         volumes,
         patience_ms: node.config().container.volume_timeout_s * 1000,

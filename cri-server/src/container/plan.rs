@@ -13,6 +13,8 @@ use proto::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::config::HandlerSection;
+use crate::selinux::policy::is_known;
+use crate::selinux::{Labels, PodLabels};
 
 mod annotations;
 mod args;
@@ -44,7 +46,7 @@ pub use gather::{
 };
 pub use glance::glance;
 pub use invalid::Invalid;
-pub use settings::Settings;
+pub use settings::{SelinuxUse, Settings};
 pub use update::{Update, update};
 
 use invalid::require;
@@ -69,6 +71,8 @@ pub struct SandboxFacts<'a> {
     pub config: &'a v1::PodSandboxConfig,
     /// What was decided: namespaces, ID maps, cgroup parent, directory.
     pub pod: &'a PodPlan,
+    /// SELinux; none where it is off.
+    pub labels: Option<&'a PodLabels>,
     /// The name that `uname` gives inside the pod: its own, or the host's.
     pub hostname: &'a str,
     /// The first process of the container that an ephemeral one asks to see (TARGET); none when it does not run.
@@ -127,6 +131,12 @@ pub struct ContainerPlan {
     pub stop_signal: i32,
     /// Sources of bind mounts that do not exist yet: to be made as directories first.
     pub missing_sources: Vec<PathBuf>,
+    /// Sources of bind mounts that get the container's label with all that is in them.
+    #[serde(default)]
+    pub relabelled: Vec<PathBuf>,
+    /// SELinux, of the container's files.
+    #[serde(default)]
+    pub file_label: Option<String>,
 }
 
 /// Who the process runs as, seen from inside the container.
@@ -184,6 +194,22 @@ pub fn images_dir(container_dir: &Path) -> PathBuf {
     container_dir.join("images")
 }
 
+/// Asks the kernel about the labels of a plan: only its policy knows which user may have which role, and which types
+/// and categories there are.
+///
+/// # Errors
+/// It does not know one.
+pub fn check_labels(plan: &ContainerPlan) -> Result<(), Invalid> {
+    let process = plan.spec.process().as_ref().and_then(|process| process.selinux_label().as_deref());
+    match [process, plan.file_label.as_deref()].into_iter().flatten().find(|label| !is_known(label)) {
+        None => Ok(()),
+        Some(label) => Err(Invalid::wrong(
+            "security_context.selinux_options",
+            format!("the policy of this node knows no context {label}; seinfo(1) lists what it has"),
+        )),
+    }
+}
+
 /// Decides what to make.
 ///
 /// # Errors
@@ -193,9 +219,12 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
     check(inputs, &security)?;
     let mut resolved = user::resolve(&security, &inputs.image)?;
     edits::add_groups(inputs, &mut resolved.user.groups);
-    let mounts = mounts::mounts(inputs, &security)?;
-    let process = process(inputs, &security, &resolved)?;
+    let labels = security::labels(inputs, &security)?;
+    let mounts = mounts::mounts(inputs, &security, labels.as_ref())?;
+    let process = process(inputs, &security, &resolved, labels.as_ref())?;
     let mut linux = linux(inputs, &security, &process, mounts.rootfs_propagation)?;
+    let file_label = labels.map(|labels| labels.file.to_string());
+    linux.set_mount_label(file_label.clone());
     edits::add_to_linux(inputs, &mut linux)?;
     let command = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
     let mut spec = Spec::default();
@@ -217,6 +246,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
         user: resolved.user,
         stop_signal: signal::stop_signal(inputs.config, &inputs.image)?,
         missing_sources: mounts.missing_sources,
+        relabelled: mounts.relabelled,
+        file_label,
     })
 }
 
@@ -227,8 +258,7 @@ fn check(inputs: &Inputs<'_>, security: &v1::LinuxContainerSecurityContext) -> R
     require(pod_privileged || !security.privileged, "security_context.privileged", || {
         "the sandbox is not privileged".to_owned()
     })?;
-    require(inputs.config.windows.is_none(), "windows", || "this is a Linux node".to_owned())?;
-    security::check_selinux(inputs, security)
+    require(inputs.config.windows.is_none(), "windows", || "this is a Linux node".to_owned())
 }
 
 fn root(security: &v1::LinuxContainerSecurityContext) -> Root {
@@ -241,6 +271,7 @@ fn process(
     inputs: &Inputs<'_>,
     security: &v1::LinuxContainerSecurityContext,
     resolved: &user::Resolved,
+    labels: Option<&Labels>,
 ) -> Result<Process, Invalid> {
     let resources = resources::asked(inputs.config);
     let mut process = Process::default();
@@ -254,6 +285,7 @@ fn process(
         .set_rlimits(None)
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_apparmor_profile(security::apparmor(inputs, security)?)
+        .set_selinux_label(labels.map(|labels| labels.process.to_string()))
         .set_oom_score_adj(Some(resources::oom_score_adj(&resources, &inputs.host.machine)?));
     Ok(process)
 }

@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use image_service::RootfsPlan;
-use proto::v1;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -19,6 +18,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
 
+use super::make::Order;
 use super::plan::images_dir;
 use crate::error::Error;
 use crate::node::Node;
@@ -29,25 +29,26 @@ const OPTIONS_MAX: usize = 4095;
 /// What holds the layers of a volume for a container is named for both.
 const HELD: &str = "-image-";
 
-/// Mounts what `config` wants of images.
+/// Mounts what the order wants of images. `label`: SELinux, of all files in them.
 ///
 /// # Errors
 /// When an image is not on the node, or has no such sub path.
 pub async fn mount(
     node: &Node,
-    container_id: &str,
+    order: &Order,
     container_dir: &Path,
-    config: &v1::ContainerConfig,
+    label: Option<&str>,
 ) -> Result<(), Error> {
-    for (index, mount) in config.mounts.iter().enumerate() {
+    for (index, mount) in order.config.mounts.iter().enumerate() {
         let Some(asked) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
         let failed = |why: String| Error::ImageVolume { image: asked.image.clone(), why };
         let found = node.images.find(&asked.image);
         let image = found.ok_or_else(|| failed("it is not on this node; pull it first".into()))?;
-        let layers = node.images.make_writable(&held(container_id, index), &image).await?;
+        let layers = node.images.make_writable(&held(&order.id, index), &image).await?;
+        let shown = Shown { layers, label: label.map(str::to_owned) };
         let target = images_dir(container_dir).join(index.to_string());
         let sub_path = mount.image_sub_path.clone();
-        let mounting = tokio::task::spawn_blocking(move || mount_one(&layers, &target, &sub_path));
+        let mounting = tokio::task::spawn_blocking(move || mount_one(&shown, &target, &sub_path));
         mounting.await.map_err(|_| Error::Stopping)?.map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
@@ -102,15 +103,21 @@ impl Failed {
     }
 }
 
-fn mount_one(layers: &RootfsPlan, target: &Path, sub_path: &str) -> Result<(), Failed> {
+/// An image, and the SELinux label that all of it shows.
+struct Shown {
+    layers: RootfsPlan,
+    label: Option<String>,
+}
+
+fn mount_one(shown: &Shown, target: &Path, sub_path: &str) -> Result<(), Failed> {
     let make = |path: &Path| fs::create_dir_all(path).map_err(|error| Failed::Make(path.into(), error));
     if sub_path.is_empty() {
         make(target)?;
-        return overlay(layers, target);
+        return overlay(shown, target);
     }
     let whole = target.with_extension(&WHOLE[1..]);
     make(&whole)?;
-    overlay(layers, &whole)?;
+    overlay(shown, &whole)?;
     let found = part(&whole, sub_path).and_then(|(tree, kind)| {
         match kind {
             FileType::Directory => make(target)?,
@@ -146,15 +153,15 @@ fn attach(tree: impl AsFd, target: &Path) -> rustix::io::Result<()> {
 }
 
 /// Read-only, and nothing in it runs, as image volumes are defined (KEP-4639).
-fn overlay(layers: &RootfsPlan, target: &Path) -> Result<(), Failed> {
-    match detached_overlay(layers) {
+fn overlay(shown: &Shown, target: &Path) -> Result<(), Failed> {
+    match detached_overlay(shown) {
         Ok(mount) => attach(mount, target).map_err(Failed::kernel("mounting the image")),
-        Err(Errno::INVAL | Errno::NOSYS) => older_overlay(layers, target),
+        Err(Errno::INVAL | Errno::NOSYS) => older_overlay(shown, target),
         Err(errno) => Err(Failed::kernel("mounting the image")(errno)),
     }
 }
 
-fn detached_overlay(layers: &RootfsPlan) -> rustix::io::Result<OwnedFd> {
+fn detached_overlay(Shown { layers, label }: &Shown) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let context = context.as_fd();
     fsconfig_set_string(context, "source", "overlay")?;
@@ -164,6 +171,9 @@ fn detached_overlay(layers: &RootfsPlan) -> rustix::io::Result<OwnedFd> {
     // Without an upper directory an overlay of one layer is none to the kernel.
     fsconfig_set_string(context, "upperdir", &layers.upper)?;
     fsconfig_set_string(context, "workdir", &layers.work)?;
+    if let Some(label) = label {
+        fsconfig_set_string(context, "context", label.as_str())?;
+    }
     fsconfig_create(context)?;
     let sealed = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOEXEC
@@ -172,10 +182,11 @@ fn detached_overlay(layers: &RootfsPlan) -> rustix::io::Result<OwnedFd> {
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, sealed)
 }
 
-fn older_overlay(layers: &RootfsPlan, target: &Path) -> Result<(), Failed> {
+fn older_overlay(Shown { layers, label }: &Shown, target: &Path) -> Result<(), Failed> {
     let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
+    let label = label.as_ref().map_or_else(String::new, |label| format!(",context=\"{label}\""));
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={}{label}",
         lower.join(":"),
         layers.upper.display(),
         layers.work.display()

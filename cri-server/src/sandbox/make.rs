@@ -10,6 +10,7 @@ use super::{Facts, Life, plan};
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
+use crate::selinux::relabel::set_label;
 use crate::step::{Progress, Step};
 
 /// The end of a dead monitor's log that is looked at.
@@ -52,6 +53,7 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     progress.enter(Step::SandboxFiles);
     record.write("resolv.conf", facts.plan.resolv_conf.as_bytes())?;
     record.write("hostname", format!("{}\n", facts.plan.hostname).as_bytes())?;
+    label_files(record.dir(), facts)?;
 
     progress.enter(Step::SandboxNetwork);
     let ips = progress.within(attach(node, facts)).await?;
@@ -60,6 +62,15 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     record.write_json("life", &Life::Ready)?;
     progress.finish();
     Ok(Made { monitor, ips })
+}
+
+/// What the pod's containers are to read, whatever categories they have.
+fn label_files(dir: &Path, facts: &Facts) -> Result<(), Error> {
+    let Some(labels) = &facts.plan.labels else { return Ok(()) };
+    ["resolv.conf", "hostname"].map(|name| dir.join(name)).iter().try_for_each(|file| {
+        let doing = || format!("labelling {} as {}", file.display(), labels.shared);
+        set_label(file, &labels.shared).map_err(|error| Error::io(doing(), error))
+    })
 }
 
 /// A monitor that dies over its first task has said why in its log, which is about to be taken away.

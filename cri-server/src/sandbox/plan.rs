@@ -9,6 +9,8 @@ use network::{Dns, PortMapping, Protocol};
 use proto::v1::{self, NamespaceMode};
 use serde::{Deserialize, Serialize};
 
+use crate::selinux::{self, Trust};
+
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +30,18 @@ pub struct Host<'a> {
     pub hostname: &'a str,
     /// The host's own `/etc/resolv.conf`.
     pub resolv_conf: &'a str,
-    pub selinux: bool,
+    pub selinux: Selinux<'a>,
+}
+
+/// Whether pods are labelled here.
+#[derive(Debug, Clone, Copy)]
+pub enum Selinux<'a> {
+    /// The kernel has none.
+    Absent,
+    /// The operator wants none.
+    Unwanted,
+    /// `free`: a level that no pod has.
+    Used { policy: &'a selinux::Policy, free: &'a selinux::Level },
 }
 
 /// What is to be made. Stored as the sandbox's `plan`.
@@ -43,6 +56,9 @@ pub struct Plan {
     /// Text of the pod's `resolv.conf`.
     pub resolv_conf: String,
     pub created_at_ns: i64,
+    /// SELinux; none where it is off.
+    #[serde(default)]
+    pub labels: Option<selinux::PodLabels>,
 }
 
 /// Why a sandbox cannot be planned.
@@ -59,6 +75,22 @@ const HOSTNAME_MAX: usize = 64;
 /// What the kernel takes in one map file line by line is more; the kubelet sends one.
 const ID_MAPS_MAX: usize = 32;
 
+/// Asks the kernel about a plan's labels: only its policy knows which user may have which role, and what there is.
+///
+/// # Errors
+/// It does not know one.
+pub fn check_labels(plan: &Plan) -> Result<(), Invalid> {
+    let Some(labels) = &plan.labels else { return Ok(()) };
+    let known = |label: &&selinux::Label| selinux::policy::is_known(&label.to_string());
+    match [&labels.process, &labels.file].into_iter().find(|label| !known(label)) {
+        None => Ok(()),
+        Some(label) => Err(wrong(
+            "config.linux.security_context.selinux_options",
+            format!("the policy of this node knows no context {label}; seinfo(1) lists what it has"),
+        )),
+    }
+}
+
 /// Decides what to make. The time of making is the caller's to fill in.
 pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
     let config = inputs.request.config.as_ref().ok_or_else(|| wrong("config", "is missing"))?;
@@ -68,8 +100,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
     }
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.clone().unwrap_or_default();
-    check_security(&security, inputs.host)?;
-    let spaces = Spaces::of(&security.namespace_options.unwrap_or_default())?;
+    let spaces = Spaces::of(&security.namespace_options.clone().unwrap_or_default())?;
+    let labels = labels(&security, &spaces, inputs.host)?;
     let sysctls = sysctls(&linux.sysctls, &spaces)?;
     let hostname = hostname(config, &spaces, inputs.host)?;
     let handler = handler(&inputs.request.runtime_handler, inputs.handlers)?;
@@ -87,6 +119,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, inputs.handlers.cgroup_driver)?,
         cgroup_driver: inputs.handlers.cgroup_driver,
         monitor_cgroup: monitor_cgroup(&handler, inputs.handlers),
+        file_label: labels.as_ref().map(|labels| labels.file.to_string()),
     };
     Ok(Plan {
         pod,
@@ -95,6 +128,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         port_mappings: port_mappings(&config.port_mappings, spaces.network)?,
         resolv_conf: resolv_conf(config.dns_config.as_ref(), inputs.host.resolv_conf)?,
         created_at_ns: 0,
+        labels,
     })
 }
 
@@ -223,13 +257,26 @@ fn check_metadata(config: &v1::PodSandboxConfig) -> Result<(), Invalid> {
     Ok(())
 }
 
-fn check_security(security: &v1::LinuxSandboxSecurityContext, host: &Host<'_>) -> Result<(), Invalid> {
-    let asked =
-        security.selinux_options.as_ref().is_some_and(|options| *options != v1::SeLinuxOption::default());
-    if asked && host.selinux {
-        return Err(unsupported("security_context.selinux_options", "SELinux"));
+/// Labels mean nothing where the kernel has no SELinux, and the peers take them there as no wish.
+fn labels(
+    security: &v1::LinuxSandboxSecurityContext,
+    spaces: &Spaces,
+    host: &Host<'_>,
+) -> Result<Option<selinux::PodLabels>, Invalid> {
+    const FIELD: &str = "config.linux.security_context";
+    let asked = security.selinux_options.as_ref();
+    match host.selinux {
+        Selinux::Unwanted if selinux::is_asked(asked) => {
+            Err(wrong(FIELD, "selinux_options: container.selinux in berth.toml is \"off\""))
+        }
+        Selinux::Absent | Selinux::Unwanted => Ok(None),
+        Selinux::Used { policy, free } => {
+            let is_host = spaces.pid == PidSharing::Host || spaces.ipc == Sharing::Host;
+            let trust = if is_host { Trust::Host } else { Trust::Confined };
+            let labels = selinux::of_pod(policy, &asked.cloned().unwrap_or_default(), trust, free);
+            labels.map(Some).map_err(|error| wrong(FIELD, error.to_string()))
+        }
     }
-    Ok(())
 }
 
 /// Sysctls that belong to the IPC namespace; all of `net.` belongs to the network's, and two to UTS.

@@ -165,7 +165,7 @@ pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: 
             if node.store.sandbox(&facts.id).dir().exists() {
                 keep_leftover(node, facts);
             } else {
-                node.release_name(&name, &facts.id);
+                node.release(&name, &facts.id);
             }
             done.tell(Err(error));
         }
@@ -387,7 +387,7 @@ impl Task {
     fn be_gone(&mut self) {
         self.tell(ContainerEventType::ContainerDeletedEvent);
         self.node.world.forget_sandbox(&self.facts.id);
-        self.node.release_name(&Name::of(&self.facts.request), &self.facts.id);
+        self.node.release(&Name::of(&self.facts.request), &self.facts.id);
         self.life = Life::Removing;
         for (_, reply) in self.waiting.drain(..) {
             let _ = reply.send(Ok(()));

@@ -77,13 +77,19 @@ impl Cgroup {
     /// How many of its processes the kernel has killed for want of memory.
     #[must_use]
     pub fn oom_kills(&self) -> u64 {
-        let Some(hierarchy) = self.layout.serving("memory") else { return 0 };
+        self.known_oom_kills().unwrap_or(0)
+    }
+
+    /// The same, and none where the cgroup is gone and nobody can tell any more.
+    #[must_use]
+    pub fn known_oom_kills(&self) -> Option<u64> {
+        let hierarchy = self.layout.serving("memory")?;
         let file = match hierarchy.version {
             Version::V1 => "memory.oom_control",
             Version::V2 => "memory.events",
         };
-        let text = files::read(&self.dir(hierarchy), file).unwrap_or_default();
-        files::keyed(&text, "oom_kill").unwrap_or(0)
+        let text = files::read(&self.dir(hierarchy), file).ok()?;
+        files::keyed(&text, "oom_kill")
     }
 
     /// Any hierarchy lists the processes; cgroup2 is the one that nobody leaves unnoticed.

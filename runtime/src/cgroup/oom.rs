@@ -46,6 +46,12 @@ impl OomWatch {
         self.take(cgroup) > 0
     }
 
+    /// How many were seen at the last call. v1 has no say in that: it tells before it kills.
+    #[must_use]
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
     /// How many there were since the last call. A cgroup that is gone has no more.
     pub fn take(&mut self, cgroup: &Cgroup) -> u64 {
         let mut news = [0; 4096];

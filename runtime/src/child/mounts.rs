@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr};
+use rustix::fs::{Mode, OFlags, XattrFlags, fsetxattr, openat};
 use rustix::io::{Errno, Result};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
@@ -30,7 +31,7 @@ pub(super) fn mount_all(kit: &Kit<'_>) -> std::result::Result<Fresh, Failure> {
                     fresh.add(&mount.destination, made);
                     continue;
                 }
-                if !super::at_once::mount(kit, i, mount, &fresh)? {
+                if mount.root_label.is_some() || !super::at_once::mount(kit, i, mount, &fresh)? {
                     kit.let_go(detached(kit, i, mount, kind, options)?);
                 }
             }
@@ -60,6 +61,7 @@ fn detached(
     options: &[(CString, Option<CString>)],
 ) -> std::result::Result<OwnedFd, Failure> {
     let made = make_fs(kind, options, &mount.attr, |fd| kit.let_go(fd)).at(Step::MountFs, i)?;
+    label_root(made.as_fd(), mount).at(Step::MountFs, i)?;
     let place = target(kit, i, mount, || Ok(Kind::Dir))?;
     attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
     finish(made.as_fd(), mount).at(Step::MountFs, i)?;
@@ -159,6 +161,17 @@ pub(super) fn make_fs(
     let made = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
     let_go(context);
     Ok(made)
+}
+
+/// A user namespace's file system may have its label from the policy alone, and says so.
+fn label_root(made: BorrowedFd<'_>, mount: &Mount) -> Result<()> {
+    let Some(label) = &mount.root_label else { return Ok(()) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(made, c".", flags, Mode::empty())?;
+    match fsetxattr(&root, c"security.selinux", label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => Ok(()),
+        other => other,
+    }
 }
 
 fn configure(context: &OwnedFd, options: &[(CString, Option<CString>)]) -> Result<()> {

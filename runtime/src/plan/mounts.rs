@@ -29,6 +29,8 @@ pub(crate) struct Mount {
     pub(crate) strict: bool,
     /// /dev, when it is read-only: filled before it becomes so.
     pub(crate) readonly_at_end: bool,
+    /// The SELinux label of its root, where no label can be given to the whole file system.
+    pub(crate) root_label: Option<CString>,
 }
 
 #[derive(Debug)]
@@ -121,8 +123,12 @@ pub(super) fn plan(spec: &spec::Spec, bundle: &Path, namespaces: &Namespaces) ->
 /// and those that were given one.
 fn add_label(mount: &mut Mount, label: &str) -> Result<(), Error> {
     let Source::Fs { kind, options, .. } = &mut mount.source else { return Ok(()) };
-    let own =
-        [&b"proc"[..], b"sysfs", b"mqueue", b"cgroup", b"cgroup2", b"devtmpfs", b"securityfs", b"selinuxfs"];
+    if kind.as_bytes() == b"mqueue" {
+        // New queues take their label from it.
+        mount.root_label = Some(c_string("linux.mountLabel", label)?);
+        return Ok(());
+    }
+    let own = [&b"proc"[..], b"sysfs", b"cgroup", b"cgroup2", b"devtmpfs", b"securityfs", b"selinuxfs"];
     let is_context = |(key, _): &(CString, Option<CString>)| key.to_bytes().ends_with(b"context");
     if !own.contains(&kind.as_bytes()) && !options.iter().any(is_context) {
         options.push((c"context".to_owned(), Some(c_string("linux.mountLabel", label)?)));
@@ -172,6 +178,7 @@ fn finish(destination: CString, source: Source, words: Words) -> Mount {
         propagation: words.propagation.or(default),
         strict,
         readonly_at_end,
+        root_label: None,
     }
 }
 

@@ -135,8 +135,9 @@ fn the_mount_label_is_on_the_files_of_the_containers_own_file_systems() {
     let Some(mut bundle) = labelled("sleep 600") else { return };
     bundle.spec["linux"]["mountLabel"] = json!(format!("system_u:object_r:container_file_t:{OWN}"));
     bundle.mount(json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs"}));
+    bundle.mount(json!({"destination": "/queues", "type": "mqueue", "source": "mqueue"}));
     bundle.start();
-    for place in ["data", "dev", "dev/pts"] {
+    for place in ["data", "queues", "dev", "dev/pts"] {
         let path = format!("/proc/{}/root/{place}", bundle.pid());
         let said = Command::new("stat").args(["-c", "%C"]).arg(&path).output().unwrap();
         let label = String::from_utf8_lossy(&said.stdout).trim().to_owned();

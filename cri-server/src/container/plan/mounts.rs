@@ -10,6 +10,8 @@ use super::gather::{HostDevice, MountSource, Propagation, SourceKind, is_image};
 use super::invalid::require;
 use super::namespaces::{id_mapping, on_host};
 use super::{Inputs, Invalid, devices, edits, images_dir};
+use crate::selinux::Labels;
+use crate::selinux::relabel::may_relabel;
 
 /// Group of the terminals in devpts, "tty" on every distribution.
 const TTY_GID: u32 = 5;
@@ -34,20 +36,27 @@ pub(super) struct Mounts {
     pub(super) mounts: Vec<Mount>,
     pub(super) rootfs_propagation: Option<String>,
     pub(super) missing_sources: Vec<PathBuf>,
+    pub(super) relabelled: Vec<PathBuf>,
 }
 
 pub(super) fn mounts(
     inputs: &Inputs<'_>,
     security: &LinuxContainerSecurityContext,
+    labels: Option<&Labels>,
 ) -> Result<Mounts, Invalid> {
-    let mut asked = Vec::new();
+    // What is not confined reads every label; what others of the volume's users have is theirs.
+    let labelled = labels.is_some_and(|labels| !labels.is_unconfined());
+    let (mut asked, mut relabelled) = (Vec::new(), Vec::new());
     for (index, (mount, source)) in inputs.config.mounts.iter().zip(&inputs.host.mounts).enumerate() {
         let field = format!("mounts[{index}]");
         asked.push(if is_image(mount) {
             image(&field, index, mount, inputs)?
         } else {
-            bind(&field, mount, source, inputs)?
+            bind(&field, mount, source)?
         });
+        if mount.selinux_relabel && labelled && !is_image(mount) {
+            relabelled.push(relabelled_source(&field, source, inputs)?);
+        }
     }
     asked.extend(edits::mounts(inputs));
     let mut mounts = promised(inputs, security);
@@ -61,7 +70,20 @@ pub(super) fn mounts(
         mounts,
         rootfs_propagation: rootfs_propagation(inputs.config),
         missing_sources: missing.map(|source| source.path.clone()).collect(),
+        relabelled,
     })
+}
+
+fn relabelled_source(field: &str, source: &MountSource, inputs: &Inputs<'_>) -> Result<PathBuf, Invalid> {
+    let may = may_relabel(&source.path, &inputs.sandbox.pod.pod_dir);
+    require(may, &format!("{field}.selinux_relabel"), || {
+        format!(
+            "{} is the host's own, which could not use it under a container's label; mount a directory below it, or \
+             without selinux_relabel",
+            source.path.display()
+        )
+    })?;
+    Ok(source.path.clone())
 }
 
 /// One of ours gives way to one asked for at the same place, and all of ours in /dev to a /dev asked for.
@@ -147,8 +169,8 @@ fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> R
     Ok(mount(&destination, "bind", source, &["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]))
 }
 
-fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
-    refuse_unsupported(field, asked, inputs)?;
+fn bind(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<Mount, Invalid> {
+    refuse_unsupported(field, asked)?;
     let destination = destination(field, asked, source)?;
     let propagation = propagation(field, asked, source)?;
     let mut options = vec!["rbind", propagation, access(field, asked)?];
@@ -169,13 +191,10 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_
     Ok(bound)
 }
 
-fn refuse_unsupported(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<(), Invalid> {
+fn refuse_unsupported(field: &str, asked: &v1::Mount) -> Result<(), Invalid> {
     require(asked.image_sub_path.is_empty(), &format!("{field}.image_sub_path"), || {
         "no image is named of which it could be a part".to_owned()
     })?;
-    if asked.selinux_relabel && inputs.host.machine.selinux {
-        return Err(Invalid::unsupported(format!("{field}.selinux_relabel"), "SELinux relabelling"));
-    }
     let absolute = Path::new(&asked.host_path).is_absolute();
     require(absolute, &format!("{field}.host_path"), || {
         format!("{:?} is not an absolute path", asked.host_path)

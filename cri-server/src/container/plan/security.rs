@@ -2,13 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
+use conmon_protocol::{PidSharing, Sharing};
 use oci_spec::runtime::{LinuxCapabilities, LinuxSeccomp};
 use proto::v1::security_profile::ProfileType;
 use proto::v1::{ContainerConfig, LinuxContainerSecurityContext};
 
 use super::invalid::require;
-use super::{Inputs, Invalid};
+use super::{Inputs, Invalid, args};
 use crate::seccomp as profiles;
+use crate::selinux::{self, Labels, Trust};
 
 /// What the kubelet asks to hide; a client that lists nothing gets the same.
 const MASKED: [&str; 11] = [
@@ -171,16 +173,26 @@ fn asked_apparmor(security: &LinuxContainerSecurityContext) -> Result<(ProfileTy
     }
 }
 
-/// Labels mean nothing where SELinux is off, and the peers take them there as no wish.
-pub(super) fn check_selinux(
+/// Labels mean nothing where SELinux is off, and the peers take them there as no wish. Where it is on and the pod has
+/// none, the operator does not want them.
+pub(super) fn labels(
     inputs: &Inputs<'_>,
     security: &LinuxContainerSecurityContext,
-) -> Result<(), Invalid> {
-    let asked = security.selinux_options.clone().unwrap_or_default() != proto::v1::SeLinuxOption::default();
-    if asked && inputs.host.machine.selinux {
-        return Err(Invalid::unsupported("security_context.selinux_options", "SELinux labelling"));
-    }
-    Ok(())
+) -> Result<Option<Labels>, Invalid> {
+    let Some(pod) = inputs.sandbox.labels else {
+        let asked = selinux::is_asked(security.selinux_options.as_ref()) && inputs.host.machine.selinux;
+        require(!asked, "security_context.selinux_options", || {
+            "container.selinux in berth.toml was \"off\" when the pod was made".to_owned()
+        })?;
+        return Ok(None);
+    };
+    let is_host = inputs.sandbox.pod.pid == PidSharing::Host || inputs.sandbox.pod.ipc == Sharing::Host;
+    let trust = if security.privileged || is_host { Trust::Host } else { Trust::Confined };
+    let args = args::args(inputs.config, &inputs.image)?;
+    let command = args.first().map(String::as_str).unwrap_or_default();
+    let asked = security.selinux_options.clone().unwrap_or_default();
+    let labels = selinux::of_container(pod, &asked, trust, command);
+    labels.map(Some).map_err(|wrong| Invalid::wrong("security_context", wrong.to_string()))
 }
 
 /// What is masked and what is read-only.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Invalid, capabilities};
 use crate::config::section::section;
 
@@ -17,6 +19,8 @@ section! {
         /// The AppArmor profile of containers that ask for the runtime's default or for none, where AppArmor is on:
         /// berthd loads `berth-default`; any other must be loaded already, but for `unconfined`.
         apparmor_profile: String = crate::apparmor::DEFAULT.into(),
+        /// SELinux labels for pods: `auto` where the kernel has SELinux, `on` everywhere or no pod starts, `off` nowhere.
+        selinux: SelinuxUse = SelinuxUse::Auto,
         /// Where vendors describe devices (CDI, JSON and YAML); a later directory wins.
         cdi_spec_dirs: Vec<PathBuf> = vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         /// Where hooks for all containers that fit are (oci-hooks(5) 1.0.0); a later directory wins. Each file that is
@@ -28,6 +32,16 @@ section! {
         /// making by then, and not the node.
         volume_timeout_s: u64 = 30,
     }
+}
+
+/// Whether pods are labelled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SelinuxUse {
+    #[default]
+    Auto,
+    On,
+    Off,
 }
 
 /// What Docker, containerd and the Kubernetes documentation count on.

@@ -16,6 +16,7 @@ struct Case {
     host: HostFacts,
     settings: Settings,
     target_pid: Option<i32>,
+    labels: Option<PodLabels>,
     handler: Option<crate::config::HandlerSection>,
 }
 
@@ -77,6 +78,7 @@ impl Case {
                 cgroup_parent: "/kubepods/poduid-1".into(),
                 cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
                 monitor_cgroup: None,
+                file_label: None,
             },
             image: TestImage {
                 entrypoint: vec!["/entry".into()],
@@ -106,6 +108,7 @@ impl Case {
             },
             settings: Settings::default(),
             target_pid: None,
+            labels: None,
             handler: None,
         }
     }
@@ -148,6 +151,7 @@ impl Case {
             sandbox: SandboxFacts {
                 config: &self.sandbox,
                 pod: &self.pod,
+                labels: self.labels.as_ref(),
                 hostname: "web",
                 target_pid: self.target_pid,
             },
@@ -489,10 +493,6 @@ fn mounts_that_cannot_be_are_refused() {
     check("no image is named", v1::Mount { image_sub_path: "x".into(), ..volume("/v", "/h") });
     let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/h") };
     assert!(mount_at(&planned(|case| case.mount(relabel.clone(), Propagation::Private)), "/v").is_some());
-    refused("selinux_relabel", |case| {
-        case.host.machine.selinux = true;
-        case.mount(relabel, Propagation::Private);
-    });
 }
 
 #[test]
@@ -610,7 +610,7 @@ fn apparmor_and_selinux_are_no_promise_where_they_are_off() {
     });
     let options = Some(v1::SeLinuxOption { level: "s0:c1".into(), ..Default::default() });
     planned(|case| case.security().selinux_options.clone_from(&options));
-    refused("SELinux", |case| {
+    refused("container.selinux", |case| {
         case.host.machine.selinux = true;
         case.security().selinux_options.clone_from(&options);
     });
@@ -619,6 +619,75 @@ fn apparmor_and_selinux_are_no_promise_where_they_are_off() {
         case.security().apparmor = profile(ProfileType::Localhost, "localhost/mine");
     });
     assert_eq!(apparmor_of(&plan), Some("mine"));
+}
+
+/// Where SELinux is on: a pod with the categories 1 and 2.
+fn labelled(case: &mut Case) {
+    let policy = crate::selinux::Policy {
+        process: "system_u:system_r:container_t:s0".parse().unwrap(),
+        file: "system_u:object_r:container_file_t:s0".parse().unwrap(),
+        init: None,
+    };
+    let (free, trust) = (crate::selinux::Level::of_pair(1, 2), crate::selinux::Trust::Confined);
+    case.host.machine.selinux = true;
+    case.labels = crate::selinux::of_pod(&policy, &v1::SeLinuxOption::default(), trust, &free).ok();
+}
+
+fn process_label(plan: &ContainerPlan) -> Option<&str> {
+    plan.spec.process().as_ref().unwrap().selinux_label().as_deref()
+}
+
+#[test]
+fn labels_are_on_the_process_its_file_systems_and_no_others() {
+    let plan = planned(labelled);
+    let file = Some("system_u:object_r:container_file_t:s0:c1,c2");
+    assert_eq!(process_label(&plan), Some("system_u:system_r:container_t:s0:c1,c2"));
+    assert_eq!(plan.spec.linux().as_ref().unwrap().mount_label().as_deref(), file);
+    assert_eq!(plan.file_label.as_deref(), file);
+    let privileged = planned(|case| {
+        labelled(case);
+        case.privileged();
+    });
+    assert_eq!(process_label(&privileged), Some("system_u:system_r:spc_t:s0"));
+    assert_eq!(privileged.file_label.as_deref(), file);
+    let among_the_hosts = planned(|case| {
+        labelled(case);
+        case.pod.ipc = Sharing::Host;
+    });
+    assert_eq!(process_label(&among_the_hosts), Some("system_u:system_r:spc_t:s0"));
+    assert_eq!(process_label(&planned(|_| {})), None);
+    refused("selinux_options.level: \"s0,c4\"", |case| {
+        labelled(case);
+        case.security().selinux_options =
+            Some(v1::SeLinuxOption { level: "s0,c4".into(), ..Default::default() });
+    });
+}
+
+#[test]
+fn a_volume_is_relabelled_when_that_is_asked_for_and_does_no_harm() {
+    let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/srv/data") };
+    let relabelled = |change: &dyn Fn(&mut Case)| {
+        planned(|case| {
+            change(case);
+            case.mount(relabel.clone(), Propagation::Private);
+            case.mount(volume("/w", "/srv/other"), Propagation::Private);
+        })
+        .relabelled
+    };
+    assert_eq!(relabelled(&labelled), [PathBuf::from("/srv/data")]);
+    assert!(relabelled(&|_| {}).is_empty(), "no label where SELinux is off");
+    assert!(
+        relabelled(&|case| {
+            labelled(case);
+            case.privileged();
+        })
+        .is_empty(),
+        "what is not confined needs none"
+    );
+    refused("mounts[0].selinux_relabel: /usr", |case| {
+        labelled(case);
+        case.mount(v1::Mount { host_path: "/usr".into(), ..relabel.clone() }, Propagation::Private);
+    });
 }
 
 fn apparmor_of(plan: &ContainerPlan) -> Option<&str> {

@@ -130,16 +130,18 @@ fn capabilities(machine: &Machine) -> Vec<Finding> {
 }
 
 fn lsm(machine: &Machine) -> Finding {
-    let on: Vec<&str> = [(machine.apparmor, "AppArmor"), (machine.selinux, "SELinux")]
-        .into_iter()
-        .filter_map(|(on, name)| on.then_some(name))
-        .collect();
-    if on.is_empty() {
-        return Finding::fine("LSM", "neither AppArmor nor SELinux");
+    match (machine.apparmor, machine.selinux) {
+        (_, true) => selinux_policy(),
+        (true, false) => Finding::fine("LSM", "AppArmor"),
+        (false, false) => Finding::fine("LSM", "neither AppArmor nor SELinux"),
     }
-    let advice =
-        "pods that ask for a profile or label that berth cannot give yet are refused, never run without it";
-    Finding::poor("LSM", on.join(", "), advice)
+}
+
+fn selinux_policy() -> Finding {
+    match crate::selinux::Policy::read() {
+        Ok(policy) => Finding::fine("LSM", format!("SELinux, containers are {}", policy.process.kind)),
+        Err(error) => Finding::broken("LSM", "SELinux, and no labels for containers", error.to_string()),
+    }
 }
 
 /// A pod costs berthd a handful of descriptors.

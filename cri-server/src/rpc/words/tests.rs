@@ -28,6 +28,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         monitor_cgroup: None,
+        file_label: None,
     };
     let plan = sandbox::Plan {
         pod,
@@ -36,6 +37,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
         port_mappings: vec![],
         resolv_conf: String::new(),
         created_at_ns,
+        labels: None,
     };
     let request = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     let facts = Arc::new(sandbox::Facts { id: id.into(), request, plan });

@@ -17,7 +17,7 @@ fn request(change: impl FnOnce(&mut v1::PodSandboxConfig)) -> v1::RunPodSandboxR
 }
 
 fn plan_of(request: &v1::RunPodSandboxRequest) -> Result<Plan, String> {
-    let host = Host { hostname: "node1", resolv_conf: "nameserver 1.1.1.1\n", selinux: true };
+    let host = Host { hostname: "node1", resolv_conf: "nameserver 1.1.1.1\n", selinux: Selinux::Unwanted };
     let handlers = RuntimeSection::default();
     let inputs = Inputs {
         sandbox_id: "s1",
@@ -121,7 +121,7 @@ fn what_cannot_be_is_refused_with_its_field() {
     let mut asked = namespaces(|_| {});
     let config = asked.config.as_mut().unwrap();
     linux(config).security_context.as_mut().unwrap().selinux_options = Some(selinux);
-    check(asked, "SELinux");
+    check(asked, "container.selinux in berth.toml is \"off\"");
     let dns = v1::DnsConfig { servers: vec!["1.1.1.1\noptions debug".into()], ..Default::default() };
     check(request(|config| config.dns_config = Some(dns)), "resolv.conf");
 }

@@ -58,6 +58,7 @@ fn facts(node: &Node) -> Arc<Facts> {
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         monitor_cgroup: None,
+        file_label: None,
     };
     let plan = crate::sandbox::Plan {
         pod,
@@ -66,6 +67,7 @@ fn facts(node: &Node) -> Arc<Facts> {
         port_mappings: vec![],
         resolv_conf: String::new(),
         created_at_ns: 1,
+        labels: None,
     };
     let request = v1::RunPodSandboxRequest { config: Some(config), ..Default::default() };
     Arc::new(Facts { id: "s1".into(), request, plan })
@@ -82,6 +84,8 @@ fn running(id: &str) -> Slot {
         user: container::plan::User { uid: 0, gid: 0, groups: vec![] },
         stop_signal: SIGTERM,
         missing_sources: vec![],
+        relabelled: vec![],
+        file_label: None,
     };
     let facts = container::Facts {
         id: id.into(),
