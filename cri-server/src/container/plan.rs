@@ -132,10 +132,10 @@ pub struct ContainerPlan {
     /// Sources of bind mounts that do not exist yet: to be made as directories first.
     pub missing_sources: Vec<PathBuf>,
     /// Sources of bind mounts that get the container's label with all that is in them.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relabelled: Vec<PathBuf>,
     /// SELinux, of the container's files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_label: Option<String>,
 }
 
