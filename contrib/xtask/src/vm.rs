@@ -47,7 +47,8 @@ fn read<'a>(args: &'a [&'a str]) -> Result<(Options, Work<'a>)> {
     let mut options = Options::default();
     let mut at = 0;
     loop {
-        let word = *args.get(at).context("vm needs a task: runtime, critest, node, oci, bench, or -- COMMAND")?;
+        let word =
+            *args.get(at).context("vm needs a task: runtime, critest, node, oci, bench, or -- COMMAND")?;
         let rest = args.get(at + 1..).unwrap_or_default();
         match word {
             "--lsm" => options.lsm = Lsm::parse(&value(word, rest.first())?)?,
