@@ -70,7 +70,8 @@ impl ImageService for Images {
             let (progress, layers) = watch::channel(Progress::default());
             let progress = Some(progress);
             let pull = PullRequest { reference, credentials, namespace, pod_cgroup, progress };
-            let image = self.node.images.pull(pull).await.map_err(|error| self.not_pulled(error))?;
+            let image =
+                Box::pin(self.node.images.pull(pull)).await.map_err(|error| self.not_pulled(error))?;
             self.node.metrics.pulled(pulled(&layers.borrow()));
             Ok(v1::PullImageResponse { image_ref: image.id.clone() })
         };
