@@ -101,6 +101,9 @@ fn labelled(script: &str) -> Option<Bundle> {
         let label = format!("system_u:object_r:container_file_t:{level}");
         assert!(Command::new("chcon").arg("-R").arg(label).arg(path).status().unwrap().success());
     };
+    // Where engines keep their bundles; what is made in it later is labelled so as well.
+    let bundles = ["-R", "-t", "container_var_lib_t"];
+    assert!(Command::new("chcon").args(bundles).arg(bundle.path()).status().unwrap().success());
     // As a package would label it: the policy lets only engines make containers. A copy, since the build may be on a
     // file system without labels.
     let program = bundle.path().join("program");
