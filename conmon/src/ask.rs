@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use conmon_protocol::{Answer, Ask, ContainerPlan, KeptExec, PodPlan, RefusalKind, Request, VERSION};
+use conmon_protocol::{Answer, Ask, ContainerPlan, Images, KeptExec, PodPlan, RefusalKind, Request, VERSION};
 use rustix::event::epoll::EventFlags;
 
 use crate::attach::{Attached, MAX_ATTACHED, Wanted};
@@ -32,6 +32,14 @@ impl Monitor {
             Ask::MakePod(plan) => self.make_pod(&plan),
             Ask::Look { paths, patience_ms } => return self.look(asker, paths, patience_ms),
             Ask::Create(plan) => return self.create(asker, plan),
+            Ask::Restore { plan, from } => return self.restore(asker, plan, &from),
+            Ask::Checkpoint { dumps, criu, patience_ms } => {
+                return self.checkpoint(asker, dumps, criu, patience_ms);
+            }
+            Ask::Thaw => {
+                self.thaw();
+                Ok(Answer::Done)
+            }
             Ask::Start { container_id } => return self.start(asker, &container_id),
             Ask::Signal { container_id, signal, scope } => {
                 return self.signal(asker, &container_id, signal, scope);
@@ -90,13 +98,22 @@ impl Monitor {
         }
         let key = self.next_key();
         if !plan.volumes.is_empty() || handler::is_command(&plan) {
-            return self.begin_making(key, asker, &plan);
+            return self.begin_making(key, asker, &plan, None);
         }
         let answer = match Container::make(key, plan, &self.poll) {
             Ok(container) => Ok(Answer::Created { pid: self.add_made(container) }),
             Err(error) => Err(error),
         };
         self.answer(asker, answer, Vec::new());
+    }
+
+    /// A child does it: criu takes its time.
+    fn restore(&mut self, asker: Asker, plan: ContainerPlan, from: &Images) {
+        if let Err(error) = self.may_create(&plan.container_id) {
+            return self.answer(asker, Err(error), Vec::new());
+        }
+        let key = self.next_key();
+        self.begin_making(key, asker, &plan, Some(from));
     }
 
     fn may_create(&self, id: &str) -> Result<(), Error> {

@@ -59,15 +59,24 @@ pub(crate) struct Begun {
     log: Log,
 }
 
+/// What a container is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Command,
+    /// The images of another container's processes.
+    Images,
+}
+
 impl Begun {
     /// With the container's side of its streams, or none for a terminal.
-    pub(crate) fn begin(plan: &ContainerPlan) -> Result<(Begun, Option<Ends>), Error> {
+    pub(crate) fn begin(plan: &ContainerPlan, origin: Origin) -> Result<(Begun, Option<Ends>), Error> {
         let record = ContainerRecord {
             plan: plan.clone(),
             process: None,
             started_at_ns: None,
             cgroup: None,
             owns_pid_namespace: false,
+            restored: origin == Origin::Images,
         };
         record.write()?;
         let log = Log::open(plan.log_path.as_deref())?;
@@ -104,7 +113,7 @@ impl Begun {
 impl Container {
     /// Makes a container whose process waits. On failure nothing stays.
     pub(crate) fn make(key: Key, plan: ContainerPlan, poll: &Poll) -> Result<Container, Error> {
-        let made = Begun::begin(&plan).and_then(|(begun, ends)| {
+        let made = Begun::begin(&plan, Origin::Command).and_then(|(begun, ends)| {
             let made = handler::create(&plan, ends)?;
             begun.finish(key, made, poll)
         });

@@ -254,12 +254,12 @@ mod tests {
     #[test]
     fn what_a_newer_daemon_asks_is_answered_too() {
         let (mut monitor, daemon) = pair();
-        let newer = serde_json::json!({"seq": 7, "ask": {"Checkpoint": {"container_id": "c"}}});
+        let newer = serde_json::json!({"seq": 7, "ask": {"Teleport": {"container_id": "c"}}});
         rustix::io::write(&daemon.socket, &encode(&newer, 0).unwrap()).unwrap();
         monitor.receive(&mut [0; 256]).unwrap();
         let asked = monitor.next_request().unwrap();
         let Some(Asked::Unknown { seq: 7, why }) = asked else { panic!("{asked:?}") };
-        assert!(why.contains("Checkpoint"), "{why}");
+        assert!(why.contains("Teleport"), "{why}");
     }
 
     #[test]

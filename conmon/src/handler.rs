@@ -6,8 +6,9 @@ mod in_tree;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use conmon_protocol::{CgroupDriver, ContainerPlan, Handler, RefusalKind, Rootfs, Scope};
+use conmon_protocol::{CgroupDriver, ContainerPlan, Dump, Handler, Images, RefusalKind, Rootfs, Scope};
 use runtime::cgroup::{Cgroup, OomWatch, ScopePlan};
 use runtime::spec::{NamespaceKind, Resources, Root, Spec};
 use rustix::event::Timespec;
@@ -75,6 +76,50 @@ pub(crate) fn create(plan: &ContainerPlan, ends: Option<Ends>) -> Result<Made, E
         Of::Command(runtime) => runtime.create(ends)?,
     };
     Ok(Made { process, cgroup, owns_pid_namespace })
+}
+
+/// Makes a container of images, frozen until [`start_restored`].
+pub(crate) fn restore(plan: &ContainerPlan, ends: Option<Ends>, from: &Images) -> Result<Made, Error> {
+    let spec = read_spec(plan)?;
+    let (cgroup, owns_pid_namespace) = (cgroup_of(plan, &spec)?, owns_pid_namespace(&spec));
+    let process = in_tree(plan)?.restore(plan, spec, ends, from)?;
+    Ok(Made { process, cgroup, owns_pid_namespace })
+}
+
+pub(crate) fn start_restored(plan: &ContainerPlan) -> Result<(), Error> {
+    in_tree(plan)?.start_restored(&plan.container_id)
+}
+
+/// Answers when all its processes stand still.
+pub(crate) fn freeze(plan: &ContainerPlan) -> Result<(), Error> {
+    in_tree(plan)?.freeze(&plan.container_id)
+}
+
+/// Lets the processes of a cgroup run. Those that run already, and one that is gone, are fine.
+pub(crate) fn thaw(cgroup: Option<&str>) -> Result<(), Error> {
+    let Some(path) = cgroup else { return Ok(()) };
+    let thawed = Cgroup::at(path).and_then(|cgroup| cgroup.thaw());
+    thawed.map_err(|source| runtime::Error::Cgroup { id: path.to_owned(), source }.into())
+}
+
+/// Writes its processes to images; they stand still and stay so.
+pub(crate) fn dump(plan: &ContainerPlan, dump: &Dump, criu: &Path) -> Result<(), Error> {
+    in_tree(plan)?.dump(&plan.container_id, dump, criu)
+}
+
+/// Other runtimes keep to themselves how they call criu.
+fn in_tree(plan: &ContainerPlan) -> Result<InTree<'_>, Error> {
+    match of(plan) {
+        Of::InTree(runtime) => Ok(runtime),
+        Of::Command(runtime) => {
+            let message = format!(
+                "container {} is made by {}; only those of berth's own runtime are checkpointed and restored",
+                plan.container_id,
+                runtime.program.display()
+            );
+            Err(Error::refused(RefusalKind::Unsupported, message))
+        }
+    }
 }
 
 pub(crate) fn start(plan: &ContainerPlan) -> Result<(), Error> {

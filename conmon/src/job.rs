@@ -13,11 +13,12 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{ContainerPlan, RefusalKind};
+use conmon_protocol::{ContainerPlan, Images, RefusalKind};
 use kernel::Child;
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
+use crate::clock;
 use crate::container::{Begun, Key};
 use crate::error::{Error, Named as _};
 use crate::exec;
@@ -32,6 +33,8 @@ pub(crate) use line::{Silent, Word};
 
 /// A killed child that the kernel does not hold is gone by then, and what it was making as well.
 const DEATH_NS: u64 = 300_000_000;
+/// When nobody says how long a volume may take to answer. A dead server takes for ever, a slow one seconds.
+const PATIENCE_MS: u64 = 30_000;
 
 /// What a child is doing, and for whom.
 #[derive(Debug)]
@@ -42,6 +45,11 @@ pub(crate) enum Task {
     Make {
         asker: Asker,
         begun: Box<Begun>,
+    },
+    /// Freezes containers and has criu write down their processes.
+    Dump {
+        asker: Asker,
+        names: String,
     },
     Exec {
         asker: Asker,
@@ -123,12 +131,12 @@ impl Job {
         key: Key,
         asker: Asker,
         begun: Begun,
-        ends: Option<Ends>,
+        (ends, from): (Option<Ends>, Option<&Images>),
         until: Until,
     ) -> Result<Job, Error> {
         let (ours, theirs) = line::lines()?;
         let plan = &begun.record.plan;
-        let child = clone(|| child::make(&theirs, plan, ends))?;
+        let child = clone(|| child::make(&theirs, plan, ends, from))?;
         let paths = plan.volumes.iter().map(|volume| volume.path.clone()).collect();
         Ok(Job::new(key, Task::Make { asker, begun: Box::new(begun) }, child, ours, paths, until))
     }
@@ -214,6 +222,11 @@ impl Job {
                 Error::refused(RefusalKind::State, format!("{} was taken away meanwhile", self.name()))
             }
             (Some(GivenUp::Late), Some(path)) => silent(path, self.patience_ms),
+            (Some(GivenUp::Late), None) if matches!(self.task, Task::Dump { .. }) => {
+                let message =
+                    format!("{} did not end within {} ms and was given up", self.name(), self.patience_ms);
+                Error::refused(RefusalKind::TimedOut, message)
+            }
             (Some(GivenUp::Late), None) => {
                 let message = format!(
                     "{} did not end within {} ms and was given up; does every volume below it answer?",
@@ -237,12 +250,15 @@ impl Job {
             Task::Start { .. } => "starting the container's command".into(),
             Task::Order { .. } => "what the container's runtime was told to do".into(),
             Task::Unmake { .. } => "the container's removal by its runtime".into(),
+            Task::Dump { names, .. } => format!("the checkpoint of {names}"),
         }
     }
 
     pub(crate) fn abandoned(self) -> (Task, Abandoned) {
         let of = match &self.task {
-            Task::Look { .. } | Task::Make { .. } => Of::Path(self.path().map(Path::to_path_buf)),
+            Task::Look { .. } | Task::Make { .. } | Task::Dump { .. } => {
+                Of::Path(self.path().map(Path::to_path_buf))
+            }
             Task::Exec { begun, .. } => Of::Container(begun.container),
             Task::Start { container, .. } | Task::Order { container, .. } | Task::Unmake { container } => {
                 Of::Container(*container)
@@ -267,6 +283,12 @@ impl Until {
         let earlier_ms = (self.at_ns - other_ns) / 1_000_000;
         Until { at_ns: other_ns, patience_ms: self.patience_ms.saturating_sub(earlier_ms) }
     }
+}
+
+/// From now on.
+pub(crate) fn until(patience_ms: u64) -> Until {
+    let patience_ms = if patience_ms == 0 { PATIENCE_MS } else { patience_ms };
+    Until { at_ns: clock::monotonic_ns().saturating_add(patience_ms.saturating_mul(1_000_000)), patience_ms }
 }
 
 /// A volume's server is away, as far as anybody can tell.

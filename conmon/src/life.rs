@@ -43,6 +43,7 @@ pub(crate) enum Asked {
     Resize,
     Update,
     Reopen,
+    Checkpoint,
     Delete,
 }
 
@@ -71,7 +72,7 @@ impl Life {
                 | Asked::Update
                 | Asked::Reopen
                 | Asked::Delete => Answer::Do,
-                Asked::Exec => Answer::No("has not been started"),
+                Asked::Exec | Asked::Checkpoint => Answer::No("has not been started"),
             },
             Life::Running { .. } => match asked {
                 Asked::Start => Answer::Already,
@@ -81,14 +82,18 @@ impl Life {
                 | Asked::Resize
                 | Asked::Update
                 | Asked::Reopen
+                | Asked::Checkpoint
                 | Asked::Delete => Answer::Do,
             },
             Life::Dying { .. } => match asked {
                 Asked::Signal | Asked::Reopen => Answer::Do,
                 Asked::Delete => Answer::Already,
-                Asked::Start | Asked::Exec | Asked::Attach | Asked::Resize | Asked::Update => {
-                    Answer::No("is being taken away")
-                }
+                Asked::Start
+                | Asked::Exec
+                | Asked::Attach
+                | Asked::Resize
+                | Asked::Update
+                | Asked::Checkpoint => Answer::No("is being taken away"),
             },
             Life::Exited(_) => match asked {
                 Asked::Signal => Answer::Already,
@@ -98,7 +103,8 @@ impl Life {
                 | Asked::Attach
                 | Asked::Resize
                 | Asked::Update
-                | Asked::Reopen => Answer::No("has exited"),
+                | Asked::Reopen
+                | Asked::Checkpoint => Answer::No("has exited"),
             },
         }
     }
@@ -177,6 +183,10 @@ mod tests {
         check(RUNNING, Asked::Update, Answer::Do);
         check(DYING, Asked::Update, GOING);
         check(EXITED, Asked::Update, OVER);
+        check(CREATED, Asked::Checkpoint, Answer::No("has not been started"));
+        check(RUNNING, Asked::Checkpoint, Answer::Do);
+        check(DYING, Asked::Checkpoint, GOING);
+        check(EXITED, Asked::Checkpoint, OVER);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod ask;
 mod attach;
+mod checkpoint;
 mod clock;
 mod container;
 mod daemon;

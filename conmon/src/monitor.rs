@@ -16,6 +16,7 @@ use conmon_protocol::{Answer, ContainerState, Event, Exit, KeptExec, Message, Po
 use rustix::event::epoll::EventFlags;
 
 use crate::attach::Attached;
+use crate::checkpoint::Checkpoint;
 use crate::container::{Container, Key};
 use crate::daemon::{Daemon, Gone};
 use crate::error::{Error, Leftovers};
@@ -48,6 +49,8 @@ pub(crate) struct Monitor {
     /// What children do.
     pub(crate) jobs: BTreeMap<Key, Job>,
     abandoned: Vec<Abandoned>,
+    /// The one that is being made.
+    pub(crate) checkpoint: Option<Checkpoint>,
     /// Ends of children that nobody knew, while something is being made.
     strays: Vec<Ended>,
     pub(crate) daemons: BTreeMap<Key, Daemon>,
@@ -84,6 +87,7 @@ impl Monitor {
             attached: BTreeMap::new(),
             jobs: BTreeMap::new(),
             abandoned: Vec::new(),
+            checkpoint: None,
             strays: Vec::new(),
             daemons: BTreeMap::new(),
             failures: Vec::new(),
@@ -130,6 +134,7 @@ impl Monitor {
             container.log.learn_cuts();
             self.take_up(container);
         }
+        self.thaw_what_was_left();
         returned.execs.into_iter().for_each(|(kept, pidfd)| self.take_up_exec(kept, pidfd));
     }
 
@@ -187,6 +192,7 @@ impl Monitor {
     pub(crate) fn drop_daemon(&mut self, key: Key) {
         if let Some(daemon) = self.daemons.remove(&key) {
             self.poll.unwatch(&daemon.socket);
+            self.checkpoint_loses(key);
         }
     }
 

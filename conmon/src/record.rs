@@ -27,6 +27,9 @@ pub(crate) struct ContainerRecord {
     pub(crate) started_at_ns: Option<i64>,
     pub(crate) cgroup: Option<String>,
     pub(crate) owns_pid_namespace: bool,
+    /// It was made of images, and waits frozen for its start.
+    #[serde(default)]
+    pub(crate) restored: bool,
 }
 
 /// A pod whose namespaces are made.
@@ -89,7 +92,7 @@ pub(crate) fn containers(pod_dir: &Path) -> (Vec<ContainerRecord>, Vec<Error>) {
     (records, errors)
 }
 
-fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+pub(crate) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let bytes = serde_json::to_vec(value).map_err(|source| Error::Json {
         step: "writing",
         object: path.display().to_string(),
@@ -103,7 +106,7 @@ fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
 }
 
 /// `None` when there is no such file.
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

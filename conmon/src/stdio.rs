@@ -149,8 +149,10 @@ fn make_fifo(path: &Path, plan: &ContainerPlan) -> Result<(), Error> {
     rustix::fs::chown(path, Some(uid), Some(gid)).named("giving to the container's user", path)
 }
 
+/// Nobody else writes in the container's directory, so there is no link not to be followed. A flag that says so would
+/// stay with the description for ever, and criu opens an end that it was given again by a link in /proc.
 fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Error> {
-    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::open(path, flags, Mode::empty()).named("opening", path)
 }
 

@@ -171,7 +171,7 @@ impl Turn {
             Life::Dying { .. } | Life::Created { .. } | Life::Running { .. } | Life::Exited(_) => None,
         });
         let jobs = self.monitor.jobs.values().map(|job| job.until_ns);
-        execs.chain(deaths).chain(jobs).min()
+        execs.chain(deaths).chain(jobs).chain(self.monitor.checkpoints_deadline()).min()
     }
 
     fn meet_deadlines(&mut self) {
@@ -193,5 +193,6 @@ impl Turn {
             self.monitor.give_up(key);
         }
         self.monitor.meet_jobs_deadlines(now_ns);
+        self.monitor.meet_checkpoints_deadline(now_ns);
     }
 }

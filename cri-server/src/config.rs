@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use conmon_protocol::CgroupDriver;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Allow;
+
 pub(crate) mod section;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ section! {
         network: NetworkSection = NetworkSection::default(),
         runtime: RuntimeSection = RuntimeSection::default(),
         container: crate::container::plan::Settings = crate::container::plan::Settings::default(),
+        checkpoint: CheckpointSection = CheckpointSection::default(),
         stream: StreamSection = StreamSection::default(),
         metrics: MetricsSection = MetricsSection::default(),
         tracing: TracingSection = TracingSection::default(),
@@ -198,6 +201,17 @@ impl HandlerSection {
 }
 
 section! {
+    /// Checkpoints of containers, through criu. (reload)
+    pub struct CheckpointSection {
+        /// `none`; `checkpoint`: containers are written down when asked; `restore`: and made of checkpoints. criu does as
+        /// root whatever a checkpoint says, so `restore` is for nodes where all of them are to be trusted.
+        allow: Allow = Allow::Checkpoint,
+        /// criu, 4.1 or newer on recent kernels: a path, or a name to be found in PATH.
+        criu: PathBuf = "criu".into(),
+    }
+}
+
+section! {
     /// The server for exec, attach and port-forward, which the kubelet dials.
     pub struct StreamSection {
         /// Address and port; port 0 takes a free one.
@@ -344,7 +358,8 @@ impl Config {
     pub fn reloaded(self, newer: Config) -> Config {
         // Pods that are there keep their cgroups, and the kubelet asks for the driver once.
         let runtime = RuntimeSection { cgroup_driver: self.runtime.cgroup_driver, ..newer.runtime };
-        Config { log: newer.log, runtime, container: newer.container, ..self }
+        let Config { log, container, checkpoint, .. } = newer;
+        Config { log, runtime, container, checkpoint, ..self }
     }
 
     /// A whole `berth.toml` with every key at its default and what it means.
@@ -356,6 +371,7 @@ impl Config {
         write_section::<NetworkSection>(&mut text, "network", &defaults.network);
         write_section::<RuntimeSection>(&mut text, "runtime", &defaults.runtime);
         write_section::<crate::container::plan::Settings>(&mut text, "container", &defaults.container);
+        write_section::<CheckpointSection>(&mut text, "checkpoint", &defaults.checkpoint);
         write_section::<StreamSection>(&mut text, "stream", &defaults.stream);
         write_section::<MetricsSection>(&mut text, "metrics", &defaults.metrics);
         text

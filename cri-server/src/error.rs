@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::step::Step;
-use crate::{config, container, monitor, sandbox, store};
+use crate::{checkpoint, config, container, monitor, sandbox, store};
 
 /// Cheap to clone, since all who joined a making hear how it failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -91,8 +91,8 @@ pub enum Error {
         #[source]
         source: Arc<std::io::Error>,
     },
-    #[error("{0} is not done by berth yet")]
-    Unsupported(&'static str),
+    #[error(transparent)]
+    Checkpoint(Arc<checkpoint::Error>),
 }
 
 /// What an error is about.
@@ -132,6 +132,12 @@ impl Error {
             1 => Err(errors.remove(0)),
             count => Err(Error::Leftovers { count, first: Arc::new(errors.remove(0)) }),
         }
+    }
+}
+
+impl From<checkpoint::Error> for Error {
+    fn from(error: checkpoint::Error) -> Self {
+        Error::Checkpoint(Arc::new(error))
     }
 }
 

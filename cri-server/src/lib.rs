@@ -5,8 +5,10 @@
 
 pub mod apparmor;
 pub mod cdi;
+pub mod checkpoint;
 pub mod config;
 pub mod container;
+pub mod criu;
 pub mod error;
 pub mod exec;
 pub mod handlers;

@@ -153,8 +153,11 @@ async fn run(
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
     let metrics = config.metrics.listen.clone();
+    cri_server::checkpoint::sweep(&config.root);
     let node = open(config).await?;
     node.ask_handlers().await;
+    let asking = node.clone();
+    tokio::spawn(async move { asking.ask_criu().await });
     let recovery = recover::load(&node);
     tokio::spawn(recover::finish(node.clone(), recovery));
     if !metrics.is_empty() {
@@ -294,6 +297,7 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, telemetry: Arc<Te
                 let old = Config::clone(&node.config());
                 node.set_config(old.reloaded(config));
                 node.ask_handlers().await;
+                node.ask_criu().await;
                 match node.images.reload().await {
                     Ok(()) => tracing::info!("settings and registries were read anew"),
                     Err(error) => {

@@ -221,12 +221,29 @@ impl Monitor {
     /// # Errors
     /// When the monitor refuses, is gone, or does not answer in time.
     pub async fn ask(&self, ask: Ask, fds: Vec<OwnedFd>) -> Result<(Answer, Vec<OwnedFd>), Error> {
+        self.ask_within(ANSWER_TIMEOUT, ask, fds).await
+    }
+
+    /// Asks what takes its time; the monitor is told how long, and answers by then.
+    ///
+    /// # Errors
+    /// As [`Monitor::ask`].
+    pub async fn ask_patiently(&self, ask: Ask, patience: Duration) -> Result<(Answer, Vec<OwnedFd>), Error> {
+        self.ask_within(patience.max(ANSWER_TIMEOUT), ask, Vec::new()).await
+    }
+
+    async fn ask_within(
+        &self,
+        patience: Duration,
+        ask: Ask,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Answer, Vec<OwnedFd>), Error> {
         let seq = self.inner.next_seq.fetch_add(1, Ordering::Relaxed);
         let bytes = conmon_protocol::encode(&Request { seq, ask }, fds.len() as u8).map_err(Error::Encode)?;
         let answer = self.inner.pending.expect_answer(seq);
         let _forget = Forget { pending: &self.inner.pending, seq };
         self.inner.asks.send(Outgoing { bytes, fds }).await.map_err(|_| Error::Gone)?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Error::Silent)?;
+        let answer = tokio::time::timeout(patience, answer).await.map_err(|_| Error::Silent)?;
         let (answer, fds) = answer.map_err(|_| Error::Gone)?;
         Ok((answer?, fds))
     }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::container::plan::SelinuxUse;
+use crate::criu::Criu;
 use crate::error::{Error, Noun};
 use crate::handlers;
 use crate::making::{Done, Underway};
@@ -27,6 +28,8 @@ use crate::world::World;
 
 /// How long a request waits for the pods of before to be found again.
 const RECOVERY_WAIT: Duration = Duration::from_secs(10);
+/// criu answers in a fraction of a second, or is given up by then.
+const CRIU_WAIT: Duration = Duration::from_secs(45);
 /// A resolver file is a few lines; nobody's is larger.
 const RESOLV_CONF_MAX: usize = 64 << 10;
 
@@ -44,6 +47,8 @@ pub struct Node {
     pub world: World,
     /// What each handler said it can do.
     handlers: ArcSwap<handlers::Features>,
+    /// What criu said, once it was asked.
+    criu: watch::Sender<Option<Arc<Criu>>>,
     names: Mutex<HashMap<Name, Claim>>,
     /// SELinux levels of pods.
     pub levels: selinux::Pool,
@@ -84,6 +89,7 @@ impl Node {
             metrics: Metrics::default(),
             world: World::default(),
             handlers: ArcSwap::default(),
+            criu: watch::Sender::default(),
             names: Mutex::default(),
             levels: selinux::Pool::default(),
             recovered,
@@ -108,6 +114,28 @@ impl Node {
     /// What the handlers said when they were asked last.
     pub fn handlers(&self) -> Arc<handlers::Features> {
         self.handlers.load_full()
+    }
+
+    /// Asks criu whether it works here.
+    pub async fn ask_criu(&self) {
+        let asked = Criu::ask(&self.config().checkpoint.criu).await;
+        match &asked.works {
+            Ok(version) => tracing::info!(version, "criu works"),
+            Err(why) => tracing::info!(why, "no checkpoints on this node"),
+        }
+        self.criu.send_replace(Some(Arc::new(asked)));
+    }
+
+    /// What criu said when it was asked last; `None` in the first moments of the daemon.
+    pub fn criu(&self) -> Option<Arc<Criu>> {
+        self.criu.borrow().clone()
+    }
+
+    /// The same, for who would rather wait a moment.
+    pub async fn criu_asked(&self) -> Option<Arc<Criu>> {
+        let mut criu = self.criu.subscribe();
+        let asked = tokio::time::timeout(CRIU_WAIT, criu.wait_for(Option::is_some)).await;
+        asked.ok()?.ok()?.clone()
     }
 
     /// Nanoseconds since the Unix epoch.
@@ -227,6 +255,12 @@ impl Node {
     pub fn knows(&self, sandbox_id: &str) -> bool {
         let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         names.values().any(|claim| claim.id() == sandbox_id)
+    }
+
+    /// Who has this name: a sandbox that is there, or is being made.
+    pub(crate) fn named(&self, name: &Name) -> Option<Arc<str>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.get(name).map(|claim| claim.id().into())
     }
 
     /// A sandbox is gone: its SELinux level is free again, and its name unless another has it by now.

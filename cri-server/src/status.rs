@@ -3,8 +3,8 @@
 use conmon_protocol::RefusalKind;
 use tonic::{Code, Status};
 
-use crate::container;
 use crate::error::{Error, chain};
+use crate::{checkpoint, container};
 use crate::{monitor, sandbox};
 
 impl From<Error> for Status {
@@ -34,7 +34,7 @@ pub fn code(error: &Error) -> Code {
         Error::Monitor(error) => of_monitor(error),
         Error::Streams(_) => Code::ResourceExhausted,
         Error::Stats { source, .. } => of_stats(source),
-        Error::Unsupported(_) => Code::Unimplemented,
+        Error::Checkpoint(error) => of_checkpoint(error),
         Error::MonitorDied { .. } | Error::Store(_) | Error::Config(_) | Error::Io { .. } => Code::Internal,
     }
 }
@@ -70,6 +70,18 @@ fn of_network(error: &network::Error) -> Code {
         E::Invalid { .. } | E::BadRanges { .. } => Code::InvalidArgument,
         // The rest, also of what may come.
         _ => Code::Internal,
+    }
+}
+
+/// The kubelet tells its client that a node can't checkpoint by UNIMPLEMENTED.
+fn of_checkpoint(error: &checkpoint::Error) -> Code {
+    use checkpoint::Error as E;
+    match error {
+        E::NoCheckpoints | E::NoRestore | E::Criu(_) => Code::Unimplemented,
+        E::Request(_) | E::Damaged { .. } => Code::InvalidArgument,
+        E::State(_) => Code::FailedPrecondition,
+        E::Io { .. } => Code::Internal,
+        E::Late => Code::DeadlineExceeded,
     }
 }
 

@@ -80,15 +80,15 @@ pub struct RootfsPlan {
 /// The images of this node; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Images {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    settings: Settings,
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
     registry: Registry,
-    pulls: Pulls,
-    writables: Writables,
+    pub(crate) pulls: Pulls,
+    pub(crate) writables: Writables,
 }
 
 impl Settings {

@@ -4,6 +4,7 @@
 //! writable layers that lie on them. What it holds is on disk in [`Settings::root`]; readers look at a
 //! published snapshot and never wait for the disk.
 
+mod annotated;
 pub mod auth;
 pub mod digest;
 pub mod manifest;
@@ -16,6 +17,7 @@ mod bounded;
 mod encryption;
 mod error;
 mod explain;
+mod fill;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod gc;

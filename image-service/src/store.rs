@@ -142,6 +142,13 @@ impl Store {
         self.index.document(digest).map_err(|error| self.index_error(error))
     }
 
+    /// The documents that an image brought along.
+    pub(crate) fn documents_of(&self, id: &str) -> Vec<Digest> {
+        let images = self.images();
+        let found = images.iter().find(|(known, _)| known.as_str() == id);
+        found.map(|(_, entry)| entry.record.documents.clone()).unwrap_or_default()
+    }
+
     /// A place to unpack a layer.
     pub(crate) fn ingest(&self) -> Result<Ingest, Error> {
         let path = self.root.join("ingest").join(random_name());

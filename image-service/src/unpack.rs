@@ -139,6 +139,20 @@ fn unpack_blocks(
     Ok(unpacked)
 }
 
+/// Unpacks an archive that nobody has announced, so there is nothing to hold it against: changes to a container's files,
+/// over what is in `root`. The bounds and the confinement are those of a layer.
+pub fn unpack_changes(source: impl BufRead, root: OwnedFd, limits: Limits) -> Result<Unpacked, Error> {
+    let algorithm = Algorithm::Sha256;
+    let packed = Packed::new(Source::new(source, algorithm), None);
+    let inflater = Inflater::new(packed).map_err(Error::Stream)?;
+    let mut archive = Archive::new(Diff::new(inflater, algorithm, limits), limits.entries);
+    let mut placer = Placer::new(root, limits.entries);
+    while let Some(entry) = archive.next_entry()? {
+        placer.place(&entry, &mut archive)?;
+    }
+    placer.finish()
+}
+
 /// Reads whatever follows the archive's end, since the digests cover it, and compares.
 fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<(), Error> {
     diff.drain().map_err(stream::error)?;

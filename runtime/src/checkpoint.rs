@@ -2,14 +2,17 @@
 //! of images a running container.
 //!
 //! `criu` runs the program and speaks with it, `message` has the bytes, `mounts` what of the container's mounts is the
-//! node's, `restore` the way back.
+//! node's, `descriptors` which of its streams are, `restore` the way back.
 
 mod criu;
+mod descriptors;
 mod message;
 mod mounts;
+mod names;
 mod restore;
 
-pub use restore::RestoreRequest;
+pub use criu::check;
+pub use restore::{RestoreRequest, Then};
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -34,6 +37,8 @@ pub struct Images {
     /// For logs; the images' own when there is none.
     pub work_dir: Option<PathBuf>,
     pub tcp_established: bool,
+    /// Connections are neither saved nor restored, but closed (criu 4.0 when dumping).
+    pub tcp_close: bool,
     pub external_unix_sockets: bool,
     pub shell_job: bool,
     pub file_locks: bool,
@@ -77,8 +82,6 @@ pub struct CheckpointRequest {
     pub status_fd: Option<i32>,
 }
 
-/// Which pipes 0, 1 and 2 were: named as runc names it, and with its contents.
-const DESCRIPTORS: &str = "descriptors.json";
 const DUMP_LOG: &str = "dump.log";
 /// Everything that helps to find out why it failed.
 const LOG_LEVEL: u64 = 4;
@@ -108,7 +111,7 @@ impl Runtime {
         describe(&mut options, request, pid);
         if request.after != After::PreDump {
             mounts::add_for_dump(&mut options, &record, pid)?;
-            write_descriptors(&request.images.dir, pid)?;
+            descriptors::add_for_dump(&mut options, &request.images.dir, pid)?;
         }
         name_namespaces(&mut options, &record, pid);
         if let Some(freezer) = cgroup_of(&record)?.freezer_dir() {
@@ -124,16 +127,13 @@ impl Runtime {
     }
 
     fn dump(&self, id: &str, opened: &Opened, request: &Message, log: &Path) -> Result<(), Error> {
-        // One that was paused is thawed: criu freezes it by itself, and finds its tasks in a state that it knows.
         let cgroup = cgroup_of(&StateDir::of(&self.root, id)?.read()?)?;
         let paused = cgroup.is_frozen().map_err(|e| in_cgroup(id, e))?;
-        if paused {
-            cgroup.thaw().map_err(|e| in_cgroup(id, e))?;
-        }
         let criu = Criu::start(&opened.program, None, || opened.keep())?;
         let outcome = criu.ask(request.clone(), Some(log), |_| Ok(())).map(drop);
         if paused {
-            // It has ended or it runs on, and then as it was.
+            // criu leaves one that was paused as it found it, unless it fails early. It has ended or it runs on, and
+            // then as it was.
             let _ = cgroup.freeze();
         }
         outcome
@@ -212,6 +212,7 @@ fn options(images: &Images, opened: &Opened, log: &str) -> Message {
         .flag(24, images.cgroups != CgroupMode::Ignore)
         .number(34, images.cgroups as u64)
         .flag(48, images.lazy_pages)
+        .flag(52, images.tcp_close)
         // Terminals whose master is the monitor's come to us.
         .flag(50, true);
     if images.empty_namespaces != 0 {
@@ -266,12 +267,4 @@ fn joined(record: &Record) -> u64 {
     let linux = spec.and_then(|spec| spec.linux).unwrap_or_default();
     let joined = linux.namespaces.iter().filter(|one| one.path.is_some());
     joined.fold(0, |flags, one| flags | crate::plan::flag_of(one.kind))
-}
-
-fn write_descriptors(dir: &Path, pid: i32) -> Result<(), Error> {
-    let one = |fd: u32| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
-    let links: Vec<PathBuf> = (0..3).map(one).collect();
-    let path = dir.join(DESCRIPTORS);
-    let text = serde_json::to_vec(&links).map_err(|source| Error::Config { path: path.clone(), source })?;
-    fs::write(&path, text).map_err(|e| Error::step("writing", path.display().to_string(), e))
 }

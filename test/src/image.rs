@@ -140,6 +140,8 @@ pub struct Recipe {
     pub config: Value,
     /// One manifest per architecture, in an index; empty for a bare amd64 manifest.
     pub architectures: Vec<&'static str>,
+    /// Of each manifest.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Recipe {
@@ -150,6 +152,7 @@ impl Recipe {
             layers,
             config,
             architectures: Vec::new(),
+            annotations: BTreeMap::new(),
         }
     }
 
@@ -185,12 +188,15 @@ impl Recipe {
                 "rootfs": {"type": "layers", "diff_ids": diff_ids},
             });
             let config = serde_json::to_vec(&config).expect("JSON of a config");
-            let manifest = json!({
+            let mut manifest = json!({
                 "schemaVersion": 2,
                 "mediaType": self.format.manifest(),
                 "config": {"mediaType": self.format.config(), "size": config.len(), "digest": digest(&config)},
                 "layers": layers,
             });
+            if !self.annotations.is_empty() {
+                manifest["annotations"] = json!(self.annotations);
+            }
             blobs.insert(digest(&config), config);
             manifests.push(Manifest {
                 media_type: self.format.manifest(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{ContainerPlan, ExecPlan, PodPlan};
+use crate::plan::{ContainerPlan, Dump, ExecPlan, Images, PodPlan};
 use crate::reply::{Kept, KeptExec};
 
 /// One question, numbered by the one who asks so that its answer can be found.
@@ -25,6 +25,15 @@ pub enum Ask {
     Look { paths: Vec<PathBuf>, patience_ms: u64 },
     /// Make a container up to the point where its process waits. Answered with `Created`.
     Create(ContainerPlan),
+    /// Make a container of the images of another one's processes, which wait as they were: frozen. Answered with
+    /// `Created`.
+    Restore { plan: ContainerPlan, from: Images },
+    /// Write the processes of running containers to images, by the criu that is named. All of them are frozen first,
+    /// and if this is answered with `Done` they stay so: until `Thaw`, until whoever asked is gone, or until the patience
+    /// is over. When it fails, and when anybody dies over it, they run on.
+    Checkpoint { dumps: Vec<Dump>, criu: PathBuf, patience_ms: u64 },
+    /// Let the containers that were frozen for a checkpoint run on. None is frozen is `Done`.
+    Thaw,
     /// Let the created process go on to its command. Answered with `Started`.
     Start { container_id: String },
     /// Send a signal. Already exited is `Done`.

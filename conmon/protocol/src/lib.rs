@@ -13,8 +13,8 @@ pub mod reply;
 pub use ask::{Ask, Request, Scope};
 pub use frame::{Decoder, Frame, FrameError, HEADER, MAX_FDS, MAX_FRAME, encode};
 pub use plan::{
-    CgroupDriver, ContainerPlan, ExecPlan, Handler, IdMap, IdMaps, MonitorCgroup, Owner, PidSharing, PodPlan,
-    Rootfs, Sharing, Stdin, Volume,
+    CgroupDriver, ContainerPlan, Dump, ExecPlan, Handler, IdMap, IdMaps, Images, MonitorCgroup, Owner,
+    PidSharing, PodPlan, Rootfs, Sharing, Stdin, Volume,
 };
 pub use reply::{
     Answer, ContainerState, Event, Exit, Kept, KeptExec, Message, Phase, PodState, Refusal, RefusalKind, Seen,

@@ -157,6 +157,28 @@ pub enum Handler {
     Command { path: PathBuf, root: PathBuf, cgroup_driver: CgroupDriver },
 }
 
+/// What a container is restored from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Images {
+    /// criu's path.
+    pub criu: PathBuf,
+    pub dir: PathBuf,
+    /// For criu's log, which outlives a failure.
+    pub work_dir: PathBuf,
+    /// How long it may take.
+    pub patience_ms: u64,
+}
+
+/// A container of which images are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dump {
+    pub container_id: String,
+    /// For the images.
+    pub dir: PathBuf,
+    /// For criu's log and statistics.
+    pub work_dir: PathBuf,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecPlan {
     pub exec_id: String,

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use conmon_protocol::{CgroupDriver, ContainerPlan, RefusalKind, Rootfs, Scope};
+use conmon_protocol::{CgroupDriver, ContainerPlan, Dump, Images, RefusalKind, Rootfs, Scope};
 use runtime::cgroup::{Cgroup, Driver};
+use runtime::checkpoint::{After, CgroupMode, CheckpointRequest, RestoreRequest, Then};
 use runtime::spec::{Process, Resources, Spec};
 use runtime::{CreateRequest, Force, Runtime, Stdio};
 
@@ -41,9 +42,52 @@ impl InTree<'_> {
         Ok(self.runtime().start(id)?)
     }
 
+    pub(super) fn restore(
+        self,
+        plan: &ContainerPlan,
+        spec: Spec,
+        ends: Option<Ends>,
+        from: &Images,
+    ) -> Result<Entered, Error> {
+        let lsm_profile = spec.process.as_ref().and_then(lsm_profile);
+        let container = CreateRequest {
+            id: &plan.container_id,
+            bundle: &plan.bundle_dir,
+            spec,
+            rootfs: rootfs(&plan.rootfs),
+            stdio: stdio(ends),
+            preserve_fds: 0,
+        };
+        let images = images(&from.criu, &from.dir, &from.work_dir);
+        let request =
+            RestoreRequest { container, images, lsm_profile, lsm_mount_context: None, then: Then::Hold };
+        Ok(self.runtime().restore(&request).map(Entered::from).map_err(without_log)?)
+    }
+
+    pub(super) fn start_restored(self, id: &str) -> Result<(), Error> {
+        Ok(self.runtime().start_restored(id)?)
+    }
+
+    pub(super) fn freeze(self, id: &str) -> Result<(), Error> {
+        Ok(self.runtime().pause(id)?)
+    }
+
+    pub(super) fn dump(self, id: &str, dump: &Dump, criu: &Path) -> Result<(), Error> {
+        let request = CheckpointRequest {
+            images: images(criu, &dump.dir, &dump.work_dir),
+            after: After::LeaveRunning,
+            parent: None,
+            page_server: None,
+            status_fd: None,
+        };
+        Ok(self.runtime().checkpoint(id, &request).map_err(without_log)?)
+    }
+
     pub(super) fn started(self, id: &str) -> Started {
         match self.runtime().state(id).map(|state| state.status) {
             Ok(runtime::state::Status::Created) => Started::No,
+            // Restored and held, or running and frozen for a checkpoint.
+            Ok(runtime::state::Status::Paused) if self.runtime().is_held(id) => Started::No,
             Ok(_) | Err(_) => Started::Yes,
         }
     }
@@ -94,6 +138,43 @@ impl From<runtime::Process> for Entered {
         let runtime::Process { pid, pidfd, console, warnings, .. } = process;
         Entered { pid, pidfd, console, warnings }
     }
+}
+
+/// criu's log goes the way of what failed, so nobody is sent to look at it.
+fn without_log(error: runtime::Error) -> runtime::Error {
+    match error {
+        runtime::Error::Criu { program, reason } => {
+            let words = reason.split_once("; all of it is in ").map(|(words, _)| format!("{words})"));
+            runtime::Error::Criu { program, reason: words.unwrap_or(reason) }
+        }
+        other => other,
+    }
+}
+
+/// What both ways have in common: the pod that it is restored in has other addresses, so no connection goes along.
+fn images(criu: &Path, dir: &Path, work_dir: &Path) -> runtime::checkpoint::Images {
+    runtime::checkpoint::Images {
+        program: criu.to_owned(),
+        dir: dir.to_owned(),
+        work_dir: Some(work_dir.to_owned()),
+        tcp_established: false,
+        tcp_close: true,
+        external_unix_sockets: false,
+        shell_job: false,
+        file_locks: true,
+        auto_dedup: false,
+        lazy_pages: false,
+        cgroups: CgroupMode::Soft,
+        empty_namespaces: 0,
+    }
+}
+
+/// That of the pod it comes into, instead of the one that the images name.
+fn lsm_profile(process: &Process) -> Option<String> {
+    let apparmor = process.apparmor_profile.as_ref().filter(|profile| !profile.is_empty());
+    let selinux = process.selinux_label.as_ref().filter(|label| !label.is_empty());
+    let apparmor = apparmor.map(|profile| format!("apparmor:{profile}"));
+    apparmor.or_else(|| selinux.map(|label| format!("selinux:{label}")))
 }
 
 fn rootfs(rootfs: &Rootfs) -> runtime::Rootfs {

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{ContainerPlan, Seen, Volume};
+use conmon_protocol::{ContainerPlan, Images, Seen, Volume};
 use rustix::io::Errno;
 use rustix::process::{getpid, set_child_subreaper};
 
@@ -42,7 +42,12 @@ fn see(path: &Path) -> Seen {
     }
 }
 
-pub(super) fn make(line: &OwnedFd, plan: &ContainerPlan, ends: Option<Ends>) -> Result<(), Errno> {
+pub(super) fn make(
+    line: &OwnedFd,
+    plan: &ContainerPlan,
+    ends: Option<Ends>,
+    from: Option<&Images>,
+) -> Result<(), Errno> {
     keep_only(line, ends.as_ref())?;
     for (at, volume) in plan.volumes.iter().enumerate() {
         say(line, &Word::At(at), &[])?;
@@ -51,7 +56,11 @@ pub(super) fn make(line: &OwnedFd, plan: &ContainerPlan, ends: Option<Ends>) -> 
         }
     }
     say(line, &Word::At(plan.volumes.len()), &[])?;
-    match handler::create(plan, ends) {
+    let made = match from {
+        None => handler::create(plan, ends),
+        Some(from) => handler::restore(plan, ends, from),
+    };
+    match made {
         Ok(made) => say(line, &Word::of(&made), &descriptors(&made.process)),
         Err(error) => say(line, &Word::Failed(error.refusal()), &[]),
     }

@@ -5,13 +5,13 @@ use std::os::fd::OwnedFd;
 
 use conmon_protocol::{Answer, ContainerPlan, ExecPlan, Refusal, RefusalKind, Scope};
 
-use super::work::{NO_TIME, until};
+use super::work::NO_TIME;
 use super::{Asker, Monitor};
 use crate::container::{self, Container, Key};
 use crate::error::Error;
 use crate::exec::{self, Exec, MAX_EXECS};
 use crate::handler;
-use crate::job::{Job, Of, OrderOf, Task, Until};
+use crate::job::{Job, Of, OrderOf, Task, Until, until};
 use crate::life::{Asked, Life};
 
 /// Processes that the kernel holds for one container; whoever asks for more is refused at once.
@@ -42,11 +42,15 @@ impl Monitor {
         let container = self.find_mut(id)?;
         let at_ns = container.begin_start()?;
         let plan = container.record.plan.clone();
+        let start = match container.record.restored {
+            true => handler::start_restored,
+            false => handler::start,
+        };
         if !may_hang {
-            return container.finish_start(at_ns, handler::start(&plan)).map(Some);
+            return container.finish_start(at_ns, start(&plan)).map(Some);
         }
         let task = Task::Start { asker, container: key, at_ns };
-        match self.begin_order(task, &plan, || handler::start(&plan)) {
+        match self.begin_order(task, &plan, || start(&plan)) {
             Ok(()) => Ok(None),
             Err(error) => self.find_mut(id)?.finish_start(at_ns, Err(error)).map(Some),
         }
@@ -126,6 +130,9 @@ impl Monitor {
     }
 
     pub(crate) fn exec(&mut self, asker: Asker, plan: ExecPlan, fds: Vec<OwnedFd>) {
+        if self.is_frozen(&plan.container_id) {
+            return self.exec_later(asker, plan, fds);
+        }
         if let Err(error) = self.try_exec(asker, plan, fds) {
             self.answer(asker, Err(error), Vec::new());
         }

@@ -3,26 +3,26 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use conmon_protocol::{Answer, ContainerPlan, RefusalKind};
+use conmon_protocol::{Answer, ContainerPlan, Images, RefusalKind};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll::EventFlags, poll};
 
 use super::{Asker, Monitor};
 use crate::clock;
-use crate::container::{self, Begun, Container, Key};
+use crate::container::{self, Begun, Container, Key, Origin};
 use crate::error::{Error, Named as _};
 use crate::handler::Made;
-use crate::job::{self, Abandoned, GivenUp, Job, Of, Task, Until, Word};
+use crate::job::{self, Abandoned, GivenUp, Job, Of, Task, Until, Word, until};
 use crate::poll::Token;
 use crate::reap::Ended;
 use crate::record::ContainerRecord;
 
-/// When nobody says how long a volume may take to answer. A dead server takes for ever, a slow one seconds.
-const PATIENCE_MS: u64 = 30_000;
 pub(super) const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Children of this pod that the kernel holds; who asks for more is refused at once.
 const MAX_ABANDONED: usize = 8;
 /// Ends that are remembered for what is being made.
 const MAX_STRAYS: usize = 64;
+/// A killed child that no volume holds is gone long before.
+const CRIUS_DEATH: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 
 impl Monitor {
     pub(crate) fn look(&mut self, asker: Asker, paths: Vec<PathBuf>, patience_ms: u64) {
@@ -36,13 +36,21 @@ impl Monitor {
     }
 
     /// Makes a container of which something may hang.
-    pub(crate) fn begin_making(&mut self, key: Key, asker: Asker, plan: &ContainerPlan) {
-        let until = until(plan.patience_ms);
+    pub(crate) fn begin_making(
+        &mut self,
+        key: Key,
+        asker: Asker,
+        plan: &ContainerPlan,
+        from: Option<&Images>,
+    ) {
+        let until = until(from.map_or(plan.patience_ms, |from| from.patience_ms));
+        let origin = from.map_or(Origin::Command, |_| Origin::Images);
         let paths = plan.volumes.iter().map(|volume| volume.path.as_path());
         if let Err(error) = self.refuse_what_hangs(paths, until) {
             return self.answer(asker, Err(error), Vec::new());
         }
-        let job = Begun::begin(plan).and_then(|(begun, ends)| Job::make(key, asker, begun, ends, until));
+        let job = Begun::begin(plan, origin)
+            .and_then(|(begun, ends)| Job::make(key, asker, begun, (ends, from), until));
         if let Err(error) = job.and_then(|job| self.add_job(job)) {
             let error = match container::unmake(plan) {
                 Ok(()) => error,
@@ -52,7 +60,7 @@ impl Monitor {
         }
     }
 
-    pub(super) fn add_job(&mut self, job: Job) -> Result<(), Error> {
+    pub(crate) fn add_job(&mut self, job: Job) -> Result<(), Error> {
         self.poll.watch(&job.line, Token::Job(job.key), EventFlags::IN).named("watching", "a child")?;
         self.jobs.insert(job.key, job);
         Ok(())
@@ -142,6 +150,10 @@ impl Monitor {
                 });
                 self.answer(asker, answer, Vec::new());
             }
+            Task::Dump { asker, .. } => {
+                let in_time = given_up.map_or(Ok(()), |_| Err(out_of_time()));
+                self.checkpoint_done(asker, done(heard).and(in_time));
+            }
             Task::Make { asker, begun } => {
                 let record = begun.record.clone();
                 match made(heard).and_then(|made| begun.finish(key, made, &self.poll)) {
@@ -212,6 +224,10 @@ impl Monitor {
         };
         let (error, given_up) = (job.refusal(), job.given_up);
         let (task, abandoned) = job.abandoned();
+        if matches!(task, Task::Dump { .. }) {
+            // Only when criu is gone can nobody freeze them again.
+            wait_for(&abandoned, CRIUS_DEATH);
+        }
         if !has_ended(&abandoned) {
             self.abandoned.push(abandoned);
         }
@@ -238,7 +254,7 @@ impl Monitor {
         let is_in = |job: &&Job| match &job.task {
             Task::Exec { begun, .. } => begun.container == container,
             Task::Start { container: of, .. } | Task::Order { container: of, .. } => *of == container,
-            Task::Look { .. } | Task::Make { .. } | Task::Unmake { .. } => false,
+            Task::Look { .. } | Task::Make { .. } | Task::Dump { .. } | Task::Unmake { .. } => false,
         };
         let keys: Vec<Key> = self.jobs.values().filter(is_in).map(|job| job.key).collect();
         keys.into_iter().for_each(|key| self.give_up_job(key));
@@ -258,17 +274,19 @@ impl Monitor {
     }
 }
 
-pub(super) fn until(patience_ms: u64) -> Until {
-    let patience_ms = if patience_ms == 0 { PATIENCE_MS } else { patience_ms };
-    Until { at_ns: clock::monotonic_ns().saturating_add(patience_ms.saturating_mul(1_000_000)), patience_ms }
-}
-
 fn has_ended(abandoned: &Abandoned) -> bool {
     let ended = |pidfd: &OwnedFd| {
         let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
         poll(&mut fds, Some(&NO_TIME)).is_ok_and(|ready| ready > 0)
     };
     abandoned.pidfds.iter().all(ended)
+}
+
+fn wait_for(abandoned: &Abandoned, patience: Timespec) {
+    for pidfd in &abandoned.pidfds {
+        // One that stays is held by the kernel, and does nothing more.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)], Some(&patience));
+    }
 }
 
 fn path_of(abandoned: &Abandoned) -> Option<Option<PathBuf>> {
@@ -308,6 +326,10 @@ fn nonsense() -> Error {
 
 fn too_late() -> Error {
     Error::refused(RefusalKind::TimedOut, "the process was started as its time was over, and was killed")
+}
+
+fn out_of_time() -> Error {
+    Error::refused(RefusalKind::TimedOut, "the checkpoint was made as its time was over")
 }
 
 fn unwanted() -> Error {

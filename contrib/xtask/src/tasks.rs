@@ -71,6 +71,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
         tools::ensure_packages(tools::COST_PACKAGES)?;
         Programs::build_failpoints()?;
         tools::CriTools::build()?;
+        criu::ensure()?;
         cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;
         return namespace::run_in_private(&[&["node"], args].concat());
     }
@@ -79,7 +80,8 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
         vec!["test", "--package", "berth-test", "--tests", "--no-fail-fast", "--", "--include-ignored"];
     command.extend(["--test-threads", "2"]);
     command.extend(args);
-    cargo_test("node", &command, &[])
+    let criu = criu::ensure()?.display().to_string();
+    cargo_test("node", &command, &[(criu::CRIU_VARIABLE, &criu)])
 }
 
 pub(crate) fn critest(args: &[&str]) -> Result<()> {

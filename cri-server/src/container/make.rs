@@ -9,6 +9,7 @@ use proto::v1;
 
 use super::{Facts, Life, Made, plan, volume};
 use crate::apparmor;
+use crate::checkpoint::Origin;
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
@@ -25,26 +26,48 @@ pub struct Order {
     pub config: v1::ContainerConfig,
     pub sandbox: Arc<sandbox::Facts>,
     pub monitor: Monitor,
+    /// A checkpoint's folder that it is made of.
+    pub from: Option<PathBuf>,
 }
 
 /// # Errors
 /// Names the step that failed. What was made by then is still there.
-pub async fn make(node: &Node, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
     let id = order.id.to_string();
     let made = steps(node, order, progress).await;
     made.map_err(|source| match source {
         // What the request lacks is told plainly.
-        Error::Plan(_) | Error::NoImage { .. } | Error::ImageVolume { .. } | Error::Request(_) => source,
+        Error::Plan(_)
+        | Error::NoImage { .. }
+        | Error::ImageVolume { .. }
+        | Error::Request(_)
+        | Error::Checkpoint(_) => source,
         source => {
             Error::Making { noun: Noun::Container, id, step: progress.step(), source: Arc::new(source) }
         }
     })
 }
 
-async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
     progress.enter(Step::ContainerPlan);
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
-    let image = node.images.find(&name).ok_or(Error::NoImage { name })?;
+    let origin = Origin::find(node, &order.id, &name, order.from.as_deref()).await?;
+    let made = make_of(node, order, origin.as_ref(), name, progress).await;
+    if let Some(origin) = origin {
+        origin.close(node).await;
+    }
+    made
+}
+
+async fn make_of(
+    node: &Node,
+    order: Order,
+    origin: Option<&Origin>,
+    name: String,
+    progress: &Progress,
+) -> Result<(Facts, Life), Error> {
+    let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
+    let image = found.ok_or(Error::NoImage { name })?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen).await?;
     let plan = decide(node, &order, &image, &host)?;
@@ -61,13 +84,19 @@ async fn steps(node: &Node, order: Order, progress: &Progress) -> Result<(Facts,
     progress.enter(Step::ContainerRootfs);
     volume::mount(node, &order, record.dir(), plan.file_label.as_deref()).await?;
     let rootfs = node.images.make_writable(&order.id, &image).await?;
+    if let Some(origin) = origin {
+        origin.fill(node, &order.id, &plan.spec).await?;
+    }
 
     progress.enter(Step::ContainerCreate);
     let volumes = volumes(&host, &plan);
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
     let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
     record.write_json("plan", &made)?;
-    let pid = create(&order.monitor, ask).await?;
+    let pid = match origin {
+        None => create(&order.monitor, ask).await?,
+        Some(origin) => origin.restore(&order.monitor, ask).await?,
+    };
 
     progress.enter(Step::ContainerCreated);
     let life = Life::Created { pid };

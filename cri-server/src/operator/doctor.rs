@@ -10,6 +10,7 @@ use super::{Error, config_command};
 use crate::config::Config;
 
 mod cgroups;
+mod criu;
 mod files;
 mod kernel;
 mod network;
@@ -96,6 +97,7 @@ pub(super) fn doctor(config_file: &Path, socket: Option<&Path>) -> Result<(), Er
     findings.extend(cgroups::findings());
     findings.extend(network::findings(&config.network));
     findings.extend(files::findings(&config, socket));
+    findings.extend(criu::findings(&config.checkpoint));
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
     say(&format!("{lines}\n{}\n", sum(&findings)))?;
     if findings.iter().any(Finding::is_broken) { Err(Error::Unwell) } else { Ok(()) }

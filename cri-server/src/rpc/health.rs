@@ -2,9 +2,9 @@
 
 use proto::v1;
 
-use crate::config;
 use crate::handlers::Features;
 use crate::node::Node;
+use crate::{checkpoint, config};
 
 pub(super) fn node_status(node: &Node, verbose: bool) -> v1::StatusResponse {
     let condition = |kind: &str, status: bool, reason: &str, message: String| v1::RuntimeCondition {
@@ -20,7 +20,11 @@ pub(super) fn node_status(node: &Node, verbose: bool) -> v1::StatusResponse {
     let conditions = vec![condition("RuntimeReady", true, "", String::new()), network];
     let config = node.config();
     let info = match verbose {
-        true => [("config".to_string(), serde_json::json!(&*config).to_string())].into(),
+        true => [
+            ("config".to_string(), serde_json::json!(&*config).to_string()),
+            ("checkpoint".to_string(), checkpoint::info(node).to_string()),
+        ]
+        .into(),
         false => Default::default(),
     };
     v1::StatusResponse {

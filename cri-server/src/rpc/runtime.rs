@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
 use crate::stream::{AttachSession, ExecSession, PortForwardSession};
-use crate::{container, monitor, monitoring, sandbox, usage};
+use crate::{checkpoint, container, monitor, monitoring, sandbox, usage};
 
 /// No grace is longer; more than that is for ever.
 const GRACE_MAX_S: i64 = 365 * 24 * 3600;
@@ -28,24 +28,6 @@ pub struct Runtime {
     node: Arc<Node>,
 }
 
-/// The calls that are not done yet, each answered with UNIMPLEMENTED. The README's table is to say the same.
-macro_rules! not_done {
-    ($($call:ident($request:ident) -> $response:ty;)*) => {
-        $(
-            fn $call<'life0, 'async_trait>(
-                &'life0 self,
-                _request: Request<v1::$request>,
-            ) -> std::pin::Pin<Box<dyn Future<Output = Reply<$response>> + Send + 'async_trait>>
-            where
-                'life0: 'async_trait,
-                Self: 'async_trait,
-            {
-                Box::pin(async { Err(Error::Unsupported(stringify!($call)).into()) })
-            }
-        )*
-    };
-}
-
 #[tonic::async_trait]
 impl RuntimeService for Runtime {
     type StreamPodSandboxesStream = Streamed<v1::StreamPodSandboxesResponse>;
@@ -54,12 +36,6 @@ impl RuntimeService for Runtime {
     type StreamPodSandboxStatsStream = Streamed<v1::StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = Streamed<v1::StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream = Streamed<v1::ContainerEventResponse>;
-
-    not_done! {
-        checkpoint_container(CheckpointContainerRequest) -> v1::CheckpointContainerResponse;
-        checkpoint_pod(CheckpointPodRequest) -> v1::CheckpointPodResponse;
-        restore_pod(RestorePodRequest) -> v1::RestorePodResponse;
-    }
 
     async fn version(&self, _request: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
         Ok(Response::new(v1::VersionResponse {
@@ -424,6 +400,41 @@ impl RuntimeService for Runtime {
         answer(&self.node.metrics, "UpdateRuntimeConfig", work).await
     }
 
+    async fn checkpoint_container(
+        &self,
+        request: Request<v1::CheckpointContainerRequest>,
+    ) -> Reply<v1::CheckpointContainerResponse> {
+        let deadline = deadline(request.metadata());
+        let work = async {
+            self.node.wait_recovered().await?;
+            checkpoint::checkpoint_container(&self.node, request.into_inner(), deadline).await?;
+            Ok(v1::CheckpointContainerResponse {})
+        };
+        answer(&self.node.metrics, "CheckpointContainer", work).await
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        request: Request<v1::CheckpointPodRequest>,
+    ) -> Reply<v1::CheckpointPodResponse> {
+        let deadline = deadline(request.metadata());
+        let work = async {
+            self.node.wait_recovered().await?;
+            checkpoint::checkpoint_pod(&self.node, request.into_inner(), deadline).await?;
+            Ok(v1::CheckpointPodResponse {})
+        };
+        answer(&self.node.metrics, "CheckpointPod", work).await
+    }
+
+    async fn restore_pod(&self, request: Request<v1::RestorePodRequest>) -> Reply<v1::RestorePodResponse> {
+        let deadline = deadline(request.metadata());
+        let work = async {
+            self.node.wait_recovered().await?;
+            checkpoint::restore_pod(&self.node, request.into_inner(), deadline).await
+        };
+        answer(&self.node.metrics, "RestorePod", work).await
+    }
+
     async fn list_metric_descriptors(
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
@@ -474,7 +485,7 @@ impl Runtime {
         let config = request.config.ok_or_else(|| Error::Request("config: is missing".into()))?;
         let sandbox = self.node.world.now().sandbox(&request.pod_sandbox_id)?;
         let (reply, heard) = oneshot::channel();
-        let message = Message::Create { config: Box::new(config), reply };
+        let message = Message::Create { config: Box::new(config), from: None, reply };
         let gone = || not_found(Noun::Sandbox, &request.pod_sandbox_id);
         sandbox.task.send(message).await.map_err(|_| gone())?;
         let underway = heard.await.map_err(|_| gone())??;

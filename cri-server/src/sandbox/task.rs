@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub type Reply = oneshot::Sender<Result<(), Error>>;
 pub enum Message {
     Create {
         config: Box<v1::ContainerConfig>,
+        /// A checkpoint's folder that it is made of.
+        from: Option<PathBuf>,
         reply: oneshot::Sender<Result<Underway, Error>>,
     },
     Sandbox {
@@ -274,7 +277,7 @@ impl Task {
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Create { config, reply } => drop(reply.send(self.create(config))),
+            Message::Create { config, from, reply } => drop(reply.send(self.create(config, from))),
             Message::Sandbox { ask, reply } => self.waiting.push((ask, reply)),
             Message::Container { container_id, ask, reply } => match self.containers.get_mut(&container_id) {
                 Some(slot) => slot.waiting.push((ask, reply)),

@@ -105,6 +105,11 @@ impl Writables {
         Ok(())
     }
 
+    pub(crate) fn plan_of(&self, container_id: &str) -> Option<RootfsPlan> {
+        let dir = self.path(container_id).ok()?;
+        self.held().get(container_id).map(|hold| self.plan(&dir, hold.layers()))
+    }
+
     pub(crate) fn list(&self) -> Vec<String> {
         self.held().keys().cloned().collect()
     }

@@ -153,6 +153,15 @@ impl Freezer {
         }
     }
 
+    /// Tells it to freeze, and does not wait for it.
+    pub(super) fn begin(&self, dir: &Path) -> Result<(), Error> {
+        files::write(dir, self.file, self.words[1]).map_err(|source| Error::Kernel {
+            doing: "writing",
+            object: dir.join(self.file),
+            source,
+        })
+    }
+
     /// Tells it to thaw, and does not wait for it.
     pub(super) fn release(&self, dir: &Path) {
         // ENOENT: gone, and with it whatever was frozen.

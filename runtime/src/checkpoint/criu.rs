@@ -16,6 +16,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+
 use super::message::{Message, Value, fields};
 use crate::{Error, make};
 
@@ -24,6 +26,7 @@ use crate::{Error, make};
 pub(super) enum Ask {
     Dump = 1,
     Restore = 2,
+    Check = 3,
     PreDump = 4,
     Notify = 6,
     FeatureCheck = 9,
@@ -77,7 +80,13 @@ impl Criu {
         let number = CString::new(theirs.as_raw_fd().to_string()).unwrap_or_default();
         let args = CStringArray::new(vec![c"criu".to_owned(), c"swrk".to_owned(), number]);
         let env = CStringArray::new(environment());
+        let us = getpid();
         let child = kernel::clone3(0, cgroup, || {
+            // It would go on for nobody, and hold the processes that it looks into.
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+            if getppid() != Some(us) {
+                return 127;
+            }
             become_criu(&theirs, prepare, &candidates, &args, &env);
             127
         })
@@ -95,6 +104,11 @@ impl Criu {
             }
         }
         Ok(criu)
+    }
+
+    /// Its number, while it is not heard out.
+    pub(super) fn pid(&self) -> i32 {
+        self.child.pid
     }
 
     /// Asks, answers its notices, and hears it out; `log` is what criu wrote about it.
@@ -180,13 +194,30 @@ impl Criu {
     }
 }
 
+/// Whether criu is there, new enough, and knows this kernel; its version as it says it.
+///
+/// # Errors
+/// `Criu` with criu's own words.
+pub fn check(program: &Path) -> Result<String, Error> {
+    let version = version(program)?;
+    let mut request = Message::default();
+    request.number(1, Ask::Check as u64);
+    Criu::start(program, None, || Ok(()))?.ask(request, None, |_| Ok(()))?;
+    let (major, minor, sublevel) = (version / 10_000, version / 100 % 100, version % 100);
+    Ok(format!("{major}.{minor}.{sublevel}"))
+}
+
 /// Whether criu is there, and new enough.
 pub(super) fn check_version(program: &Path) -> Result<(), Error> {
+    version(program).map(drop)
+}
+
+fn version(program: &Path) -> Result<u64, Error> {
     let mut request = Message::default();
     request.number(1, Ask::Version as u64);
     let answer = Criu::start(program, None, || Ok(()))?.ask(request, None, |_| Ok(()))?;
     if answer.version >= OLDEST {
-        return Ok(());
+        return Ok(answer.version);
     }
     let (major, minor) = (answer.version / 10_000, answer.version / 100 % 100);
     Err(Error::Criu {

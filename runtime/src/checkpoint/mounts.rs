@@ -77,6 +77,12 @@ fn is_bind(mount: &Mount) -> bool {
         || mount.options.iter().any(|option| matches!(option.as_str(), "bind" | "rbind"))
 }
 
+/// The numbers of all mounts that a process sees.
+pub(super) fn ids(pid: i32) -> Vec<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+}
+
 fn mounted_at(pid: i32) -> Vec<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()

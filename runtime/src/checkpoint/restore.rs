@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use kernel::{Depth, MountAttr, clone_flags as flag, mount_setattr_at, propagation};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -12,13 +12,15 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::Message;
 use super::criu::{self, Ask, Criu, Feature, Notice};
 use super::mounts::{self, External};
-use super::{DESCRIPTORS, EXTERNAL, Images, Opened, options};
+use super::names::Names;
+use super::{EXTERNAL, Images, Opened, descriptors, options};
 use crate::cgroup::Cgroup;
+use crate::freeze::{cgroup_of, in_cgroup, shown_status};
 use crate::later::Later;
 use crate::make::{self, Making};
 use crate::plan::Plan;
 use crate::state::{Init, Record, State, StateDir, Status};
-use crate::{CreateRequest, Error, Process, Runtime, hooks, sources, unmake};
+use crate::{CreateRequest, Error, Process, Runtime, Scope, Stdio, hooks, sources, unmake};
 
 /// A container to be restored from images. Of `container`, the streams that were pipes take the place of those that
 /// the checkpoint found, and a terminal is handed back.
@@ -29,6 +31,16 @@ pub struct RestoreRequest<'a> {
     /// `TYPE:NAME`, instead of the LSM profile that the images name.
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
+    pub then: Then,
+}
+
+/// What becomes of the container once its processes are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It runs.
+    Run,
+    /// It is frozen before any of its processes runs: created, until [`Runtime::start_restored`].
+    Hold,
 }
 
 const RESTORE_LOG: &str = "restore.log";
@@ -57,6 +69,31 @@ impl Runtime {
             let _ = unmake::unmake(&dir);
         }
         restored
+    }
+
+    /// Whether it was restored and waits for [`Runtime::start_restored`].
+    #[must_use]
+    pub fn is_held(&self, id: &str) -> bool {
+        StateDir::of(&self.root, id).is_ok_and(|dir| dir.waits_for_start())
+    }
+
+    /// Lets a container go on that was restored and held.
+    ///
+    /// # Errors
+    /// `State` when it is not held, `NotFound`, or a step's.
+    pub fn start_restored(&self, id: &str) -> Result<(), Error> {
+        let dir = StateDir::of(&self.root, id)?;
+        let record = dir.read()?;
+        if !dir.waits_for_start() {
+            let is = shown_status(&dir, &record).as_str();
+            return Err(Error::State { id: id.to_owned(), is, wanted: Status::Created.as_str() });
+        }
+        cgroup_of(&record)?.thaw().map_err(|e| in_cgroup(id, e))?;
+        dir.remove_fifo()?;
+        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running)).inspect_err(|_| {
+            // As for one that was made anew.
+            let _ = self.kill(id, Signal::KILL.as_raw(), Scope::All);
+        })
     }
 }
 
@@ -91,7 +128,10 @@ impl Restoring<'_> {
         let root = sources::root(plan, &self.request.container.rootfs, None)?;
         let given = Given { root, place, cgroup, namespaces: open_namespaces(plan)? };
         let opened = Opened::make(&self.request.images)?;
-        let (pid, console) = self.run_criu(&given, &opened, &record)?;
+        let names = Names::of(plan)?;
+        let restored = self.run_criu(&given, &opened, &record);
+        names.map_or(Ok(()), Names::give_back)?;
+        let (pid, console) = restored?;
         self.finish(record, pid, console)
     }
 
@@ -107,16 +147,35 @@ impl Restoring<'_> {
             opened.keep()?;
             given.namespaces.iter().try_for_each(|(_, fd)| criu::keep(fd.as_fd()))?;
             enter(given)?;
-            opened.reopen()
+            opened.reopen()?;
+            match &self.request.container.stdio {
+                Stdio::Fds { stdin, stdout, stderr } => {
+                    descriptors::take_numbers([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()])
+                }
+                Stdio::Inherit | Stdio::Terminal => Ok(()),
+            }
         };
         let criu = Criu::start(&opened.program, given.cgroup.unified_dir(), prepare)?;
-        let mut console = None;
-        let answer = criu.ask(request, Some(&log), |notice| self.hear(notice, record, &mut console))?;
+        let (mut console, program) = (None, criu.pid());
+        let answer = criu.ask(request, Some(&log), |notice| {
+            if notice.script == "pre-resume" && self.request.then == Then::Hold {
+                return self.hold(&given.cgroup, program);
+            }
+            self.hear(notice, record, &mut console)
+        })?;
         let pid = answer.pid.ok_or_else(|| Error::Criu {
             program: opened.program.clone(),
             reason: "it does not say which process it restored".to_owned(),
         })?;
         Ok((pid, console))
+    }
+
+    /// The processes are there and have not run yet. criu itself must not be frozen with them: it is still to let go of
+    /// them.
+    fn hold(&self, cgroup: &Cgroup, criu: i32) -> Result<(), Error> {
+        let at = |e| in_cgroup(self.request.container.id, e);
+        cgroup.let_out(criu).map_err(at)?;
+        cgroup.begin_to_freeze().map_err(at)
     }
 
     /// criu waits for us at these places.
@@ -144,8 +203,9 @@ impl Restoring<'_> {
         for (name, fd) in &given.namespaces {
             inherit(&mut options, name, fd.as_raw_fd());
         }
-        for (number, link) in descriptors(&request.images.dir) {
-            inherit(&mut options, &link, number);
+        join(&mut options, &self.making.plan);
+        for (number, name) in descriptors::to_give(&request.images.dir) {
+            inherit(&mut options, &name, number);
         }
         mounts::add_for_restore(&mut options, &self.externals(given));
         for (controller, path) in given.cgroup.roots() {
@@ -177,11 +237,27 @@ impl Restoring<'_> {
         let later = Later::default();
         record.init = Some(Init::of(pid, &later).map_err(undo)?);
         dir.write(&record, &later)?;
-        dir.remove_fifo()?;
         // Empty: what was mounted there was in criu's own namespace.
         let _ = fs::remove_dir(dir.path.join(ROOT));
-        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))?;
+        match self.request.then {
+            Then::Run => {
+                dir.remove_fifo()?;
+                hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))?;
+            }
+            // Whoever waits until they have stopped knows that criu has let go of them.
+            Then::Hold => cgroup_of(&record)?.freeze().map_err(|e| in_cgroup(&record.id, e))?,
+        }
         Ok(Process { pid, pidfd: child.pidfd, console, warnings: Vec::new(), kept: None })
+    }
+}
+
+/// Namespaces that criu saves, contents and all, and that are somebody else's here: the restored processes join them.
+fn join(options: &mut Message, plan: &Plan) {
+    for (flag, name) in [(flag::NEWIPC, "ipc"), (flag::NEWUTS, "uts")] {
+        let Some(joined) = plan.namespaces.joined.iter().find(|joined| joined.flag == flag) else { continue };
+        let mut namespace = Message::default();
+        namespace.text(1, name).text(2, &joined.path.display().to_string());
+        options.message(39, &namespace);
     }
 }
 
@@ -189,13 +265,6 @@ fn inherit(options: &mut Message, key: &str, fd: i32) {
     let mut inherited = Message::default();
     inherited.text(1, key).number(2, fd as u64);
     options.message(27, &inherited);
-}
-
-/// Pipes that 0, 1 and 2 were: ours take their place.
-fn descriptors(dir: &Path) -> Vec<(i32, String)> {
-    let bytes = fs::read(dir.join(DESCRIPTORS)).unwrap_or_default();
-    let links: Vec<String> = serde_json::from_slice(&bytes).unwrap_or_default();
-    (0..3).zip(links).filter(|(_, link)| link.starts_with("pipe:")).collect()
 }
 
 fn open_namespaces(plan: &Plan) -> Result<Vec<(&'static str, OwnedFd)>, Error> {

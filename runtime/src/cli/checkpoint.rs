@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use runtime::checkpoint::{After, CgroupMode, CheckpointRequest, Images, RestoreRequest};
+use runtime::checkpoint::{After, CgroupMode, CheckpointRequest, Images, RestoreRequest, Then};
 use runtime::{CreateRequest, Force, Process, Rootfs, Stdio};
 
 use super::args::{Args, unknown};
@@ -21,6 +21,7 @@ impl Common {
                 dir: PathBuf::from("checkpoint"),
                 work_dir: None,
                 tcp_established: false,
+                tcp_close: false,
                 external_unix_sockets: false,
                 shell_job: false,
                 file_locks: false,
@@ -137,6 +138,7 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
         images: options.common.images.clone(),
         lsm_profile: options.lsm_profile.clone(),
         lsm_mount_context: options.lsm_mount_context.clone(),
+        then: Then::Run,
     })?;
     let (socket, pid_file) = (options.console_socket.as_deref(), options.pid_file.as_deref());
     handover::hand_over(&process, socket, pid_file)

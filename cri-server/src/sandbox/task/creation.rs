@@ -1,5 +1,6 @@
 //! The task and the containers that are being made.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use proto::v1::{self, ContainerEventType};
@@ -16,7 +17,11 @@ use crate::sandbox::life::{Answer, Ask};
 use crate::step::{Progress, Step};
 
 impl Task {
-    pub(super) fn create(&mut self, config: Box<v1::ContainerConfig>) -> Result<Underway, Error> {
+    pub(super) fn create(
+        &mut self,
+        config: Box<v1::ContainerConfig>,
+        from: Option<PathBuf>,
+    ) -> Result<Underway, Error> {
         let name = container::name(&config);
         if name.0.is_empty() {
             return Err(Error::Request("config.metadata.name: must not be empty".into()));
@@ -33,7 +38,8 @@ impl Task {
         let id: Arc<str> = node::new_id().into();
         let progress = Progress::new(id.clone(), Step::ContainerPlan);
         let (underway, done) = Underway::new(Noun::Container, id.clone(), progress.clone());
-        let order = Order { id: id.clone(), config: (*config).clone(), sandbox: self.facts.clone(), monitor };
+        let (sandbox, copy) = (self.facts.clone(), (*config).clone());
+        let order = Order { id: id.clone(), config: copy, sandbox, monitor, from };
         let attempt = Attempt { config, underway: underway.clone(), done };
         let stage = Stage::Making { attempt, ended: None };
         self.containers.insert(id.clone(), Slot::new(stage));

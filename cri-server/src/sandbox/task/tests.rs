@@ -185,7 +185,7 @@ async fn a_stop_of_the_sandbox_kills_first_and_leaves_what_can_be_asked_about() 
         let (reply, heard) = oneshot::channel();
         let metadata = v1::ContainerMetadata { name: "new".into(), attempt: 0 };
         let config = Box::new(v1::ContainerConfig { metadata: Some(metadata), ..Default::default() });
-        task.send(Message::Create { config, reply }).await.unwrap();
+        task.send(Message::Create { config, from: None, reply }).await.unwrap();
         heard.await.unwrap().unwrap_err()
     };
     assert!(matches!(refused, Error::State { .. }), "{refused}");

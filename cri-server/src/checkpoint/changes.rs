@@ -1,0 +1,262 @@
+//! What a container changed in its image's files: an archive of what it wrote, and a list of what it removed. Read from
+//! its writable layer while it stands still.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use image_service::RootfsPlan;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use tar::{EntryType, Header};
+
+use super::Error;
+
+/// More than any attribute's name or value (xattr(7)).
+const XATTR_MAX: usize = 64 << 10;
+/// overlay's own marks.
+const OVERLAY: &str = "trusted.overlay.";
+/// Where it is restored it gets the label of its new pod.
+const SELINUX: &str = "security.selinux";
+const OPAQUE: &str = "trusted.overlay.opaque";
+/// With these a file is not what its entry says: overlay looks elsewhere for it.
+const ELSEWHERE: [&str; 2] = ["trusted.overlay.redirect", "trusted.overlay.metacopy"];
+
+/// Writes the archive and gives the paths that are gone, from the container's root.
+pub(super) fn write(rootfs: &RootfsPlan, archive: impl Write, until: Instant) -> Result<Vec<PathBuf>, Error> {
+    let mut changes = Changes {
+        rootfs,
+        archive: tar::Builder::new(archive),
+        links: HashMap::new(),
+        gone: Vec::new(),
+        until,
+    };
+    changes.directory(Path::new(""))?;
+    let written = changes.archive.into_inner().and_then(|mut archive| archive.flush());
+    written.map_err(Error::io("writing the changes of", &rootfs.upper))?;
+    Ok(changes.gone)
+}
+
+struct Changes<'a, W: Write> {
+    rootfs: &'a RootfsPlan,
+    archive: tar::Builder<W>,
+    /// Of files with several names, the one that is in the archive already.
+    links: HashMap<(u64, u64), PathBuf>,
+    gone: Vec<PathBuf>,
+    until: Instant,
+}
+
+impl<W: Write> Changes<'_, W> {
+    fn directory(&mut self, relative: &Path) -> Result<(), Error> {
+        let dir = self.rootfs.upper.join(relative);
+        let mut names = BTreeSet::new();
+        for entry in fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
+            names.insert(entry.map_err(Error::io("reading", &dir))?.file_name());
+        }
+        if xattr(&dir, OPAQUE).is_some_and(|value| value == b"y") {
+            let hidden = self.below(relative)?.into_iter().filter(|name| !names.contains(name));
+            self.gone.extend(hidden.map(|name| relative.join(name)));
+        }
+        names.into_iter().try_for_each(|name| self.entry(&relative.join(name)))
+    }
+
+    fn entry(&mut self, relative: &Path) -> Result<(), Error> {
+        if Instant::now() >= self.until {
+            return Err(Error::Late);
+        }
+        let path = self.rootfs.upper.join(relative);
+        let at = || Error::io("writing down", &path);
+        let found = fs::symlink_metadata(&path).map_err(at())?;
+        let kind = found.file_type();
+        if kind.is_char_device() && found.rdev() == 0 {
+            self.gone.push(relative.to_owned());
+            return Ok(());
+        }
+        if kind.is_socket() {
+            // criu makes those again that somebody listens at.
+            return Ok(());
+        }
+        self.attributes(&path).map_err(at())?;
+        let mut header = Header::new_gnu();
+        header.set_metadata(&found);
+        header.set_size(0);
+        if kind.is_dir() {
+            self.archive.append_data(&mut header, relative, io::empty()).map_err(at())?;
+            return self.directory(relative);
+        }
+        if kind.is_file() {
+            return self.file(relative, &path, &found, header).map_err(at());
+        }
+        if kind.is_symlink() {
+            let target = fs::read_link(&path).map_err(at())?;
+            return self.archive.append_link(&mut header, relative, target).map_err(at());
+        }
+        header.set_device_major(rustix::fs::major(found.rdev())).map_err(at())?;
+        header.set_device_minor(rustix::fs::minor(found.rdev())).map_err(at())?;
+        self.archive.append_data(&mut header, relative, io::empty()).map_err(at())
+    }
+
+    fn file(
+        &mut self,
+        relative: &Path,
+        path: &Path,
+        found: &fs::Metadata,
+        mut header: Header,
+    ) -> io::Result<()> {
+        if found.nlink() > 1 {
+            if let Some(first) = self.links.get(&(found.dev(), found.ino())) {
+                header.set_entry_type(EntryType::Link);
+                return self.archive.append_link(&mut header, relative, first);
+            }
+            self.links.insert((found.dev(), found.ino()), relative.to_owned());
+        }
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
+        let file = File::options().read(true).custom_flags(flags as i32).open(path)?;
+        header.set_size(found.len());
+        self.archive.append_data(&mut header, relative, io::Read::take(file, found.len()))
+    }
+
+    /// What a file has besides, as a header of its own (pax).
+    fn attributes(&mut self, path: &Path) -> io::Result<()> {
+        let names = xattr_names(path)?;
+        if let Some(name) = names.iter().find(|name| ELSEWHERE.contains(&name.as_str())) {
+            return Err(io::Error::other(format!(
+                "it has {name}; overlay's redirect_dir and metacopy can't be checkpointed"
+            )));
+        }
+        let kept = names.iter().filter(|name| !name.starts_with(OVERLAY) && *name != SELINUX);
+        let kept: Vec<(String, Vec<u8>)> =
+            kept.filter_map(|name| Some((format!("SCHILY.xattr.{name}"), xattr(path, name)?))).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        self.archive.append_pax_extensions(kept.iter().map(|(name, value)| (name.as_str(), &value[..])))
+    }
+
+    /// The names in a directory of the layers below, followed through no link.
+    fn below(&self, relative: &Path) -> Result<BTreeSet<std::ffi::OsString>, Error> {
+        let mut names = BTreeSet::new();
+        let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for layer in &self.rootfs.lower {
+            let read = || -> rustix::io::Result<Vec<std::ffi::OsString>> {
+                let root = rustix::fs::openat(CWD, layer, flags, Mode::empty())?;
+                let dir = openat2(&root, relative, flags, Mode::empty(), inside)?;
+                let entries = rustix::fs::Dir::read_from(&dir)?.collect::<rustix::io::Result<Vec<_>>>()?;
+                let name = |entry: &rustix::fs::DirEntry| {
+                    std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()).to_owned()
+                };
+                Ok(entries.iter().map(name).filter(|name| name != "." && name != "..").collect())
+            };
+            match read() {
+                Ok(found) => names.extend(found),
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(Error::io("reading", layer.join(relative))(errno.into())),
+            }
+        }
+        Ok(names)
+    }
+}
+
+fn xattr_names(path: &Path) -> io::Result<Vec<String>> {
+    let mut bytes = vec![0; XATTR_MAX];
+    let length = match rustix::fs::llistxattr(path, &mut bytes[..]) {
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => 0,
+        Err(errno) => return Err(errno.into()),
+    };
+    let names = bytes[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(names.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+}
+
+fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; XATTR_MAX];
+    let length = rustix::fs::lgetxattr(path, name, &mut bytes[..]).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{FileType, XattrFlags, makedev, mknodat, setxattr};
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    fn later() -> Instant {
+        Instant::now() + Duration::from_secs(60)
+    }
+
+    /// A layer below and a writable one; `None` for those who may not make overlay's marks.
+    fn layers() -> Option<(tempfile::TempDir, RootfsPlan)> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (lower, upper) = (dir.path().join("lower"), dir.path().join("upper"));
+        for path in [lower.join("hidden/deep"), lower.join("etc"), upper.join("hidden"), upper.join("etc")] {
+            fs::create_dir_all(path).unwrap();
+        }
+        fs::write(lower.join("hidden/old"), "old").unwrap();
+        let plan = RootfsPlan { lower: vec![lower], upper, work: dir.path().join("work") };
+        Some((dir, plan))
+    }
+
+    fn entries(bytes: &[u8]) -> BTreeMap<String, (EntryType, String)> {
+        let mut archive = tar::Archive::new(bytes);
+        let read = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
+            let mut entry = entry.unwrap();
+            let link = entry.link_name().unwrap().map(|link| link.display().to_string());
+            let mut text = String::new();
+            io::Read::read_to_string(&mut entry, &mut text).unwrap();
+            let path = entry.path().unwrap().display().to_string();
+            (path, (entry.header().entry_type(), link.unwrap_or(text)))
+        };
+        archive.entries().unwrap().map(read).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_in_the_archive_and_what_was_removed_is_in_the_list() {
+        let Some((_dir, plan)) = layers() else { return };
+        let upper = &plan.upper;
+        fs::write(upper.join("etc/new"), "text").unwrap();
+        fs::hard_link(upper.join("etc/new"), upper.join("etc/other")).unwrap();
+        std::os::unix::fs::symlink("/nowhere", upper.join("etc/way")).unwrap();
+        fs::write(upper.join("hidden/kept"), "kept").unwrap();
+        setxattr(upper.join("hidden"), OPAQUE, b"y", XattrFlags::empty()).unwrap();
+        let whiteout = upper.join("etc/gone");
+        mknodat(CWD, whiteout, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)).unwrap();
+        setxattr(upper.join("etc/new"), "user.note", b"seen", XattrFlags::empty()).unwrap();
+        let mut bytes = Vec::new();
+        let gone = write(&plan, &mut bytes, later()).unwrap();
+        assert_eq!(gone, ["etc/gone", "hidden/deep", "hidden/old"].map(PathBuf::from));
+        let entries = entries(&bytes);
+        assert_eq!(entries["etc/new"], (EntryType::Regular, "text".into()));
+        assert_eq!(entries["etc/other"], (EntryType::Link, "etc/new".into()));
+        assert_eq!(entries["etc/way"], (EntryType::Symlink, "/nowhere".into()));
+        assert_eq!(entries["hidden/kept"], (EntryType::Regular, "kept".into()));
+        assert!(!entries.contains_key("etc/gone") && !entries.contains_key("hidden/old"));
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("SCHILY.xattr.user.note=seen") && !text.contains("trusted.overlay"));
+    }
+
+    #[test]
+    fn a_way_out_of_the_layers_is_not_followed_and_time_is_kept() {
+        let Some((dir, plan)) = layers() else { return };
+        fs::create_dir(dir.path().join("outside")).unwrap();
+        fs::write(dir.path().join("outside/secret"), "x").unwrap();
+        fs::remove_dir_all(plan.lower[0].join("hidden")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("outside"), plan.lower[0].join("hidden")).unwrap();
+        setxattr(plan.upper.join("hidden"), OPAQUE, b"y", XattrFlags::empty()).unwrap();
+        assert!(write(&plan, Vec::new(), later()).unwrap().is_empty());
+        assert!(matches!(write(&plan, Vec::new(), Instant::now()), Err(Error::Late)));
+        let redirect = ELSEWHERE[0];
+        setxattr(plan.upper.join("etc"), redirect, b"/x", XattrFlags::empty()).unwrap();
+        let refused = write(&plan, Vec::new(), later()).unwrap_err();
+        assert!(crate::error::chain(&refused).contains(redirect), "{refused}");
+    }
+}
