@@ -262,8 +262,8 @@ impl Kubelet {
     /// Each in a call of its own, at once, over the grace.
     pub async fn stop_all(&mut self, ids: &[String], grace_s: i64) -> Result<()> {
         let mut stops = tokio::task::JoinSet::new();
-        for id in ids.iter().cloned() {
-            let mut other = self.clone();
+        for id in ids {
+            let (mut other, id) = (self.clone(), id.clone());
             stops.spawn(async move { other.stop(&id, grace_s).await });
         }
         while let Some(stopped) = stops.join_next().await {
