@@ -180,7 +180,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
     renew_keyring(kit.keyring)?;
     new_cgroup_view(plan)?;
     name_host(plan)?;
-    bring_loopback_up(plan)?;
+    bring_loopback_up(kit)?;
     let label = with_private_procfs(plan)?;
     let terminal = root::make(kit)?;
     special(plan)?;
@@ -308,11 +308,12 @@ fn new_cgroup_view(plan: &Plan) -> Done {
 }
 
 /// As runc and crun do in a network namespace that is the container's own: programs expect 127.0.0.1 to be there.
-fn bring_loopback_up(plan: &Plan) -> Done {
-    if (plan.namespaces.new | plan.namespaces.late) & flag::NEWNET == 0 {
+fn bring_loopback_up(kit: &Kit<'_>) -> Done {
+    if (kit.plan.namespaces.new | kit.plan.namespaces.late) & flag::NEWNET == 0 {
         return Ok(());
     }
-    kernel::set_link_up(c"lo").at(Step::Loopback, 0)
+    kit.let_go(kernel::set_link_up(c"lo").at(Step::Loopback, 0)?);
+    Ok(())
 }
 
 fn name_host(plan: &Plan) -> Done {
