@@ -306,7 +306,7 @@ pub(crate) fn new_id() -> String {
 enum Policy {
     Absent,
     Unwanted,
-    Used(selinux::Policy),
+    Used(Box<selinux::Policy>),
 }
 
 /// Read for each pod: another policy may have been loaded.
@@ -318,9 +318,9 @@ fn selinux_policy(wanted: SelinuxUse) -> Result<Policy, Error> {
             Err(refused("the kernel has it not on; boot with security=selinux".into()))
         }
         (SelinuxUse::Auto | SelinuxUse::Off, false) => Ok(Policy::Absent),
-        (SelinuxUse::Auto | SelinuxUse::On, true) => {
-            selinux::Policy::read().map(Policy::Used).map_err(|error| refused(error.to_string()))
-        }
+        (SelinuxUse::Auto | SelinuxUse::On, true) => selinux::Policy::read()
+            .map(|policy| Policy::Used(Box::new(policy)))
+            .map_err(|error| refused(error.to_string())),
     }
 }
 
