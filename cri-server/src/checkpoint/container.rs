@@ -51,7 +51,12 @@ async fn checkpoint(
     match captured {
         Ok(()) => blocking(finish).await,
         // Gone before the answer.
-        Err(error) => blocking(move || Ok(drop(finish))).await.and(Err(error)),
+        Err(error) => blocking(move || {
+            drop(finish);
+            Ok(())
+        })
+        .await
+        .and(Err(error)),
     }
 }
 

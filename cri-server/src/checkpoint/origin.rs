@@ -92,9 +92,9 @@ impl Origin {
         });
         let described = described.await?;
         let names = [&described.rootfs_image_ref, &described.rootfs_image_name, &described.rootfs_image];
-        let names = names.into_iter().filter(|name| !name.is_empty());
+        let mut names = names.into_iter().filter(|name| !name.is_empty());
         let image = names.clone().find_map(|name| node.images.find(name));
-        let name = names.last().cloned().unwrap_or_default();
+        let name = names.next_back().cloned().unwrap_or_default();
         let image = image.ok_or(Failed::NoImage { name })?;
         Ok(Origin { image, criu, dir, work, held })
     }

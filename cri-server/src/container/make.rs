@@ -34,7 +34,7 @@ pub struct Order {
 /// Names the step that failed. What was made by then is still there.
 pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
     let id = order.id.to_string();
-    let made = steps(node, order, progress).await;
+    let made = Box::pin(steps(node, order, progress)).await;
     made.map_err(|source| match source {
         // What the request lacks is told plainly.
         Error::Plan(_)

@@ -45,7 +45,7 @@ impl Task {
         self.containers.insert(id.clone(), Slot::new(stage));
         let node = self.node.clone();
         self.work_on(async move {
-            let made = container::make::make(&node, order, &progress).await;
+            let made = Box::pin(container::make::make(&node, order, &progress)).await;
             let made = made.map(|(facts, life)| (Arc::new(facts), life));
             Outcome::ContainerMade { id, made }
         });
