@@ -53,6 +53,7 @@ section! {
         stream: StreamSection = StreamSection::default(),
         metrics: MetricsSection = MetricsSection::default(),
         tracing: TracingSection = TracingSection::default(),
+        nri: crate::nri::NriSection = crate::nri::NriSection::default(),
     }
 }
 
@@ -327,6 +328,10 @@ impl Config {
             let why = format!("{pulls:?} is neither \"pod\" nor a path such as \"/pulls\"");
             return Err(Error::Value { key: "image.separate_pull_cgroup", why });
         }
+        if self.nri.enable && (self.nri.registration_timeout_ms == 0 || self.nri.request_timeout_ms == 0) {
+            let why = "in 0 ms no plugin can register or answer".into();
+            return Err(Error::Value { key: "nri.request_timeout_ms", why });
+        }
         if self.workers == 0 {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }
@@ -374,6 +379,7 @@ impl Config {
         write_section::<CheckpointSection>(&mut text, "checkpoint", &defaults.checkpoint);
         write_section::<StreamSection>(&mut text, "stream", &defaults.stream);
         write_section::<MetricsSection>(&mut text, "metrics", &defaults.metrics);
+        write_section::<crate::nri::NriSection>(&mut text, "nri", &defaults.nri);
         text
     }
 }

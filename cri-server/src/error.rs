@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::step::Step;
-use crate::{checkpoint, config, container, monitor, sandbox, store};
+use crate::{checkpoint, config, container, monitor, nri, sandbox, store};
 
 /// Cheap to clone, since all who joined a making hear how it failed.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -73,6 +73,8 @@ pub enum Error {
     /// Pods are to be labelled and cannot be.
     #[error("SELinux: {why}")]
     Selinux { why: String },
+    #[error(transparent)]
+    Nri(Arc<nri::Error>),
     #[error("the work was given up: berthd is stopping")]
     Stopping,
     #[error(transparent)]
@@ -150,6 +152,12 @@ impl From<store::Error> for Error {
 impl From<monitor::Error> for Error {
     fn from(error: monitor::Error) -> Self {
         Error::Monitor(Arc::new(error))
+    }
+}
+
+impl From<nri::Error> for Error {
+    fn from(error: nri::Error) -> Self {
+        Error::Nri(Arc::new(error))
     }
 }
 

@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod monitor;
 pub mod monitoring;
 pub mod node;
+pub mod nri;
 pub mod oci_hooks;
 pub mod operator;
 pub mod recover;

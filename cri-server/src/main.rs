@@ -38,6 +38,8 @@ const BLOCKING_THREADS_MAX: usize = 128;
 const HEARING_NICE: i32 = -10;
 /// Requests in flight get this long to end when the daemon is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Plugins get this long to hear that the daemon ends.
+const PLUGINS_GRACE: Duration = Duration::from_secs(1);
 
 /// The Kubernetes node daemon: serves CRI v1 on a Unix socket.
 #[derive(Debug, Parser)]
@@ -67,6 +69,7 @@ struct Arguments {
 const LAST_ONE_ENDS: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<ExitCode> {
+    cri_server::nri::become_plugin_if_asked();
     if std::env::args_os().nth(1).is_some_and(|word| word == config::UNPACK_WORD) {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         return Ok(image_service::unpack_for_a_daemon());
@@ -259,11 +262,13 @@ async fn serve(
         .add_service(images)
         .add_service(operator::service::server(node.images.clone(), &daemon))
         .serve_with_incoming_shutdown(incoming, told_to_stop(stopping));
-    tokio::select! {
+    let served = tokio::select! {
         served = server => served.context("serving"),
         // A client that keeps a stream open must not keep the daemon.
         () = overdue(stopped) => Ok(()),
-    }
+    };
+    node.nri.shut_down(PLUGINS_GRACE).await;
+    served
 }
 
 async fn told_to_stop(stopping: tokio::sync::oneshot::Sender<()>) {

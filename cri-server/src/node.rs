@@ -18,6 +18,7 @@ use crate::handlers;
 use crate::making::{Done, Underway};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
+use crate::nri::Nri;
 use crate::sandbox::{self, Name, plan, task};
 use crate::selinux;
 use crate::stats::Stats;
@@ -45,6 +46,8 @@ pub struct Node {
     pub stats: Stats,
     pub metrics: Metrics,
     pub world: World,
+    /// Plugins that have a say in pods and containers.
+    pub nri: Nri,
     /// What each handler said it can do.
     handlers: ArcSwap<handlers::Features>,
     /// What criu said, once it was asked.
@@ -78,6 +81,7 @@ enum Claim {
 impl Node {
     pub fn new(parts: Parts) -> Arc<Self> {
         let (recovered, _) = watch::channel(false);
+        let nri = Nri::new(&parts.config.nri);
         Arc::new(Self {
             config: ArcSwap::from_pointee(parts.config),
             store: parts.store,
@@ -88,6 +92,7 @@ impl Node {
             stats: parts.stats,
             metrics: Metrics::default(),
             world: World::default(),
+            nri,
             handlers: ArcSwap::default(),
             criu: watch::Sender::default(),
             names: Mutex::default(),

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::container;
 use crate::error::{Error, chain};
 use crate::node::Node;
+use crate::nri;
 use crate::sandbox::task::{self, Found};
 use crate::sandbox::{self, Life, unmake};
 use crate::store::Record;
@@ -81,6 +82,8 @@ pub async fn finish(node: Arc<Node>, recovery: Recovery) {
     }
     release_orphans(&node).await;
     collect_network(&node).await;
+    // What plugins are told of is true now, and nothing is made without them.
+    nri::start(&node).await;
     node.set_recovered();
     sweep(&node).await;
 }

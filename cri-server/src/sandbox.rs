@@ -55,6 +55,19 @@ pub struct Name {
     pub attempt: u32,
 }
 
+impl Sandbox {
+    /// Overhead and resources of the whole pod, as the kubelet said them last.
+    pub fn pod_limits(&self) -> (Option<v1::LinuxContainerResources>, Option<v1::LinuxContainerResources>) {
+        match self.limits.as_deref() {
+            Some(limits) => (limits.overhead.clone(), limits.resources.clone()),
+            None => {
+                let asked = self.facts.config().linux.clone().unwrap_or_default();
+                (asked.overhead, asked.resources)
+            }
+        }
+    }
+}
+
 impl Facts {
     /// What was asked for. A plan is only made of a request that has it.
     pub fn config(&self) -> &v1::PodSandboxConfig {

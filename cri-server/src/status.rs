@@ -35,7 +35,19 @@ pub fn code(error: &Error) -> Code {
         Error::Streams(_) => Code::ResourceExhausted,
         Error::Stats { source, .. } => of_stats(source),
         Error::Checkpoint(error) => of_checkpoint(error),
+        Error::Nri(error) => of_plugins(error),
         Error::MonitorDied { .. } | Error::Store(_) | Error::Config(_) | Error::Io { .. } => Code::Internal,
+    }
+}
+
+/// A plugin's no is neither the request's fault nor the daemon's.
+fn of_plugins(error: &crate::nri::Error) -> Code {
+    use crate::nri::Error as E;
+    match error {
+        E::Other { source, .. } => code(source),
+        E::Refused { .. } | E::Merge(_) | E::Unfit(_) | E::Rejected { .. } | E::Unjudged { .. } => {
+            Code::Unknown
+        }
     }
 }
 

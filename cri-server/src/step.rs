@@ -20,8 +20,10 @@ pub enum Step {
     SandboxNamespaces,
     SandboxFiles,
     SandboxNetwork,
+    SandboxPlugins,
     SandboxReady,
     ContainerPlan,
+    ContainerPlugins,
     ContainerStore,
     ContainerRootfs,
     ContainerCreate,
@@ -32,14 +34,16 @@ pub enum Step {
 
 impl Step {
     /// All steps, for the test that kills the daemon at each.
-    pub const ALL: [Step; 13] = [
+    pub const ALL: [Step; 15] = [
         Step::SandboxStore,
         Step::SandboxMonitor,
         Step::SandboxNamespaces,
         Step::SandboxFiles,
         Step::SandboxNetwork,
+        Step::SandboxPlugins,
         Step::SandboxReady,
         Step::ContainerPlan,
+        Step::ContainerPlugins,
         Step::ContainerStore,
         Step::ContainerRootfs,
         Step::ContainerCreate,
@@ -55,8 +59,10 @@ impl Step {
             Step::SandboxNamespaces => "sandbox.namespaces",
             Step::SandboxFiles => "sandbox.files",
             Step::SandboxNetwork => "sandbox.network",
+            Step::SandboxPlugins => "sandbox.plugins",
             Step::SandboxReady => "sandbox.ready",
             Step::ContainerPlan => "container.plan",
+            Step::ContainerPlugins => "container.plugins",
             Step::ContainerStore => "container.store",
             Step::ContainerRootfs => "container.rootfs",
             Step::ContainerCreate => "container.create",

@@ -1,6 +1,7 @@
 //! CRI v1 as Rust types: the generated code, and what must never be printed.
 //!
-//! [`v1`] is CRI; [`operator`] is what the `berth` command asks besides.
+//! [`v1`] is CRI; [`operator`] is what the `berth` command asks besides; [`nri`] is what plugins of the Node
+//! Resource Interface are told and answer.
 //! `cri-v1.proto` is ours, written from the facts in `cri-v1.json`; the code is
 //! generated from the definitions by the test `generated_code_is_current` (set
 //! `BERTH_REGENERATE=1` to write it anew). Nothing here has behaviour, save the
@@ -13,5 +14,9 @@ pub mod v1;
 #[allow(clippy::all, missing_debug_implementations, unreachable_pub, rustdoc::all)]
 #[rustfmt::skip]
 pub mod operator;
+
+#[allow(clippy::all, missing_debug_implementations, unreachable_pub, rustdoc::all, non_camel_case_types)]
+#[rustfmt::skip]
+pub mod nri;
 
 mod redacted;

@@ -40,6 +40,8 @@ pub struct Options {
     pub cni: Option<serde_json::Value>,
     /// Lines for the table `[network]` instead of Debian's plugin folder.
     pub network: Option<String>,
+    /// More lines for the table `[nri]`.
+    pub nri: String,
     /// A file system of its own of this size for the node's root.
     pub disk_bytes: Option<u64>,
 }
@@ -174,8 +176,11 @@ impl Node {
         let dir = self.dir().display();
         let debian = "bin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n".to_owned();
         let network = self.options.network.clone().unwrap_or(debian);
+        let nri = &self.options.nri;
         format!(
             "root = \"{dir}/root\"\nrun = \"{dir}/run\"\nmonitor = \"{}\"\n\
+             [nri]\nsocket = \"{dir}/nri.sock\"\nplugin_dir = \"{dir}/nri/plugins\"\n\
+             config_dir = \"{dir}/nri/conf.d\"\n{nri}\
              [network]\nconf_dir = \"{dir}/cni\"\n{network}\
              [image]\nregistries_conf = \"{dir}/registries.conf\"\n\
              registries_conf_dir = \"{dir}/registries.conf.d\"\npolicy = \"{dir}/policy.json\"\n{}",

@@ -172,12 +172,33 @@ impl CriTools {
     }
 }
 
+/// The plugin over containerd's NRI stub, built from `test/nri-plugin` where it is missing or has changed.
+pub fn build_nri_plugin() -> Result<PathBuf> {
+    let source = workspace().join("test/nri-plugin");
+    let dir = target_dir().join("tools");
+    let (plugin, stamp) = (dir.join("nri-plugin"), dir.join("nri-plugin-built-from"));
+    let mut wanted = std::fs::read(source.join("go.sum"))?;
+    wanted.extend(std::fs::read(source.join("main.go"))?);
+    if plugin.exists() && std::fs::read(&stamp).is_ok_and(|built_from| built_from == wanted) {
+        return Ok(plugin);
+    }
+    println!("building the NRI plugin with Go (once)");
+    std::fs::create_dir_all(&dir)?;
+    go_build_in(&source, &find_go()?, &["build", "-o"], &plugin, ".")?;
+    std::fs::write(stamp, wanted)?;
+    Ok(plugin)
+}
+
 fn go_build(go: &Path, verb: &[&str], output: &Path, package: &str) -> Result<()> {
+    go_build_in(&workspace().join("test/tools"), go, verb, output, package)
+}
+
+fn go_build_in(module: &Path, go: &Path, verb: &[&str], output: &Path, package: &str) -> Result<()> {
     let status = Command::new(go)
         .args(verb)
         .arg(output)
         .arg(package)
-        .current_dir(workspace().join("test/tools"))
+        .current_dir(module)
         .env("GOFLAGS", "-mod=readonly -trimpath")
         .env("CGO_ENABLED", "0")
         .env("GOTOOLCHAIN", "auto")

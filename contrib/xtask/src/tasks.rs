@@ -72,6 +72,7 @@ pub(crate) fn node(args: &[&str]) -> Result<()> {
         Programs::build_failpoints()?;
         tools::CriTools::build()?;
         criu::ensure()?;
+        tools::build_nri_plugin()?;
         cargo(&["test", "--package", "berth-test", "--tests", "--no-run"], &[])?;
         return namespace::run_in_private(&[&["node"], args].concat());
     }

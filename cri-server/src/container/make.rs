@@ -13,6 +13,7 @@ use crate::checkpoint::Origin;
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
+use crate::nri::{self, Adjusted, Birth};
 use crate::sandbox;
 use crate::step::{Progress, Step};
 
@@ -30,9 +31,20 @@ pub struct Order {
     pub from: Option<PathBuf>,
 }
 
+/// What making gives.
+#[derive(Debug)]
+pub struct Born {
+    pub facts: Facts,
+    pub life: Life,
+    /// When plugins changed what was asked for.
+    pub limits: Option<Arc<v1::LinuxContainerResources>>,
+    /// Plugins have heard of it, and hear of its end unless it comes into the world.
+    pub birth: Birth,
+}
+
 /// # Errors
 /// Names the step that failed. What was made by then is still there.
-pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Born, Error> {
     let id = order.id.to_string();
     let made = Box::pin(steps(node, order, progress)).await;
     made.map_err(|source| match source {
@@ -48,7 +60,7 @@ pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result
     })
 }
 
-async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<(Facts, Life), Error> {
+async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Born, Error> {
     progress.enter(Step::ContainerPlan);
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let origin = Origin::find(node, &order.id, &name, order.from.as_deref()).await?;
@@ -65,12 +77,17 @@ async fn make_of(
     origin: Option<&Origin>,
     name: String,
     progress: &Progress,
-) -> Result<(Facts, Life), Error> {
+) -> Result<Born, Error> {
     let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
     let image = found.ok_or(Error::NoImage { name })?;
     let seen = look(node, &order).await?;
-    let host = gather(node, &order, seen).await?;
+    let host = gather(node, &order, seen.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;
+
+    progress.enter(Step::ContainerPlugins);
+    let planned = Planned { image: &image, host, plan, seen };
+    let (Planned { host, plan, .. }, adjusted, birth) =
+        progress.within(ask_plugins(node, &order, planned)).await?;
     plan::check_labels(&plan)?;
     load_profile(&plan).await?;
 
@@ -89,10 +106,16 @@ async fn make_of(
     }
 
     progress.enter(Step::ContainerCreate);
-    let volumes = volumes(&host, &plan);
+    let mut volumes = volumes(&host, &plan);
+    let more = adjusted.iter().flat_map(Adjusted::sources);
+    volumes.extend(more.map(|path| Volume { path, make: false }));
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
     let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
     record.write_json("plan", &made)?;
+    let limits = adjusted.and_then(|adjusted| adjusted.limits(&order.config)).map(Arc::new);
+    if let Some(limits) = &limits {
+        record.write_message(super::LIMITS, &**limits)?;
+    }
     let pid = match origin {
         None => create(&order.monitor, ask).await?,
         Some(origin) => origin.restore(&order.monitor, ask).await?,
@@ -103,7 +126,41 @@ async fn make_of(
     record.write_json("life", &life)?;
     progress.finish();
     let Order { id, config, sandbox, .. } = order;
-    Ok((Facts { id, sandbox_id: sandbox.id.clone(), config, made }, life))
+    let facts = Facts { id, sandbox_id: sandbox.id.clone(), config, made };
+    Ok(Born { facts, life, limits, birth })
+}
+
+/// A plan, and what it was made of.
+struct Planned<'a> {
+    image: &'a image_service::Image,
+    host: plan::HostFacts,
+    plan: plan::ContainerPlan,
+    seen: Vec<Seen>,
+}
+
+/// The plan as plugins want it.
+async fn ask_plugins<'a>(
+    node: &Node,
+    order: &Order,
+    mut planned: Planned<'a>,
+) -> Result<(Planned<'a>, Option<Adjusted>, Birth), Error> {
+    let about = nri::About {
+        id: &order.id,
+        sandbox_id: &order.sandbox.id,
+        config: &order.config,
+        image_id: &planned.image.id,
+        spec: &planned.plan.spec,
+    };
+    let (birth, adjusted) = nri::adjusted(node, &order.sandbox, &about).await?;
+    if let Some(adjusted) = &adjusted {
+        if adjusted.config != order.config {
+            let order = Order { config: adjusted.config.clone(), ..order.clone() };
+            planned.host = gather(node, &order, planned.seen.clone()).await?;
+            planned.plan = decide(node, &order, planned.image, &planned.host)?;
+        }
+        adjusted.apply(node, &mut planned.plan)?;
+    }
+    Ok((planned, adjusted, birth))
 }
 
 /// What is where the mounts come from. What the kernel does not have at hand, the pod's monitor has a child ask for.

@@ -42,7 +42,7 @@ mod tests;
 pub use exec::exec_process;
 pub use gather::{
     CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather,
-    hugepage_sizes, machine,
+    hugepage_sizes, machine, propagation,
 };
 pub use glance::glance;
 pub use invalid::Invalid;

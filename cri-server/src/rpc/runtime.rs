@@ -17,7 +17,7 @@ use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
 use crate::stream::{AttachSession, ExecSession, PortForwardSession};
-use crate::{checkpoint, container, monitor, monitoring, sandbox, usage};
+use crate::{checkpoint, container, monitor, monitoring, nri, sandbox, usage};
 
 /// No grace is longer; more than that is for ever.
 const GRACE_MAX_S: i64 = 365 * 24 * 3600;
@@ -373,12 +373,7 @@ impl RuntimeService for Runtime {
         let limits = Box::new(request.into_inner());
         let work = async {
             self.node.wait_recovered().await?;
-            let id = limits.pod_sandbox_id.clone();
-            let sandbox = self.node.world.now().sandbox(&id)?;
-            let gone = || not_found(Noun::Sandbox, &id);
-            let (reply, heard) = oneshot::channel();
-            sandbox.task.send(Message::UpdatePod { limits, reply }).await.map_err(|_| gone())?;
-            heard.await.map_err(|_| gone())??;
+            nri::change_pod_limits(&self.node, limits).await?;
             Ok(v1::UpdatePodSandboxResourcesResponse {})
         };
         answer(&self.node.metrics, "UpdatePodSandboxResources", work).await
@@ -573,16 +568,7 @@ impl Runtime {
         if request.windows.is_some() {
             return Err(Error::Request("windows: this is a Linux node".into()));
         }
-        let world = self.node.world.now();
-        let container = world.container(&request.container_id)?;
-        let sandbox = world.sandbox(&container.facts.sandbox_id)?;
-        let (reply, heard) = oneshot::channel();
-        let container_id = container.facts.id.clone();
-        let asked = Box::new(request.linux.unwrap_or_default());
-        let gone = || not_found(Noun::Container, &request.container_id);
-        let message = Message::Update { container_id, asked, reply };
-        sandbox.task.send(message).await.map_err(|_| gone())?;
-        heard.await.map_err(|_| gone())?
+        nri::change_limits(&self.node, &request.container_id, request.linux.unwrap_or_default()).await
     }
 
     async fn in_thread<T: Send + 'static>(

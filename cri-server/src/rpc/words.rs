@@ -234,6 +234,7 @@ pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<Strin
         "netns": plan.netns(),
         "ips": sandbox.ips,
         "resources": pod_resources(sandbox),
+        "overhead": in_interface_words(sandbox.pod_limits().0),
         "plan": plan,
     });
     HashMap::from([("info".to_string(), info.to_string())])
@@ -241,12 +242,25 @@ pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<Strin
 
 /// What the whole pod may use, as it was said last.
 fn pod_resources(sandbox: &Sandbox) -> serde_json::Value {
-    let asked = sandbox.facts.config().linux.clone().unwrap_or_default();
-    let (overhead, resources) = match sandbox.limits.as_deref() {
-        Some(limits) => (limits.overhead.clone(), limits.resources.clone()),
-        None => (asked.overhead, asked.resources),
-    };
-    serde_json::json!({ "overhead": overhead.map(numbers), "resources": resources.map(numbers) })
+    let (overhead, resources) = sandbox.pod_limits();
+    let linux = in_interface_words(resources.clone())["linux"].take();
+    serde_json::json!({ "overhead": overhead.map(numbers), "resources": resources.map(numbers), "linux": linux })
+}
+
+/// By the interface's own names, as containerd has them and critest looks for them.
+fn in_interface_words(limits: Option<v1::LinuxContainerResources>) -> serde_json::Value {
+    let linux = limits.map(|limits| {
+        serde_json::json!({
+            "cpu_period": limits.cpu_period,
+            "cpu_quota": limits.cpu_quota,
+            "cpu_shares": limits.cpu_shares,
+            "memory_limit_in_bytes": limits.memory_limit_in_bytes,
+            "memory_swap_limit_in_bytes": limits.memory_swap_limit_in_bytes,
+            "cpuset_cpus": limits.cpuset_cpus,
+            "cpuset_mems": limits.cpuset_mems,
+        })
+    });
+    serde_json::json!({ "linux": linux })
 }
 
 fn numbers(limits: v1::LinuxContainerResources) -> serde_json::Value {

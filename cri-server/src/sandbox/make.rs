@@ -10,6 +10,7 @@ use super::{Facts, Life, plan};
 use crate::error::{Error, Noun};
 use crate::monitor::{self, Monitor};
 use crate::node::Node;
+use crate::nri::Birth;
 use crate::selinux::relabel::set_label;
 use crate::step::{Progress, Step};
 
@@ -21,6 +22,8 @@ const LAST_WORDS_MAX: usize = 1024;
 pub struct Made {
     pub monitor: Monitor,
     pub ips: Vec<IpAddr>,
+    /// Plugins have heard of it, and hear of its end unless it comes into the world.
+    pub birth: Birth,
 }
 
 /// # Errors
@@ -58,10 +61,13 @@ async fn steps(node: &Node, facts: &Facts, progress: &Progress) -> Result<Made, 
     progress.enter(Step::SandboxNetwork);
     let ips = progress.within(attach(node, facts)).await?;
 
+    progress.enter(Step::SandboxPlugins);
+    let birth = progress.within(node.nri.run_pod(facts, &ips)).await?;
+
     progress.enter(Step::SandboxReady);
     record.write_json("life", &Life::Ready)?;
     progress.finish();
-    Ok(Made { monitor, ips })
+    Ok(Made { monitor, ips, birth })
 }
 
 /// What the pod's containers are to read, whatever categories they have.

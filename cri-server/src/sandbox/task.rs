@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use conmon_protocol::Event as MonitorEvent;
+use oci_spec::runtime::LinuxResources;
 use proto::v1::{self, ContainerEventType};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinSet;
@@ -28,6 +29,7 @@ use crate::node::Node;
 use crate::step::Progress;
 use crate::world::Change;
 use pace::Pace;
+use plugins::Plugins;
 use slot::{Slot, Stage};
 use stop::Stopping;
 use update::Update;
@@ -36,6 +38,7 @@ mod containers;
 mod creation;
 mod mailbox;
 mod pace;
+mod plugins;
 mod slot;
 mod stop;
 #[cfg(test)]
@@ -70,6 +73,8 @@ pub enum Message {
     Update {
         container_id: Arc<str>,
         asked: Box<v1::LinuxContainerResources>,
+        /// What the interface has no words for.
+        rest: Option<Box<LinuxResources>>,
         reply: Reply,
     },
     /// Note what the whole pod may use from now on.
@@ -93,6 +98,7 @@ struct Task {
     life: Life,
     stop: Stopping,
     stops_failed: u32,
+    plugins: Plugins,
     ips: Vec<IpAddr>,
     limits: Option<Arc<PodLimits>>,
     monitor: Option<Monitor>,
@@ -114,7 +120,7 @@ enum Outcome {
     Unmade(Result<(), Error>),
     ContainerMade {
         id: Arc<str>,
-        made: Result<(Arc<container::Facts>, container::Life), Error>,
+        made: Result<container::make::Born, Error>,
     },
     /// What a failed making left has been taken away, as far as could be.
     ContainerUndone {
@@ -149,6 +155,7 @@ pub async fn make(node: Arc<Node>, facts: Arc<Facts>, progress: Progress, done: 
             let events = made.monitor.events();
             task.adopt(made.monitor, events);
             task.publish();
+            made.birth.born();
             task.node.name_made(name, task.facts.id.clone());
             task.tell(ContainerEventType::ContainerCreatedEvent);
             task.tell(ContainerEventType::ContainerStartedEvent);
@@ -219,6 +226,7 @@ impl Task {
             life,
             stop: Stopping::Not,
             stops_failed: 0,
+            plugins: Plugins::Unaware,
             ips: Vec::new(),
             limits: None,
             monitor: None,
@@ -283,8 +291,8 @@ impl Task {
                 Some(slot) => slot.waiting.push((ask, reply)),
                 None => drop(reply.send(without(&container_id, ask))),
             },
-            Message::Update { container_id, asked, reply } => {
-                self.update(&container_id, Update { asked: *asked, reply });
+            Message::Update { container_id, asked, rest, reply } => {
+                self.update(&container_id, Update { asked: *asked, rest, reply });
             }
             Message::UpdatePod { limits, reply } => drop(reply.send(self.note_limits(*limits))),
         }
@@ -389,6 +397,7 @@ impl Task {
 
     fn be_gone(&mut self) {
         self.tell(ContainerEventType::ContainerDeletedEvent);
+        self.tell_plugins_of_the_end();
         self.node.world.forget_sandbox(&self.facts.id);
         self.node.release(&Name::of(&self.facts.request), &self.facts.id);
         self.life = Life::Removing;

@@ -370,6 +370,11 @@ fn mount_source(
     Ok(MountSource { propagation: propagation_of(&path, table), path, kind })
 }
 
+/// Of the mount that a path of the host lies on.
+pub fn propagation(path: &Path) -> Propagation {
+    propagation_of(path, &mount_table())
+}
+
 /// A line of /proc/self/mountinfo, as far as it matters here.
 #[derive(Debug)]
 struct MountPoint {

@@ -13,6 +13,7 @@ use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Dee
 use crate::container::{self, Container};
 use crate::error::{Error, Noun, chain};
 use crate::monitor::Monitor;
+use crate::nri::Event;
 use crate::sandbox::Life;
 
 impl Task {
@@ -83,10 +84,18 @@ impl Task {
 
     pub(super) fn begin_start(&mut self, id: &Arc<str>) {
         let Some(monitor) = self.monitor.clone() else { return };
+        let subject = self.subject(id);
         self.change(id, ContainerEvent::StartBegun);
-        let id = id.clone();
+        let (node, id) = (self.node.clone(), id.clone());
         self.work_on(async move {
-            let started = container::make::start(&monitor, id.clone()).await;
+            let asked = match subject {
+                Some(subject) => node.nri.ask(Event::StartContainer, subject).await,
+                None => Ok(()),
+            };
+            let started = match asked {
+                Ok(()) => container::make::start(&monitor, id.clone()).await,
+                Err(refused) => Err(refused),
+            };
             Outcome::Started { id, started }
         });
     }
@@ -97,6 +106,7 @@ impl Task {
                 let ended = self.ended_early(id);
                 self.change(id, ContainerEvent::Started { started_at_ns });
                 self.tell_of(ContainerEventType::ContainerStartedEvent, id.clone());
+                self.tell_plugins(Event::PostStartContainer, id);
                 self.answer_all(id, |ask| ask == ContainerAsk::Start, &Ok(()));
                 if let Some(exit) = ended {
                     self.change(id, ContainerEvent::Exited(exit));
@@ -167,6 +177,7 @@ impl Task {
         match unmade {
             Ok(()) => {
                 self.tell_of(ContainerEventType::ContainerDeletedEvent, id.clone());
+                self.tell_plugins_of_removal(id);
                 self.node.world.forget_container(id);
                 let slot = self.containers.remove(id);
                 for (ask, reply) in slot.into_iter().flat_map(|slot| slot.waiting) {
@@ -244,6 +255,7 @@ impl Task {
                 self.node.metrics.ran_out_of_memory();
             }
             self.tell_of(ContainerEventType::ContainerStoppedEvent, id.clone());
+            self.tell_plugins(Event::StopContainer, id);
         }
     }
 

@@ -7,12 +7,14 @@ use proto::v1::{self, ContainerEventType};
 
 use super::slot::{Attempt, Slot, Stage};
 use super::{Outcome, Task};
+use crate::container;
 use crate::container::life::Event as ContainerEvent;
-use crate::container::{self, make::Order};
+use crate::container::make::{Born, Order};
 use crate::error::{Error, Noun, chain};
 use crate::making::Underway;
 use crate::monitor;
 use crate::node;
+use crate::nri::Event;
 use crate::sandbox::life::{Answer, Ask};
 use crate::step::{Progress, Step};
 
@@ -46,26 +48,25 @@ impl Task {
         let node = self.node.clone();
         self.work_on(async move {
             let made = Box::pin(container::make::make(&node, order, &progress)).await;
-            let made = made.map(|(facts, life)| (Arc::new(facts), life));
             Outcome::ContainerMade { id, made }
         });
         Ok(underway)
     }
 
-    pub(super) fn hear_made(
-        &mut self,
-        id: &Arc<str>,
-        made: Result<(Arc<container::Facts>, container::Life), Error>,
-    ) {
+    pub(super) fn hear_made(&mut self, id: &Arc<str>, made: Result<container::make::Born, Error>) {
         let Some(slot) = self.containers.remove(id) else { return };
         let Stage::Making { attempt, ended } = slot.stage else { return };
         let (stage, told) = match made {
-            Ok((facts, life)) => (Stage::Made { facts, life, limits: None }, Some(attempt.done)),
+            Ok(Born { facts, life, limits, birth }) => {
+                (Stage::Made { facts: Arc::new(facts), life, limits }, Some((attempt.done, birth)))
+            }
             Err(error) => (Stage::Failed { attempt, error }, None),
         };
         self.containers.insert(id.clone(), Slot { stage, ..slot });
-        let Some(done) = told else { return };
+        let Some((done, birth)) = told else { return };
         self.publish_container(id);
+        birth.born();
+        self.tell_plugins(Event::PostCreateContainer, id);
         self.tell_of(ContainerEventType::ContainerCreatedEvent, id.clone());
         if let Some(exit) = ended {
             self.change(id, ContainerEvent::Exited(exit));

@@ -9,7 +9,8 @@ use proto::v1::ContainerEventType;
 use super::slot::{Slot, Stage};
 use super::{Outcome, Task};
 use crate::container::life::{Answer as ContainerAnswer, Ask as ContainerAsk, Event as ContainerEvent};
-use crate::error::Error;
+use crate::error::{Error, chain};
+use crate::nri::Event as PluginEvent;
 use crate::sandbox::life::Event;
 use crate::sandbox::unmake::{self, Refusal};
 
@@ -72,7 +73,16 @@ impl Task {
         self.stop = Stopping::Stilling;
         let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
         let refusal = if self.stops_failed < STOPS_MAX { Refusal::Failure } else { Refusal::Debt };
-        self.work_on(async move { Outcome::Stilled(unmake::still(&node, &id, monitor, refusal).await) });
+        let subject = self.subject_of_stop();
+        self.work_on(async move {
+            // Plugins may still want to look at the pod, but have no say in its end.
+            if let Some(subject) = subject
+                && let Err(error) = node.nri.ask(PluginEvent::StopPodSandbox, subject).await
+            {
+                tracing::warn!(sandbox = &*id, error = chain(&error), "telling plugins of the stop");
+            }
+            Outcome::Stilled(unmake::still(&node, &id, monitor, refusal).await)
+        });
     }
 
     pub(super) fn hear_stilled(&mut self, ended: Result<(), Error>) {

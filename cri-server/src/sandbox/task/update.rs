@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
 use proto::v1::LinuxContainerResources;
 
 use super::slot::Stage;
@@ -14,6 +15,7 @@ use crate::monitor;
 /// A change that was asked for, and who waits for it.
 pub(super) struct Update {
     pub(super) asked: LinuxContainerResources,
+    pub(super) rest: Option<Box<LinuxResources>>,
     pub(super) reply: Reply,
 }
 
@@ -64,6 +66,7 @@ impl Task {
             sandbox_id: facts.sandbox_id.clone(),
             before,
             asked: update.asked.clone(),
+            rest: update.rest.clone(),
             monitor: self.monitor.clone().ok_or(monitor::Error::Gone)?,
         })
     }
