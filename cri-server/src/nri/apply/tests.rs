@@ -100,12 +100,16 @@ fn the_process_is_changed() {
     let scheduler = LinuxScheduler {
         policy: LinuxSchedulerPolicy::SchedBatch as i32,
         nice: 3,
-        flags: vec![0],
+        flags: vec![3],
         ..Default::default()
     };
     let adjust = linux(LinuxContainerAdjustment { scheduler: Some(scheduler), ..Default::default() });
-    let expected = json!({"policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_RESET_ON_FORK"]});
+    let expected = json!({"policy": "SCHED_BATCH", "nice": 3, "flags": ["SCHED_FLAG_KEEP_POLICY"]});
     check(&adjust, "/process/scheduler", expected);
+    // The library that writes the configuration misspells this one.
+    let scheduler = LinuxScheduler { policy: 1, flags: vec![0], ..Default::default() };
+    let adjust = linux(LinuxContainerAdjustment { scheduler: Some(scheduler), ..Default::default() });
+    check_refused(&adjust, "SCHED_FLAG_RESET_ON_FORK");
     let limit = PosixRlimit { r#type: "RLIMIT_LUCK".into(), hard: 9, soft: 8 };
     check_refused(&ContainerAdjustment { rlimits: vec![limit], ..Default::default() }, "rlimits");
 }
