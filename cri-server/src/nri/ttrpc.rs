@@ -16,7 +16,6 @@ pub(super) const MESSAGE_MAX: usize = 4 << 20;
 /// gRPC's numbers, as far as anybody here looks at them.
 pub(super) mod code {
     pub(in crate::nri) const OK: i32 = 0;
-    pub(in crate::nri) const UNKNOWN: i32 = 2;
     pub(in crate::nri) const INVALID_ARGUMENT: i32 = 3;
     pub(in crate::nri) const UNIMPLEMENTED: i32 = 12;
 }
@@ -162,7 +161,7 @@ mod tests {
             timeout_nano: 2_000_000_000,
         };
         let mut bytes = encode(3, Kind::Request, &request);
-        bytes.extend(encode(5, Kind::Answer, &Answer::of(Err(Status::new(code::UNKNOWN, "no")))));
+        bytes.extend(encode(5, Kind::Answer, &Answer::of(Err(Status::new(code::INVALID_ARGUMENT, "no")))));
         for size in [1, 9, 10, 11, 4096, 20_000] {
             let mut assembly = Assembly::default();
             let mut out = Vec::new();
@@ -177,7 +176,7 @@ mod tests {
             assert_eq!(Request::decode(first.as_slice()).unwrap(), request);
             assert_eq!((other.stream, other.kind), (5, Kind::Answer));
             let outcome = Answer::decode(second.as_slice()).unwrap().outcome();
-            assert_eq!(outcome, Err(Status::new(code::UNKNOWN, "no")));
+            assert_eq!(outcome, Err(Status::new(code::INVALID_ARGUMENT, "no")));
         }
     }
 
