@@ -169,8 +169,17 @@ async fn the_end_of_a_container_is_told_when_it_ends_by_itself() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn a_container_becomes_what_plugins_want() -> Result<()> {
-    let mut fixture = patient().await?;
     let dir = tempfile::tempdir()?;
+    let options = Options {
+        nri: "request_timeout_ms = 20000\n".into(),
+        config: format!("[container]\ncdi_spec_dirs = [\"{}/cdi\"]\n", dir.path().display()),
+        ..Options::default()
+    };
+    let mut fixture = Fixture::with(options).await?;
+    std::fs::create_dir(dir.path().join("cdi"))?;
+    let device = json!({"cdiVersion": "0.6.0", "kind": "vendor.com/card", "devices": [
+        {"name": "0", "containerEdits": {"env": ["CARD=zero"]}}]});
+    std::fs::write(dir.path().join("cdi/card.json"), device.to_string())?;
     std::fs::write(dir.path().join("given"), "by a plugin")?;
     let hook = dir.path().join("hook.sh");
     std::fs::write(&hook, format!("#!/bin/sh\ncat > {}/hooked\n", dir.path().display()))?;
@@ -181,6 +190,7 @@ async fn a_container_becomes_what_plugins_want() -> Result<()> {
         "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 333, "soft": 222}],
         "hooks": {"createRuntime": [{"path": hook}]},
         "annotations": {"told.example": "yes"},
+        "CDIDevices": [{"name": "vendor.com/card=0"}],
         "linux": {
             "devices": [{"path": "/dev/injected", "type": "c", "major": 1, "minor": 5, "fileMode": {"value": 438}}],
             "resources": {"cpu": {"shares": {"value": 333}}, "memory": {"limit": {"value": 67108864}}},
@@ -190,7 +200,7 @@ async fn a_container_becomes_what_plugins_want() -> Result<()> {
     });
     let one =
         Plugin::start(&fixture, "10", "adjuster", json!({"container": "main", "adjust": adjust})).await?;
-    let args = json!({"args": ["sh", "-c", "echo $ADDED-$GONE-$PLAIN; ulimit -n; cat /given/given; echo; \
+    let args = json!({"args": ["sh", "-c", "echo $ADDED-$GONE-$PLAIN-$CARD; ulimit -n; cat /given/given; echo; \
         head -c 3 /dev/injected | wc -c; cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_default_ttl; \
         echo x > /given/x || echo read-only; sleep 1000"]});
     let two = Plugin::start(&fixture, "20", "args", json!({"adjust": args})).await?;
@@ -198,7 +208,7 @@ async fn a_container_becomes_what_plugins_want() -> Result<()> {
     config.envs = ["GONE", "PLAIN"].map(|key| v1::KeyValue { key: key.into(), value: "0".into() }).to_vec();
     let (pod, container) = fixture.run_with("adjusted", config).await?;
     let log = fixture.log_of("adjusted", 8).await;
-    for line in ["1--0", "222", "by a plugin", " 3", "321", "77", "read-only"] {
+    for line in ["1--0-zero", "222", "by a plugin", " 3", "321", "77", "read-only"] {
         assert!(log.contains(line), "{line} is missing in\n{log}");
     }
     assert!(std::fs::read_to_string(dir.path().join("hooked"))?.contains(&container), "the hook ran");

@@ -29,6 +29,7 @@ mod invalid;
 mod log;
 mod mounts;
 mod namespaces;
+mod rdt;
 mod resources;
 mod security;
 mod settings;

@@ -279,6 +279,11 @@ fn change_linux(linux: &mut Linux, wished: &LinuxContainerAdjustment) -> Result<
         }
         linux.set_net_devices(Some(all));
     }
+    if let Some(class) = wished.resources.as_ref().and_then(|resources| resources.rdt_class.as_ref()) {
+        let remove = class.value.is_empty();
+        let clos_id = Some(class.clone()).filter(|_| !remove);
+        change_rdt(linux, &LinuxRdt { clos_id, remove, ..Default::default() });
+    }
     if let Some(wished) = &wished.rdt {
         change_rdt(linux, wished);
     }

@@ -38,7 +38,7 @@ pub(crate) async fn change_limits(
                 let (container_id, source) = (update.container_id, Box::new(source));
                 return Err(Error::Other { container_id, source }.into());
             }
-            let rest = resources::rest(&resources).map_err(Error::from)?;
+            let rest = resources::rest_of_change(&resources).map_err(Error::from)?;
             (resources::to_cri(&resources), rest.map(Box::new))
         }
     };

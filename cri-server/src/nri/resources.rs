@@ -76,11 +76,9 @@ pub(super) fn to_cri(wished: &LinuxResources) -> LinuxContainerResources {
 /// # Errors
 /// When there is something that nobody here can do.
 pub(super) fn rest(wished: &LinuxResources) -> Result<Option<OciResources>, Unfit> {
-    for (field, class) in [("blockio_class", &wished.blockio_class), ("rdt_class", &wished.rdt_class)] {
-        if let Some(class) = class.as_ref().filter(|class| !class.value.is_empty()) {
-            let why = format!("this node has no classes, so none is named {:?}", class.value);
-            return Err(Unfit::new(field, why));
-        }
+    if let Some(class) = wished.blockio_class.as_ref().filter(|class| !class.value.is_empty()) {
+        let why = format!("this node has no classes, so none is named {:?}", class.value);
+        return Err(Unfit::new("blockio_class", why));
     }
     let mut rest = OciResources::default();
     rest.set_devices(None);
@@ -92,6 +90,20 @@ pub(super) fn rest(wished: &LinuxResources) -> Result<Option<OciResources>, Unfi
         rest.set_devices(Some(wished.devices.iter().map(device_rule).collect::<Result<_, _>>()?));
     }
     Ok(Some(rest).filter(|rest| *rest != nothing))
+}
+
+/// The same for a container that is there.
+///
+/// # Errors
+/// When there is something that nobody here can do, or not any more.
+pub(super) fn rest_of_change(wished: &LinuxResources) -> Result<Option<OciResources>, Unfit> {
+    match &wished.rdt_class {
+        Some(class) => {
+            let why = format!("a container is given its class, here {:?}, when it is made", class.value);
+            Err(Unfit::new("rdt_class", why))
+        }
+        None => rest(wished),
+    }
 }
 
 /// Zero and less: no limit (runtime-spec, config-linux.md, PIDs).
@@ -279,5 +291,10 @@ mod tests {
         };
         let error = rest(&wished).unwrap_err().to_string();
         assert!(error.contains("blockio_class") && error.contains("slow"), "{error}");
+        let wished =
+            LinuxResources { rdt_class: Some(OptionalString { value: "gold".into() }), ..Default::default() };
+        assert_eq!(super::rest(&wished), Ok(None));
+        let error = rest_of_change(&wished).unwrap_err().to_string();
+        assert!(error.contains("rdt_class") && error.contains("gold"), "{error}");
     }
 }

@@ -49,7 +49,7 @@ async fn one(node: &Node, update: &ContainerUpdate) -> Result<(), NodeError> {
 /// # Errors
 /// When there is no such container, or a limit cannot be honoured.
 pub(super) async fn limits(node: &Node, id: &str, wished: &LinuxResources) -> Result<(), NodeError> {
-    let rest = resources::rest(wished).map_err(Error::from)?;
+    let rest = resources::rest_of_change(wished).map_err(Error::from)?;
     let asked = Box::new(resources::to_cri(wished));
     let gone = || NodeError::NotFound { noun: Noun::Container, id: id.to_owned() };
     let world = node.world.now();

@@ -1024,3 +1024,25 @@ fn seen_of(config: &v1::ContainerConfig) -> Vec<conmon_protocol::Seen> {
     let paths = config.mounts.iter().map(|mount| Path::new(&mount.host_path));
     paths.map(|path| glance(path).unwrap_or_else(|| other(path))).collect()
 }
+
+#[test]
+fn a_class_of_service_is_named_by_an_annotation() {
+    let named = |own: Option<&str>, pod: &[(&str, &str)]| {
+        let plan = planned(|case| {
+            let own = own.map(|class| ("io.kubernetes.cri.rdt-class".to_owned(), class.to_owned()));
+            case.config.annotations.extend(own);
+            let key = |key: &str| format!("rdt.resources.beta.kubernetes.io/{key}");
+            case.sandbox.annotations.extend(pod.iter().map(|(name, class)| (key(name), (*class).to_owned())));
+        });
+        let rdt = plan.spec.linux().as_ref().and_then(|linux| linux.intel_rdt().clone());
+        rdt.and_then(|rdt| rdt.clos_id().clone())
+    };
+    assert_eq!(named(None, &[]), None);
+    assert_eq!(named(None, &[("pod", "bronze")]).as_deref(), Some("bronze"));
+    assert_eq!(named(None, &[("pod", "bronze"), ("container.app", "silver")]).as_deref(), Some("silver"));
+    assert_eq!(named(Some("gold"), &[("container.app", "silver")]).as_deref(), Some("gold"));
+    assert_eq!(named(None, &[("container.other", "silver")]), None);
+    refused("no class of Intel RDT", |case| {
+        case.config.annotations.insert("io.kubernetes.cri.rdt-class".into(), "../evil".into());
+    });
+}

@@ -211,6 +211,10 @@ fn the_rest_of_linux_is_changed() {
     let rdt = LinuxRdt { clos_id: Some(OptionalString { value: "gold".into() }), ..Default::default() };
     let adjust = linux(LinuxContainerAdjustment { rdt: Some(rdt), ..Default::default() });
     check(&adjust, "/linux/intelRdt", json!({"closID": "gold"}));
+    let class = OptionalString { value: "silver".into() };
+    let resources = LinuxResources { rdt_class: Some(class), ..Default::default() };
+    let adjust = linux(LinuxContainerAdjustment { resources: Some(resources), ..Default::default() });
+    check(&adjust, "/linux/intelRdt", json!({"closID": "silver"}));
     let resources = LinuxResources { pids: Some(LinuxPids { limit: 77 }), ..Default::default() };
     let adjust = linux(LinuxContainerAdjustment { resources: Some(resources), ..Default::default() });
     check(&adjust, "/linux/resources/pids", json!({"limit": 77}));
