@@ -52,6 +52,8 @@ fn before() -> ContainerPlan {
         user: User { uid: 0, gid: 0, groups: vec![] },
         stop_signal: 15,
         missing_sources: vec![],
+        relabelled: vec![],
+        file_label: None,
     }
 }
 
