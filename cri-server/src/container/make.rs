@@ -108,7 +108,7 @@ async fn make_of(
     progress.enter(Step::ContainerCreate);
     let mut volumes = volumes(&host, &plan);
     let more = adjusted.iter().flat_map(Adjusted::sources);
-    volumes.extend(more.map(|path| Volume { path, make: false }));
+    volumes.extend(more.map(|path| Volume { path, make: false, label: None }));
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
     let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
     record.write_json("plan", &made)?;
