@@ -1,6 +1,6 @@
 //! `berth`, the operator's command, and the service of the daemon that it asks what CRI has no words for.
 //!
-//! Everything but `doctor`, `config` and `image explain`, `copy` and `inspect` goes through the CRI socket: the daemon owns the facts.
+//! Everything but `doctor`, `config`, `image explain`, `copy` and `inspect` of another place goes through the CRI socket: the daemon owns the facts.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +19,8 @@ pub mod service;
 mod status;
 mod table;
 mod transfer;
+mod verify;
+mod work;
 
 /// Looks after the node runtime berth.
 #[derive(Debug, Parser)]
@@ -71,9 +73,23 @@ enum ImageCommand {
     },
     /// Copies an image between a registry, an OCI layout and an archive; needs no daemon.
     Copy(CopyArguments),
-    /// Shows an image without pulling it: `docker://NAME`, `oci:DIR[:REF]`, `oci-archive:FILE[:REF]` or
-    /// `docker-archive:FILE[:NAME]`; needs no daemon.
+    /// Writes an image of this node to an OCI layout or an archive.
+    Export {
+        name: String,
+        /// `oci:DIR[:REF]`, `oci-archive:FILE[:REF]` or `docker-archive:FILE[:NAME]`.
+        target: String,
+    },
+    /// Shows an image: `docker://NAME`, `oci:DIR[:REF]`, `oci-archive:FILE[:REF]` or `docker-archive:FILE[:NAME]`
+    /// without pulling it and without a daemon, or the NAME of one on this node.
     Inspect(InspectArguments),
+    /// Holds the images of this node against their digests, and pulls what is damaged again.
+    Verify {
+        /// All, when none is named.
+        names: Vec<String>,
+        /// Only says what is damaged.
+        #[arg(long)]
+        no_repair: bool,
+    },
     /// Lists the images of this node.
     List,
     /// Pulls an image as the kubelet would.
@@ -192,7 +208,10 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
             image::explain(&arguments.config, name, namespace.as_deref())
         }
         Command::Image(ImageCommand::Copy(copy)) => wait(transfer::copy(&arguments.config, copy)),
-        Command::Image(ImageCommand::Inspect(inspect)) => wait(transfer::inspect(&arguments.config, inspect)),
+        Command::Image(ImageCommand::Inspect(inspect)) => match transfer::place(inspect)? {
+            Some(place) => wait(transfer::inspect(&arguments.config, &place, inspect)),
+            None => wait(transfer::inspect_stored(&arguments.socket()?, inspect)),
+        },
         Command::Image(command) => wait(image::run(command, &arguments.socket()?)),
         Command::Status => wait(status::status(&arguments.socket()?)),
     }

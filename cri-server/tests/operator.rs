@@ -158,6 +158,42 @@ fn a_daemon_is_asked_how_it_is_and_given_images() {
 }
 
 #[test]
+fn images_are_copied_shown_given_out_and_verified() {
+    let place = Place::with_daemon();
+    let layout = place.path("layout");
+    write_layout(&layout);
+    let from = format!("oci:{}", layout.display());
+    let archive = place.path("copy.tar");
+    let to = format!("oci-archive:{}", archive.display());
+    assert!(place.said(&["image", "copy", &from, &to]).contains("2 blobs sent, 0 were there"));
+    assert!(place.complained(&["image", "copy", &from, &to]).contains("it is there already"));
+    assert!(
+        place.complained(&["image", "copy", "busybox", &to]).contains("is no place: write docker://NAME")
+    );
+    let shown: serde_json::Value = place.said(&["image", "inspect", &to]).parse().unwrap();
+    assert_eq!(shown["Os"], "linux");
+    assert!(place.said(&["image", "inspect", "--config-blob", &to]).contains("/nothing"));
+    assert!(place.said(&["image", "inspect", "--raw", &to]).contains("manifest.v1+json"));
+    place.said(&["image", "import", archive.to_str().unwrap(), "--name", "local/empty:1"]);
+    let shown: serde_json::Value = place.said(&["image", "inspect", "local/empty:1"]).parse().unwrap();
+    assert_eq!(shown["RepoTags"][0], "docker.io/local/empty:1");
+    let out = place.path("out.tar");
+    place.said(&["image", "export", "local/empty:1", &format!("docker-archive:{}", out.display())]);
+    assert!(place.said(&["image", "import", out.to_str().unwrap()]).contains("local/empty:1"));
+    let said = place.said(&["image", "verify"]);
+    assert_eq!(said, "verify: 1 images, 1 layers: 0 damaged, 0 mended, 0 that nobody can tell\n");
+    let layers = place.path("root/images/recipes");
+    let recipe = fs::read_dir(&layers).unwrap().next().unwrap().unwrap().path();
+    fs::write(recipe, "spoilt").unwrap();
+    let output = place.berth(&["image", "verify", "local/empty:1"]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("DAMAGED, not mended (") && said.contains("1 damaged"), "{said}");
+    assert!(place.complained(&["image", "verify", "nothing"]).contains("nothing"));
+    assert!(place.complained(&["image", "export", "nothing", &to]).contains("nothing"));
+}
+
+#[test]
 fn what_cannot_be_had_is_told_with_the_daemons_words() {
     let place = Place::with_daemon();
     let complaint = place.complained(&["image", "import", "/no/such/archive"]);

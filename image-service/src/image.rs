@@ -12,7 +12,7 @@ use crate::digest::Digest;
 /// One image on this node. Immutable; a change of names publishes another.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Image {
-    /// `sha256:<digest of the configuration>`.
+    /// `sha256:<digest of the configuration>`; of an artifact, of its manifest.
     pub id: String,
     /// `registry/repository:tag`, sorted.
     pub repo_tags: Vec<String>,
@@ -27,6 +27,13 @@ pub struct Image {
     pub accounts: Accounts,
     /// The unpacked layers, from the bottom up; perhaps one more than the archive's, see `mend`.
     pub layers: Vec<Layer>,
+}
+
+impl Image {
+    /// Whether this is no image to run but an artifact, whose files are its one layer.
+    pub fn is_artifact(&self) -> bool {
+        matches!(&self.layers[..], [only] if only.diff_id.as_str() == self.id)
+    }
 }
 
 /// One unpacked layer of an image.

@@ -235,8 +235,33 @@ impl Images {
         self.inner.writables.usage(container_id)
     }
 
-    fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.inner.pulls.store
+    }
+
+    pub(crate) fn user_of(&self, layer: &Digest) -> Option<String> {
+        self.inner.writables.user_of(layer)
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Fetches what is not whole of an image that is there, which keeps its names.
+    pub(crate) async fn pull_again(&self, request: PullRequest, id: Digest) -> Result<(), Error> {
+        let (_, repository, resolved) = self.resolve(&request).await?;
+        let content = self.inner.pulls.content(&request.reference, repository, resolved, None, None);
+        let content = content.await?;
+        if content.id != id {
+            let why = format!("the registry means {} by it now", content.id);
+            return Err(Error::invalid(request.reference, why));
+        }
+        let store = self.store().clone();
+        let names = store.names(&id);
+        let (renewed, documents) = (store.clone(), content.documents.clone());
+        blocking(move || renewed.rewrite(documents)).await?;
+        self.commit(content, names).await?;
+        Ok(())
     }
 
     /// Asks for each thing that the name may mean until one is there.

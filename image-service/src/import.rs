@@ -174,6 +174,10 @@ impl Opened {
         manifest: &manifest::Manifest,
         mut documents: Vec<(Digest, Vec<u8>)>,
     ) -> Result<Found, Error> {
+        if !manifest.files.is_empty() {
+            let why = "it is an artifact, which is pulled from a registry (berth image copy puts it there)";
+            return Err(Error::invalid(&self.shown, why));
+        }
         let id = manifest.config.digest.clone();
         let bytes = self.blob(&id, MAX_CONFIG_BYTES)?;
         let (config, diff_ids) = parse_config(&self.shown, &bytes, manifest)?;

@@ -33,6 +33,7 @@ mod pull;
 mod store;
 pub mod transfer;
 pub mod unpack;
+mod verify;
 
 pub use auth::Credentials;
 pub use error::Error;
@@ -43,3 +44,4 @@ pub use platform::Platform;
 pub use pull::counted::PullCgroup;
 pub use pull::{LayerProgress, LayerStage, Progress, PullRequest};
 pub use unpack::apart::work as unpack_for_a_daemon;
+pub use verify::{Finding, Outcome, Verified, Verifying};

@@ -5,6 +5,7 @@
 //! read in two ways is refused (GHSA-5j5w-g665-5m35), and so is one whose type is not the type that
 //! the registry or the index named.
 
+mod files;
 mod outline;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::platform::Platform;
 
+pub use files::ArtifactFile;
 pub use outline::{Outline, outline};
 
 /// OCI distribution-spec asks registries to take at least 4 MiB; the peers read no more either.
@@ -121,12 +123,14 @@ pub struct Layer {
     pub encrypted: bool,
 }
 
-/// One image for one platform; layers from the bottom up.
+/// One image for one platform; layers from the bottom up. Or an artifact, which has files instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     pub media_type: MediaType,
     pub config: Descriptor,
     pub layers: Vec<Layer>,
+    /// Of an artifact; an image has none.
+    pub files: Vec<ArtifactFile>,
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -139,6 +143,7 @@ pub struct Index {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one a document, and seldom moved")]
 pub enum Document {
     Manifest(Manifest),
     Index(Index),
@@ -181,8 +186,14 @@ pub enum Error {
     ForeignLayer(Digest),
     #[error("layer {digest} has the unknown type {media_type:?}")]
     UnknownLayer { digest: Digest, media_type: String },
-    #[error("this is an artifact with a configuration of type {0:?}, not a container image")]
+    #[error(
+        "this is an artifact with a configuration of type {0:?} and no titled file, not a container image"
+    )]
     Artifact(String),
+    #[error("layer {0} of the artifact has no title, so nobody can say what file it is")]
+    Untitled(Digest),
+    #[error("a file of the artifact can't be called {title:?}: {why}")]
+    Title { title: String, why: &'static str },
     #[error("the sizes in the manifest add up to more than a disk holds")]
     Size,
 }
@@ -190,7 +201,19 @@ pub enum Error {
 /// Reads a document. `announced` is its type by the registry's Content-Type or by the index above it.
 pub fn parse(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
     let (raw, media_type) = parse_raw(bytes, announced)?;
-    if media_type.is_index() { index(raw, media_type) } else { manifest(raw, media_type) }
+    match (media_type.is_index(), &raw.config) {
+        (true, _) => index(raw, media_type),
+        (false, Some(config)) if !is_image_config(&config.media_type) => artifact(bytes, announced),
+        (false, _) => manifest(raw, media_type),
+    }
+}
+
+/// An artifact whose layers are files, as image volumes have them.
+fn artifact(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
+    let found = parse_artifact(bytes, announced)?;
+    let Some(files) = files::files(&found)? else { return Err(Error::Artifact(found.config.media_type)) };
+    let (media_type, config, annotations) = (found.media_type, found.config, found.annotations);
+    Ok(Document::Manifest(Manifest { media_type, config, layers: Vec::new(), files, annotations }))
 }
 
 fn parse_raw(bytes: &[u8], announced: Option<&str>) -> Result<(Raw, MediaType), Error> {
@@ -310,9 +333,6 @@ fn manifest(raw: Raw, media_type: MediaType) -> Result<Document, Error> {
     }
     let config = raw.config.ok_or(Error::Missing("config"))?;
     let layers = raw.layers.ok_or(Error::Missing("layers"))?;
-    if !is_image_config(&config.media_type) {
-        return Err(Error::Artifact(config.media_type));
-    }
     if layers.len() > MAX_LAYERS {
         return Err(Error::TooManyLayers(layers.len()));
     }
@@ -322,7 +342,8 @@ fn manifest(raw: Raw, media_type: MediaType) -> Result<Document, Error> {
         return Err(Error::Size);
     }
     let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
-    Ok(Document::Manifest(Manifest { media_type, config, layers, annotations: raw.annotations }))
+    let annotations = raw.annotations;
+    Ok(Document::Manifest(Manifest { media_type, config, layers, files: Vec::new(), annotations }))
 }
 
 fn is_image_config(media_type: &str) -> bool {

@@ -6,6 +6,7 @@
 //! Each asker then gives the content its own name. When the last asker is gone the pull is dropped, and
 //! with it everything it had taken. A layer is fetched and unpacked once however many pulls want it.
 
+mod artifact;
 mod behind;
 mod bring;
 pub(crate) mod counted;
@@ -179,6 +180,9 @@ impl Pulls {
         progress: watch::Sender<Progress>,
     ) -> Result<Arc<Content>, Error> {
         let manifest = &resolved.manifest;
+        if !manifest.files.is_empty() {
+            return Box::pin(self.artifact(name, repository, resolved, progress)).await;
+        }
         // Before anything is asked for: who has no key has no use for the rest, whoever has it on this node.
         let encrypted = manifest.layers.iter().map(|layer| layer.encrypted.then_some(&layer.descriptor));
         let ciphers = self.ciphers(encrypted).await?;
@@ -259,7 +263,10 @@ impl Pulls {
         manifest: &manifest::Manifest,
     ) -> Result<Vec<u8>, Error> {
         let (store, digest) = (self.store.clone(), manifest.config.digest.clone());
-        if let Some(bytes) = blocking(move || store.document(&digest)).await? {
+        let known = digest.clone();
+        let kept = blocking(move || store.document(&digest)).await?;
+        // One that the disk has spoilt is fetched like one that is not there.
+        if let Some(bytes) = kept.filter(|bytes| Digest::of(known.algorithm(), bytes) == known) {
             return Ok(bytes);
         }
         let fetched = repository.config(&manifest.config).await;
@@ -327,13 +334,15 @@ impl LayerWatch<'_> {
 
 impl Progress {
     fn of(manifest: &manifest::Manifest) -> Progress {
-        let layer = |layer: &manifest::Layer| LayerProgress {
-            digest: layer.descriptor.digest.clone(),
-            size_bytes: layer.descriptor.size,
+        let coming = |blob: &manifest::Descriptor| LayerProgress {
+            digest: blob.digest.clone(),
+            size_bytes: blob.size,
             done_bytes: 0,
             stage: LayerStage::Coming,
         };
-        Progress { layers: manifest.layers.iter().map(layer).collect() }
+        let layers = manifest.layers.iter().map(|layer| &layer.descriptor);
+        let files = manifest.files.iter().map(|file| &file.blob);
+        Progress { layers: layers.chain(files).map(coming).collect() }
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! ROOT/index.redb          records, manifests, configurations
 //!      layers/<diff id>/   one unpacked layer each, as overlay's lower directory
+//!      recipes/<diff id>    what writes that layer's archive again
 //!      parts/<hex>/         what has come of a large blob, for the next try
 //!      ingest/<random>/    a layer being unpacked; removed at start
 //!      trash/<random>/     what nothing uses any more; removed at start
@@ -15,6 +16,7 @@
 mod index;
 mod layers;
 mod parts;
+pub(crate) mod proof;
 mod record;
 mod settle;
 mod snapshot;
@@ -40,6 +42,7 @@ use crate::gc::{Trash, random_name};
 use crate::image::{Accounts, Image, ImageConfig, Layer};
 use crate::images::Settings;
 use crate::layered::Layered;
+use crate::manifest::{self, ArtifactFile, Document};
 use crate::{mend, mountplan, unpack};
 use index::{Change, Index, Read};
 use record::Record;
@@ -296,7 +299,7 @@ impl Store {
     /// A record that is whole, with everything it names.
     fn check(&self, key: &str, record: Record, config: &[u8]) -> Option<Entry> {
         let same = record.id.as_str() == key && Digest::of(record.id.algorithm(), config) == record.id;
-        let (parsed, diff_ids) = ImageConfig::parse(config).ok()?;
+        let (parsed, diff_ids) = read_config(&record.id, config)?;
         let mut layers = record.layers.iter().map(|layer| &layer.diff_id);
         // One more than the configuration has may have been made by mending.
         let whole = layers.by_ref().take(diff_ids.len()).eq(&diff_ids)
@@ -320,6 +323,13 @@ impl Store {
         for found in std::fs::read_dir(&dir).map_err(failed)? {
             let path = found.map_err(failed)?.path();
             if !held.contains(&path) {
+                self.trash.take(&path).map_err(failed)?;
+            }
+        }
+        for found in std::fs::read_dir(self.root.join("recipes")).map_err(failed)? {
+            let path = found.map_err(failed)?.path();
+            let of = path.file_name().map(|name| dir.join(name)).unwrap_or_default();
+            if !held.contains(&of) {
                 self.trash.take(&path).map_err(failed)?;
             }
         }
@@ -356,6 +366,23 @@ impl Drop for Ingest {
     }
 }
 
+/// What an image is made of. An artifact has its manifest where images have their configuration, and its files in
+/// one layer, known by the same digest.
+fn read_config(id: &Digest, bytes: &[u8]) -> Option<(ImageConfig, Vec<Digest>)> {
+    match ImageConfig::parse(bytes) {
+        Ok(read) => Some(read),
+        Err(_) => artifact_files(bytes).map(|_| (ImageConfig::default(), vec![id.clone()])),
+    }
+}
+
+/// The files of an artifact, by its manifest.
+fn artifact_files(bytes: &[u8]) -> Option<Vec<ArtifactFile>> {
+    match manifest::parse(bytes, None).ok()? {
+        Document::Manifest(manifest) if !manifest.files.is_empty() => Some(manifest.files),
+        Document::Manifest(_) | Document::Index(_) => None,
+    }
+}
+
 /// The record of a content, with the names an older record of it has.
 fn merge(old: Option<&Record>, content: &Content) -> Record {
     let mut record = old.cloned().unwrap_or_else(|| Record {
@@ -389,7 +416,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 fn make_dirs(root: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root)?;
     std::fs::set_permissions(root, PermissionsExt::from_mode(0o700))?;
-    for name in ["layers", "ingest", "parts", "trash", "empty"] {
+    for name in ["layers", "recipes", "ingest", "parts", "trash", "empty"] {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join(name))?;
     }
     std::fs::set_permissions(root.join("empty"), PermissionsExt::from_mode(0o755))

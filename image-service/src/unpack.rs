@@ -14,6 +14,7 @@ mod error;
 mod gzip;
 mod making;
 mod place;
+pub(crate) mod recipe;
 pub(crate) mod remove;
 pub(crate) mod stream;
 pub(crate) mod tree;
@@ -32,6 +33,7 @@ use archive::Archive;
 use blocks::{Beside, Blocks};
 use decrypt::{Cipher, Packed};
 use place::Placer;
+use recipe::{Recorded, Tape};
 use stream::{Diff, Inflater, Source};
 
 /// What the layer must turn out to be.
@@ -71,6 +73,9 @@ pub struct Unpacked {
     pub opaque_root: bool,
     /// Directories that the archive puts something into without saying what they are like, sorted.
     pub undescribed: Vec<String>,
+    /// What writes the archive again. A process that unpacks for the daemon hands none over.
+    #[serde(skip)]
+    pub recorded: Recorded,
 }
 
 /// More files than any image has; an archive with more is there to use up inodes.
@@ -129,13 +134,18 @@ fn unpack_blocks(
     expected: &Expected,
     limits: Limits,
 ) -> Result<Unpacked, Error> {
-    let mut archive = Archive::new(Diff::new(blocks, expected.diff_id.algorithm(), limits), limits.entries);
+    let mut diff = Diff::new(blocks, expected.diff_id.algorithm(), limits);
+    diff.record(Tape::beside(&root));
+    let mut archive = Archive::new(diff, limits.entries);
     let mut placer = Placer::new(root, limits.entries);
     while let Some(entry) = archive.next_entry()? {
         placer.place(&entry, &mut archive)?;
     }
-    let unpacked = placer.finish()?;
-    verify(archive.into_inner(), expected)?;
+    let replaced = placer.replaced();
+    let mut unpacked = placer.finish()?;
+    let recorded = verify(archive.into_inner(), expected)?;
+    // What a later entry replaced is not on the disk, so nobody could read it there again.
+    unpacked.recorded = if replaced { Recorded::default() } else { recorded };
     Ok(unpacked)
 }
 
@@ -154,8 +164,9 @@ pub fn unpack_changes(source: impl BufRead, root: OwnedFd, limits: Limits) -> Re
 }
 
 /// Reads whatever follows the archive's end, since the digests cover it, and compares.
-fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<(), Error> {
+fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<Recorded, Error> {
     diff.drain().map_err(stream::error)?;
+    let recorded = diff.recorded();
     let (diff_id, packed) = diff.finish().map_err(Error::Stream)?;
     if let Some(size) = expected.size
         && packed.count() != size
@@ -175,7 +186,7 @@ fn verify(mut diff: Diff<impl Blocks>, expected: &Expected) -> Result<(), Error>
     if expected.diff_id != diff_id {
         return Err(Error::DiffId { expected: expected.diff_id.clone(), found: diff_id });
     }
-    Ok(())
+    Ok(recorded)
 }
 
 #[cfg(test)]

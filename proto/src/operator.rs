@@ -34,6 +34,80 @@ pub struct PullImageRequest {
     #[prost(string, tag = "1")]
     pub reference: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InspectImageResponse {
+    /// Without tag and digest; empty when it was imported without one.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Of what its name meant when it was pulled; empty when it was not.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "3")]
+    pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What the name meant: a manifest or an index.
+    #[prost(bytes = "vec", tag = "4")]
+    pub raw: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub manifest: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "6")]
+    pub config: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportImageRequest {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// `oci:DIR\[:REF\]`, `oci-archive:FILE\[:REF\]` or `docker-archive:FILE\[:NAME\]`, the path absolute.
+    #[prost(string, tag = "2")]
+    pub target: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyImagesRequest {
+    /// Empty: all.
+    #[prost(string, repeated, tag = "1")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Pulls what is damaged again.
+    #[prost(bool, tag = "2")]
+    pub repair: bool,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerifyProgress {
+    #[prost(uint64, tag = "1")]
+    pub done: u64,
+    #[prost(uint64, tag = "2")]
+    pub all: u64,
+    /// Set in the last message.
+    #[prost(message, optional, tag = "3")]
+    pub report: ::core::option::Option<VerifyReport>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct VerifyReport {
+    #[prost(uint64, tag = "1")]
+    pub images: u64,
+    #[prost(uint64, tag = "2")]
+    pub layers: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub findings: ::prost::alloc::vec::Vec<Finding>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Finding {
+    #[prost(string, tag = "1")]
+    pub image: ::prost::alloc::string::String,
+    /// The digest of the layer or document.
+    #[prost(string, tag = "2")]
+    pub object: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(enumeration = "Outcome", tag = "4")]
+    pub outcome: i32,
+    /// Why it was not mended.
+    #[prost(string, tag = "5")]
+    pub hindrance: ::prost::alloc::string::String,
+}
 /// How far it is. The last message has the images.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageProgress {
@@ -64,6 +138,39 @@ pub struct StoredImage {
     pub repo_digests: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(uint64, tag = "4")]
     pub size_bytes: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Outcome {
+    /// It can't be told whether it is damaged.
+    Unknown = 0,
+    Left = 1,
+    Mended = 2,
+    NotMended = 3,
+}
+impl Outcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "OUTCOME_UNKNOWN",
+            Self::Left => "OUTCOME_LEFT",
+            Self::Mended => "OUTCOME_MENDED",
+            Self::NotMended => "OUTCOME_NOT_MENDED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "OUTCOME_UNKNOWN" => Some(Self::Unknown),
+            "OUTCOME_LEFT" => Some(Self::Left),
+            "OUTCOME_MENDED" => Some(Self::Mended),
+            "OUTCOME_NOT_MENDED" => Some(Self::NotMended),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod operator_client {
@@ -225,6 +332,81 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("berth.v1.Operator", "PullImage"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The documents of an image on this node.
+        pub async fn inspect_image(
+            &mut self,
+            request: impl tonic::IntoRequest<super::InspectImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectImageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/berth.v1.Operator/InspectImage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("berth.v1.Operator", "InspectImage"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Writes an image of this node to a layout or an archive, with progress.
+        pub async fn export_image(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ImageProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/berth.v1.Operator/ExportImage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("berth.v1.Operator", "ExportImage"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Holds images against their digests, with progress. The last message has what was found.
+        pub async fn verify_images(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyImagesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::VerifyProgress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/berth.v1.Operator/VerifyImages",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("berth.v1.Operator", "VerifyImages"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -270,6 +452,42 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::PullImageRequest>,
         ) -> std::result::Result<tonic::Response<Self::PullImageStream>, tonic::Status>;
+        /// The documents of an image on this node.
+        async fn inspect_image(
+            &self,
+            request: tonic::Request<super::InspectImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::InspectImageResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the ExportImage method.
+        type ExportImageStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ImageProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Writes an image of this node to a layout or an archive, with progress.
+        async fn export_image(
+            &self,
+            request: tonic::Request<super::ExportImageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::ExportImageStream>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the VerifyImages method.
+        type VerifyImagesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::VerifyProgress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Holds images against their digests, with progress. The last message has what was found.
+        async fn verify_images(
+            &self,
+            request: tonic::Request<super::VerifyImagesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<Self::VerifyImagesStream>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct OperatorServer<T> {
@@ -467,6 +685,143 @@ pub mod operator_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PullImageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/berth.v1.Operator/InspectImage" => {
+                    #[allow(non_camel_case_types)]
+                    struct InspectImageSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::InspectImageRequest>
+                    for InspectImageSvc<T> {
+                        type Response = super::InspectImageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::InspectImageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::inspect_image(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = InspectImageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/berth.v1.Operator/ExportImage" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportImageSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::ExportImageRequest>
+                    for ExportImageSvc<T> {
+                        type Response = super::ImageProgress;
+                        type ResponseStream = T::ExportImageStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExportImageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::export_image(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportImageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/berth.v1.Operator/VerifyImages" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyImagesSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::ServerStreamingService<super::VerifyImagesRequest>
+                    for VerifyImagesSvc<T> {
+                        type Response = super::VerifyProgress;
+                        type ResponseStream = T::VerifyImagesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyImagesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::verify_images(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyImagesSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

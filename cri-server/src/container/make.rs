@@ -80,6 +80,10 @@ async fn make_of(
 ) -> Result<Born, Error> {
     let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
     let image = found.ok_or(Error::NoImage { name })?;
+    if image.is_artifact() {
+        let why = "is an artifact, which has nothing to run; mount it as an image volume";
+        return Err(Error::Request(format!("image.image: {} {why}", image.id)));
+    }
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;

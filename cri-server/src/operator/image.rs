@@ -1,7 +1,7 @@
 //! `berth image`: with a bar for each layer while one is pulled.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::measure::size;
 use super::say::say;
 use super::table::table;
-use super::{Error, ImageCommand, ImportArguments, client, config_command};
+use super::{Error, ImageCommand, ImportArguments, client, config_command, transfer, verify};
 
 /// Answers of a node with thousands of images.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -26,6 +26,8 @@ pub(super) async fn run(command: &ImageCommand, socket: &Path) -> Result<(), Err
         ImageCommand::Import(arguments) => import(channel, arguments).await,
         // These ask no daemon.
         ImageCommand::Explain { .. } | ImageCommand::Copy(_) | ImageCommand::Inspect(_) => Ok(()),
+        ImageCommand::Export { name, target } => transfer::export(channel, name, target).await,
+        ImageCommand::Verify { names, no_repair } => verify::verify(channel, names, !no_repair).await,
         ImageCommand::List => list(channel).await,
         ImageCommand::Pull { reference } => pull(channel, reference).await,
     }
@@ -44,13 +46,18 @@ async fn import(channel: Channel, arguments: &ImportArguments) -> Result<(), Err
     let shown = arguments.archive.display().to_string();
     let path =
         arguments.archive.canonicalize().map_err(|source| Error::Io { what: shown.clone(), source })?;
-    let path = path.into_os_string().into_string().map_err(|path| Error::Io {
-        what: path.display().to_string(),
-        source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"),
-    })?;
+    let path = text(path)?;
     let request = ImportImageRequest { path, name: arguments.name.clone().unwrap_or_default() };
     let answers = OperatorClient::new(channel).import_image(request).await?.into_inner();
     follow(&format!("importing {shown}"), answers).await
+}
+
+/// A path as it goes to the daemon.
+pub(super) fn text(path: PathBuf) -> Result<String, Error> {
+    path.into_os_string().into_string().map_err(|path| Error::Io {
+        what: path.display().to_string(),
+        source: std::io::Error::new(std::io::ErrorKind::InvalidInput, "the path is not UTF-8"),
+    })
 }
 
 async fn pull(channel: Channel, reference: &str) -> Result<(), Error> {
@@ -60,7 +67,7 @@ async fn pull(channel: Channel, reference: &str) -> Result<(), Error> {
 }
 
 /// Shows what happens until it is done, then what came of it.
-async fn follow(title: &str, mut answers: Streaming<ImageProgress>) -> Result<(), Error> {
+pub(super) async fn follow(title: &str, mut answers: Streaming<ImageProgress>) -> Result<(), Error> {
     let mut bars = Bars::new(title);
     while let Some(progress) = answers.message().await? {
         bars.show(&progress.layers);

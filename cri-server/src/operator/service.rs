@@ -10,12 +10,14 @@ use futures_util::stream::{self, Stream};
 use image_service::{Image, Images, Progress, PullRequest};
 use proto::operator::operator_server::{Operator, OperatorServer};
 use proto::operator::{
-    DaemonRequest, DaemonResponse, ImageProgress, ImportImageRequest, LayerProgress, PullImageRequest,
-    StoredImage,
+    DaemonRequest, DaemonResponse, ExportImageRequest, ImageProgress, ImportImageRequest,
+    InspectImageRequest, InspectImageResponse, LayerProgress, PullImageRequest, StoredImage,
+    VerifyImagesRequest,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::work;
 use crate::error::Error;
 
 /// More often than this no eye follows.
@@ -53,12 +55,34 @@ pub fn server(images: Images, daemon: &Daemon) -> OperatorServer<Service> {
 }
 
 type Answers = Pin<Box<dyn Stream<Item = Result<ImageProgress, Status>> + Send>>;
-type Work = BoxFuture<'static, Result<Vec<Arc<Image>>, image_service::Error>>;
+pub(super) type Work = BoxFuture<'static, Result<Vec<Arc<Image>>, image_service::Error>>;
 
 #[tonic::async_trait]
 impl Operator for Service {
     type ImportImageStream = Answers;
     type PullImageStream = Answers;
+    type ExportImageStream = Answers;
+    type VerifyImagesStream = work::Verifications;
+
+    async fn inspect_image(
+        &self,
+        request: Request<InspectImageRequest>,
+    ) -> Result<Response<InspectImageResponse>, Status> {
+        work::inspect(self.images.clone(), request.into_inner().name).await.map(Response::new)
+    }
+
+    async fn export_image(&self, request: Request<ExportImageRequest>) -> Result<Response<Answers>, Status> {
+        let ExportImageRequest { name, target } = request.into_inner();
+        let (work, progress) = work::export(self.images.clone(), name, &target)?;
+        Ok(Response::new(follow(work, progress)))
+    }
+
+    async fn verify_images(
+        &self,
+        request: Request<VerifyImagesRequest>,
+    ) -> Result<Response<Self::VerifyImagesStream>, Status> {
+        Ok(Response::new(work::verify(self.images.clone(), request.into_inner())))
+    }
 
     async fn daemon(&self, _: Request<DaemonRequest>) -> Result<Response<DaemonResponse>, Status> {
         Ok(Response::new(self.daemon.clone()))
@@ -105,7 +129,7 @@ fn follow(work: Work, progress: watch::Receiver<Progress>) -> Answers {
 }
 
 /// Waits for news; for ever when there is none to come.
-async fn next(progress: &mut watch::Receiver<Progress>) {
+pub(super) async fn next<T>(progress: &mut watch::Receiver<T>) {
     tokio::time::sleep(PROGRESS_EVERY).await;
     if progress.changed().await.is_err() {
         std::future::pending::<()>().await;

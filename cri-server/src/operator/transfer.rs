@@ -1,18 +1,22 @@
-//! `berth image copy` and `inspect`: from one place to another, and a look at what a place has. They work in
-//! this process: no daemon need run, and none is held up.
+//! `berth image copy`, `export` and `inspect`: from one place to another, and a look at what a place has. What is
+//! not on this node is looked at in this process: no daemon need run, and none is held up.
 
 use std::path::Path;
 use std::time::Duration;
 
+use image_service::digest::Digest;
 use image_service::platform::Platform;
 use image_service::transfer::{self, Copy, Inspected, Location};
 use image_service::{Progress, Settings};
+use proto::operator::operator_client::OperatorClient;
+use proto::operator::{ExportImageRequest, InspectImageRequest};
 use tokio::sync::watch;
+use tonic::transport::Channel;
 
-use super::image::Bars;
+use super::image::{Bars, follow, text};
 use super::say::say;
 use super::service::{PROGRESS_EVERY, layers};
-use super::{Choice, CopyArguments, Error, Format, InspectArguments, config_command};
+use super::{Choice, CopyArguments, Error, Format, InspectArguments, client, config_command};
 
 pub(super) async fn copy(config: &Path, arguments: &CopyArguments) -> Result<(), Error> {
     let (progress, seen) = watch::channel(Progress::default());
@@ -42,19 +46,58 @@ pub(super) async fn copy(config: &Path, arguments: &CopyArguments) -> Result<(),
     say(&format!("{target}  {}  {sent} blobs sent, {were_there} were there\n", copied.digest))
 }
 
-pub(super) async fn inspect(config: &Path, arguments: &InspectArguments) -> Result<(), Error> {
-    let location = Location::read(&arguments.image)?;
+/// The place that is to be inspected; None when a name of this node's is meant.
+pub(super) fn place(arguments: &InspectArguments) -> Result<Option<Location>, Error> {
+    Ok(Location::parse(&arguments.image).transpose()?)
+}
+
+pub(super) async fn inspect(
+    config: &Path,
+    place: &Location,
+    arguments: &InspectArguments,
+) -> Result<(), Error> {
     let platform = arguments.choice.platform()?;
     let auth_files = &arguments.choice.auth_file;
-    let found = transfer::inspect(&settings(config)?, &location, &platform, auth_files).await?;
+    let found = transfer::inspect(&settings(config)?, place, &platform, auth_files).await?;
     show(&found, arguments)
 }
 
+pub(super) async fn inspect_stored(socket: &Path, arguments: &InspectArguments) -> Result<(), Error> {
+    let channel = client::connect(socket).await?;
+    let request = InspectImageRequest { name: arguments.image.clone() };
+    let answer = OperatorClient::new(channel).inspect_image(request).await?.into_inner();
+    let found = Inspected {
+        name: answer.name,
+        digest: Digest::parse(&answer.digest).ok(),
+        tags: answer.tags,
+        raw: answer.raw.into(),
+        manifest: answer.manifest.into(),
+        config: answer.config.into(),
+    };
+    show(&found, arguments)
+}
+
+/// The daemon writes the files itself, so the path must mean the same to it.
+pub(super) async fn export(channel: Channel, name: &str, target: &str) -> Result<(), Error> {
+    let location = match Location::read(target)? {
+        Location::File { kind, path, reference } => {
+            let absolute = std::path::absolute(&path);
+            let path = absolute.map_err(|source| Error::Io { what: path.display().to_string(), source })?;
+            Location::File { kind, path: text(path)?.into(), reference }
+        }
+        registry @ Location::Registry { .. } => registry,
+    };
+    let request = ExportImageRequest { name: name.to_owned(), target: location.to_string() };
+    let answers = OperatorClient::new(channel).export_image(request).await?.into_inner();
+    follow(&format!("exporting {name}"), answers).await?;
+    say(&format!("{location}\n"))
+}
+
 fn show(found: &Inspected, arguments: &InspectArguments) -> Result<(), Error> {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let whole = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match (arguments.raw, arguments.config_blob, arguments.format) {
-        (true, _, Format::Json) => say(&text(&found.raw)),
-        (_, true, Format::Json) => say(&text(&found.config)),
+        (true, _, Format::Json) => say(&whole(&found.raw)),
+        (_, true, Format::Json) => say(&whole(&found.config)),
         (false, false, Format::Json) => say(&format!("{:#}\n", found.json()?)),
     }
 }

@@ -190,5 +190,46 @@ async fn hostile_archives_are_refused_and_leave_nothing() {
     let archive = bench.dir.path().join("archive.tar");
     fs::write(&archive, [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0]).unwrap();
     let error = bench.images().await.import(&archive, None).await.unwrap_err();
-    assert!(error.to_string().contains("compressed"), "{error}");
+    assert!(matches!(&error, Error::Invalid { what, .. } if what.ends_with("archive.tar")), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_archive_may_be_packed_once() {
+    use std::io::Write;
+    let bench = Bench::new();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let plain = tar(&bench.docker(json!(["a.test/b:1"])));
+    let archive = bench.dir.path().join("archive.tar.gz");
+    for packed in [gzip(&plain), zstd::encode_all(&plain[..], 1).unwrap()] {
+        fs::write(&archive, &packed).unwrap();
+        let images = bench.images().await.import(&archive, None).await.unwrap();
+        assert_eq!(images[0].repo_tags, ["a.test/b:1"]);
+        fs::write(&archive, gzip(&packed)).unwrap();
+        let error = bench.images().await.import(&archive, None).await.unwrap_err();
+        assert!(error.to_string().contains("it is compressed twice"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_docker_archive_may_have_several_images_with_several_tags() {
+    let bench = Bench::new();
+    let config = String::from_utf8(bench.config.clone()).unwrap().replace("/hello", "/other").into_bytes();
+    let mut files = bench.docker(Value::Null);
+    files.retain(|(name, _)| name != "manifest.json");
+    files.push(("other.json".to_owned(), config.clone()));
+    let manifest = json!([
+        {"Config": "config.json", "RepoTags": ["a.test/b:1", "a.test/b:2"], "Layers": ["abc/layer.tar"]},
+        {"Config": "other.json", "RepoTags": ["c.test/d:1"], "Layers": ["abc/layer.tar"]},
+    ]);
+    files.push(("manifest.json".to_owned(), manifest.to_string().into_bytes()));
+    let images = bench.import(&files, None).await.unwrap();
+    let tags: Vec<_> = images.iter().map(|image| image.repo_tags.join(" ")).collect();
+    assert_eq!(tags, ["a.test/b:1 a.test/b:2", "c.test/d:1"]);
+    assert_eq!(images[1].id, Digest::sha256(&config).to_string());
+    let error = bench.import(&files, Some("x.test/y")).await.unwrap_err();
+    assert!(error.to_string().contains("it has 2 images"), "{error}");
 }

@@ -4,6 +4,7 @@ use super::{ArtifactManifest, Document, Error, Index, MediaType, index, parse_ar
 
 /// A document of any kind, bounded and unambiguous.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant, reason = "one a document, and seldom moved")]
 pub enum Outline {
     Index(Index),
     Manifest(ArtifactManifest),

@@ -245,6 +245,7 @@ fn make(
         opaque_root: unpacked.opaque_root,
         undescribed: unpacked.undescribed,
     };
+    store.keep_recipe(&layer.diff_id, &unpacked.recorded);
     Ok(ingest.commit(&store.layers, layer)?)
 }
 

@@ -38,6 +38,7 @@ struct Entry {
     synced: bool,
     /// Which making of the layer this is: it may go and come again while the disk is synced.
     made: u64,
+    damaged: bool,
 }
 
 /// A layer as it was made once.
@@ -64,6 +65,18 @@ impl Layers {
         self.dir.join(diff_id.hex())
     }
 
+    /// Where what writes its archive again lies.
+    pub(crate) fn recipe(&self, diff_id: &Digest) -> PathBuf {
+        self.dir.with_file_name("recipes").join(diff_id.hex())
+    }
+
+    /// A damaged layer is nothing to hold, and the next one that is made takes its place.
+    pub(crate) fn set_damaged(&self, diff_id: &Digest, damaged: bool) {
+        if let Some(entry) = self.known().layers.get_mut(diff_id) {
+            entry.damaged = damaged;
+        }
+    }
+
     /// Where all known layers lie.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
         self.known().layers.keys().map(|diff_id| self.path(diff_id)).collect()
@@ -82,7 +95,8 @@ impl Layers {
     ) -> Option<Hold> {
         let mut known = self.known();
         let wanted: Vec<&Digest> = diff_ids.into_iter().collect();
-        if !wanted.iter().all(|diff_id| known.layers.contains_key(*diff_id)) {
+        let there = |diff_id: &Digest| known.layers.get(diff_id).is_some_and(|entry| !entry.damaged);
+        if !wanted.iter().all(|diff_id| there(diff_id)) {
             return None;
         }
         let mut layers = Vec::with_capacity(wanted.len());
@@ -98,13 +112,15 @@ impl Layers {
     /// already wins.
     pub(crate) fn add(self: &Arc<Layers>, layer: Layer, made: &Path) -> io::Result<Hold> {
         let mut known = self.known();
-        if !known.layers.contains_key(&layer.diff_id) {
+        let there = known.layers.get(&layer.diff_id).is_some_and(|entry| !entry.damaged);
+        if !there {
             let place = self.path(&layer.diff_id);
-            // What nobody knows of is in the way only if its removal failed.
+            // What nobody knows of is in the way only if its removal failed; or it is damaged.
             self.trash.take(&place)?;
             std::fs::rename(made, place)?;
         }
         known.insert(layer.clone(), false);
+        known.made_anew(&layer.diff_id);
         Ok(Hold { of: self.clone(), layers: vec![layer] })
     }
 
@@ -159,6 +175,10 @@ impl Layers {
             {
                 tracing::warn!(layer = %layer.diff_id, %error, "an unused layer can't be removed; a restart tries again");
             }
+            if !known.closed && !known.layers.contains_key(&layer.diff_id) {
+                // Without its layer it is swept by the next start at the latest.
+                _ = self.trash.take(&self.recipe(&layer.diff_id));
+            }
         }
     }
 }
@@ -173,8 +193,16 @@ impl Known {
         self.bytes += layer.bytes;
         self.inodes += layer.inodes;
         self.made += 1;
-        let entry = Entry { synced, made: self.made, holders: 1, layer };
+        let entry = Entry { synced, made: self.made, damaged: false, holders: 1, layer };
         self.layers.insert(entry.layer.diff_id.clone(), entry);
+    }
+
+    /// What was damaged is whole now, but not on the disk yet.
+    fn made_anew(&mut self, diff_id: &Digest) {
+        self.made += 1;
+        if let Some(entry) = self.layers.get_mut(diff_id).filter(|entry| entry.damaged) {
+            (entry.damaged, entry.synced, entry.made) = (false, false, self.made);
+        }
     }
 
     /// Whether that was the last holder.

@@ -16,6 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Hold, Layers};
+use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
 use crate::image::{Image, Layer};
@@ -108,6 +109,12 @@ impl Writables {
     pub(crate) fn plan_of(&self, container_id: &str) -> Option<RootfsPlan> {
         let dir = self.path(container_id).ok()?;
         self.held().get(container_id).map(|hold| self.plan(&dir, hold.layers()))
+    }
+
+    /// A container that a layer lies under.
+    pub(crate) fn user_of(&self, diff_id: &Digest) -> Option<String> {
+        let uses = |hold: &Hold| hold.layers().iter().any(|layer| layer.diff_id == *diff_id);
+        self.held().iter().find(|(_, hold)| uses(hold)).map(|(id, _)| id.clone())
     }
 
     pub(crate) fn list(&self) -> Vec<String> {

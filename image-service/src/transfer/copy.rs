@@ -14,7 +14,7 @@ use crate::images::Settings;
 use crate::manifest::{self, ArtifactManifest, Descriptor, MAX_ENTRIES, MAX_INDEX_DEPTH, Outline};
 use crate::platform::Platform;
 use crate::pull::{LayerProgress, LayerStage, Progress};
-use crate::registry::Raw;
+use crate::registry::{Raw, Registry};
 
 /// What is to be copied.
 #[derive(Debug)]
@@ -54,34 +54,43 @@ pub async fn copy(settings: &Settings, order: Copy) -> Result<Copied, Error> {
     } else {
         one(&source, settings, &order, top).await?
     };
-    let one_image = matches!(order.target, Location::File { kind: FileKind::DockerArchive, .. });
+    pour(&source, &order.target, &registry, &documents, &order.progress).await
+}
+
+/// The documents, the top last, and before them all that they name.
+pub(super) async fn pour(
+    source: &Source,
+    to: &Location,
+    registry: &Registry,
+    documents: &[Raw],
+    progress: &watch::Sender<Progress>,
+) -> Result<Copied, Error> {
+    let one_image = matches!(to, Location::File { kind: FileKind::DockerArchive, .. });
     if one_image && documents.len() > 1 {
         let why = "a docker archive holds one image; leave --all away, or write an oci-archive";
-        return Err(Error::invalid(order.target.to_string(), why));
+        return Err(Error::invalid(to.to_string(), why));
     }
-    let blobs = blobs(&documents)?;
-    order.progress.send_replace(Progress { layers: blobs.iter().map(expected).collect() });
-    let mut target = Target::open(&order.target, &registry)?;
-    let mut copied = Copied { digest: Digest::sha256(b""), sent: 0, were_there: 0 };
+    let Some(top) = documents.last() else {
+        return Err(Error::invalid(to.to_string(), "nothing goes there"));
+    };
+    let blobs = blobs(documents)?;
+    progress.send_replace(Progress { layers: blobs.iter().map(expected).collect() });
+    let mut target = Target::open(to, registry)?;
+    let mut copied = Copied { digest: top.digest.clone(), sent: 0, were_there: 0 };
     for (at, blob) in blobs.iter().enumerate() {
-        let mut came = |bytes| order.progress.send_modify(|all| all.layers[at].done_bytes += bytes);
-        let taken = target.take(blob, &source, &mut came).await?;
-        let stage = match taken {
-            Taken::Sent => LayerStage::Fetched,
-            Taken::WasThere => LayerStage::WasThere,
+        let mut came = |bytes| progress.send_modify(|all| all.layers[at].done_bytes += bytes);
+        let (stage, count) = match target.take(blob, source, &mut came).await? {
+            Taken::Sent => (LayerStage::Fetched, &mut copied.sent),
+            Taken::WasThere => (LayerStage::WasThere, &mut copied.were_there),
         };
-        copied.sent += usize::from(taken == Taken::Sent);
-        copied.were_there += usize::from(taken == Taken::WasThere);
-        order.progress.send_modify(|all| {
-            (all.layers[at].done_bytes, all.layers[at].stage) = (blob.size, stage);
-        });
+        *count += 1;
+        progress.send_modify(|all| (all.layers[at].done_bytes, all.layers[at].stage) = (blob.size, stage));
     }
-    for document in &documents {
+    for document in documents {
         target.document(document).await?;
     }
-    let top = documents.last().ok_or_else(|| Error::invalid(order.source.to_string(), "it is empty"))?;
     target.finish(top, source.reference()).await?;
-    Ok(Copied { digest: top.digest.clone(), ..copied })
+    Ok(copied)
 }
 
 fn expected(blob: &Descriptor) -> LayerProgress {

@@ -52,7 +52,7 @@ pub async fn inspect(
     let tags = match &source {
         // Some registries let nobody list them; the image can be told all the same.
         Source::Registry { repository, .. } => repository.tags().await.unwrap_or_default(),
-        Source::Files(_) => Vec::new(),
+        Source::Files(_) | Source::Stored(_) => Vec::new(),
     };
     let name = source.reference().map(|reference| reference.repository()).unwrap_or_default();
     let (raw, manifest) = (top.bytes.clone(), last.bytes.clone());

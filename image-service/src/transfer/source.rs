@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::files::Files;
 use super::location::Location;
+use super::stored::Stored;
 use crate::error::Error;
 use crate::images::{Settings, policy_in_force};
 use crate::manifest::{Descriptor, Outline};
@@ -20,6 +21,7 @@ const PIECE_BYTES: usize = 256 << 10;
 pub(super) enum Source {
     Registry { repository: Repository, reference: Reference },
     Files(Files),
+    Stored(Stored),
 }
 
 /// The bytes of one blob, from some place on.
@@ -63,6 +65,7 @@ impl Source {
                 repository.raw(None).await.map_err(|error| Error::registry(&reference.to_string(), error))
             }
             Source::Files(files) => files.top(),
+            Source::Stored(stored) => stored.top(),
         }
     }
 
@@ -74,6 +77,8 @@ impl Source {
                 .await
                 .map_err(|error| Error::registry(&reference.to_string(), error)),
             Source::Files(files) => files.document(entry),
+            // It has one document, and that names no other.
+            Source::Stored(stored) => stored.top(),
         }
     }
 
@@ -85,6 +90,12 @@ impl Source {
                 .await
                 .map_err(|error| Error::registry(&reference.to_string(), error)),
             Source::Files(files) => files.small(blob, limit).map(Bytes::from),
+            Source::Stored(stored) => {
+                let mut bytes = Vec::new();
+                let read = stored.blob(blob, 0)?.take(limit).read_to_end(&mut bytes);
+                read.map_err(|error| Error::io("reading", stored.shown().as_ref(), error))?;
+                Ok(Bytes::from(bytes))
+            }
         }
     }
 
@@ -101,6 +112,7 @@ impl Source {
                 let file = BufReader::with_capacity(PIECE_BYTES, file);
                 Ok(Stream::File(Box::new(file), files.shown().to_owned()))
             }
+            Source::Stored(stored) => Ok(Stream::File(stored.blob(blob, offset)?, stored.shown().to_owned())),
         }
     }
 
@@ -120,6 +132,7 @@ impl Source {
         match self {
             Source::Registry { reference, .. } => Some(reference),
             Source::Files(files) => files.name(),
+            Source::Stored(stored) => stored.name(),
         }
     }
 

@@ -23,7 +23,7 @@ pub(super) enum Target {
     Registry { repository: Repository, reference: Reference },
     Layout(Layout),
     OciArchive(OciArchive),
-    DockerArchive(DockerArchive),
+    DockerArchive(Box<DockerArchive>),
 }
 
 /// What became of a blob.
@@ -47,7 +47,9 @@ impl Target {
         match kind {
             FileKind::Layout => Layout::open(path, reference).map(Target::Layout),
             FileKind::OciArchive => OciArchive::create(path, reference).map(Target::OciArchive),
-            FileKind::DockerArchive => DockerArchive::create(path, reference).map(Target::DockerArchive),
+            FileKind::DockerArchive => {
+                DockerArchive::create(path, reference).map(|archive| Target::DockerArchive(Box::new(archive)))
+            }
         }
     }
 

@@ -74,6 +74,21 @@ impl<B: Blocks> Archive<B> {
         }
     }
 
+    /// Hands the current entry's data on as the content of the file that is made of it.
+    pub(crate) fn content(
+        &mut self,
+        path: &[u8],
+        sink: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        if self.data == 0 {
+            return Ok(());
+        }
+        self.source.begin_content(path, self.data);
+        let taken = self.data(sink);
+        self.source.end_content();
+        taken
+    }
+
     /// Hands the current entry's data on in pieces of the inflater's buffer.
     pub(crate) fn data(&mut self, mut sink: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         while self.data > 0 {

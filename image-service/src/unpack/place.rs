@@ -65,6 +65,11 @@ impl Placer {
         }
     }
 
+    /// Whether something that an entry made is gone, since a later one had its name.
+    pub(crate) fn replaced(&self) -> bool {
+        self.tree.replaced
+    }
+
     /// Sets what had to wait for the end.
     pub(crate) fn finish(mut self) -> Result<Unpacked, Error> {
         self.settle_times()?;
@@ -126,7 +131,7 @@ impl Placer {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             rustix::fs::openat(parent, name, flags, mode)
         })?;
-        archive.data(|mut bytes| {
+        archive.content(&entry.path, |mut bytes| {
             while !bytes.is_empty() {
                 match rustix::io::write(&file, bytes) {
                     Ok(n) => bytes = &bytes[n..],

@@ -9,6 +9,7 @@ use super::blocks::{Block, Blocks};
 use super::decrypt::Packed;
 use super::error::Error;
 use super::gzip::Gzip;
+use super::recipe::{Recorded, Tape};
 
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
 const MAX_RATIO: u64 = 4096;
@@ -121,12 +122,39 @@ pub(crate) struct Diff<B> {
     consumed: usize,
     count: u64,
     limits: Limits,
+    /// Where the bytes go that are not the content of a file.
+    tape: Option<Tape>,
+    /// What is handed on now is the content of a file.
+    in_content: bool,
 }
 
 impl<B: Blocks> Diff<B> {
     pub(crate) fn new(blocks: B, algorithm: Algorithm, limits: Limits) -> Diff<B> {
         let hasher = Hasher::new(algorithm);
-        Diff { blocks, hasher, block: Block::default(), consumed: 0, count: 0, limits }
+        let (tape, in_content) = (None, false);
+        Diff { blocks, hasher, block: Block::default(), consumed: 0, count: 0, limits, tape, in_content }
+    }
+
+    /// From now on keeps what would otherwise be lost.
+    pub(crate) fn record(&mut self, tape: Option<Tape>) {
+        self.tape = tape;
+    }
+
+    /// The next so many bytes are the content of a file of the layer.
+    pub(crate) fn begin_content(&mut self, path: &[u8], bytes: u64) {
+        if let Some(tape) = &mut self.tape {
+            tape.content(path, bytes);
+        }
+        self.in_content = true;
+    }
+
+    pub(crate) fn end_content(&mut self) {
+        self.in_content = false;
+    }
+
+    /// What was kept.
+    pub(crate) fn recorded(&mut self) -> Recorded {
+        self.tape.take().map(Tape::finish).unwrap_or_default()
     }
 
     /// How many bytes were handed on.
@@ -183,6 +211,9 @@ impl<B: Blocks> BufRead for Diff<B> {
     }
 
     fn consume(&mut self, n: usize) {
+        if let Some(tape) = self.tape.as_mut().filter(|_| !self.in_content) {
+            tape.plain(&self.block.bytes[self.consumed..self.consumed + n]);
+        }
         self.consumed += n;
     }
 }

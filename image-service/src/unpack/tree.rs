@@ -36,11 +36,14 @@ pub(crate) struct Tree {
     max_implied: u64,
     /// Those of them that no entry has described since.
     pub(crate) undescribed: BTreeSet<Vec<u8>>,
+    /// Something made way for a later entry.
+    pub(crate) replaced: bool,
 }
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd, max_implied: u64) -> Tree {
-        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, max_implied, undescribed: BTreeSet::new() }
+        let (undescribed, replaced) = (BTreeSet::new(), false);
+        Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, max_implied, undescribed, replaced }
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -199,6 +202,7 @@ impl Tree {
             Err(Errno::NOENT) => return Ok(Cleared::Nothing),
             Err(errno) => return Err(Error::step(entry, "fstatat")(errno)),
         };
+        self.replaced |= !is_whiteout(&stat);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 self.forget();

@@ -124,3 +124,39 @@ async fn an_archive_that_breaks_off_leaves_nothing() {
     let why = refused(&bench.node.settings, &layout, "docker://one.test/broken:1").await;
     assert!(why.contains("one.test/broken:1 is not pushed") && why.contains("DIGEST_INVALID"), "{why}");
 }
+
+#[tokio::test]
+async fn indexes_that_go_on_and_on_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::new("127.0.0.1:1");
+    let layout = dir.path().join("l");
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let kind = crate::picture::OCI_INDEX;
+    let put = |entry: serde_json::Value| {
+        let bytes = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}).to_string();
+        let digest = image_service::digest::Digest::sha256(bytes.as_bytes());
+        std::fs::write(blobs.join(digest.hex()), &bytes).unwrap();
+        json!({"mediaType": kind, "digest": digest, "size": bytes.len()})
+    };
+    let place = format!("oci:{}", layout.display());
+    let copied = async |entry: &serde_json::Value| {
+        let index = json!({"schemaVersion": 2, "manifests": [entry]});
+        std::fs::write(layout.join("index.json"), index.to_string()).unwrap();
+        std::fs::write(layout.join("oci-layout"), "{}").unwrap();
+        told(&copy(&node.settings, order(&place, "docker://one.test/a:1", true)).await.unwrap_err())
+    };
+    let nowhere = image_service::digest::Digest::sha256(b"nowhere");
+    let mut entry = json!({"mediaType": kind, "digest": nowhere, "size": 1});
+    for _ in 0..7 {
+        entry = put(entry);
+    }
+    let why = copied(&entry).await;
+    assert!(why.contains("too deep"), "{why}");
+    // One that names itself can only be a lie about its digest.
+    let own = json!({"mediaType": kind, "digest": nowhere, "size": 1});
+    let bytes = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [own]}).to_string();
+    std::fs::write(blobs.join(nowhere.hex()), bytes).unwrap();
+    let why = copied(&own).await;
+    assert!(why.contains("its digest is"), "{why}");
+}

@@ -119,6 +119,24 @@ fn entries_without_end_are_read_no_further_than_allowed() {
 }
 
 #[test]
+#[ignore = "takes a while; by hand, in release"]
+fn ten_million_entries_end_at_the_node_s_own_bound_in_little_memory() {
+    let resident = || {
+        let text = fs::read_to_string("/proc/self/statm").unwrap();
+        text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let mut endless = Endless { block: entry(b'5', "same").0, at: 0, given: 0 };
+    let place = Place::new();
+    let expected = Expected { digest: None, size: None, diff_id: Digest::sha256(b"") };
+    let (root, before) = (open_root(&place.layer()).unwrap(), resident());
+    let error = unpack(&mut endless, root, &expected, Limits::new(u64::MAX), || ()).unwrap_err();
+    assert!(matches!(error, Error::TooMany(crate::unpack::MAX_ENTRIES)), "{error}");
+    let more = resident().saturating_sub(before);
+    println!("{} MiB of headers were read, {} MiB more are resident", endless.given >> 20, more >> 20);
+    assert!(more < 64 << 20);
+}
+
+#[test]
 fn what_is_packed_twice_or_otherwise_is_no_archive() {
     let tar = Tar::default().file("a", "x").end();
     let xz = b"\xfd7zXZ\0\0\x04".repeat(200);

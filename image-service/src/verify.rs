@@ -1,0 +1,175 @@
+//! Holding the store against its digests, and mending what is damaged by pulling that, and only that, again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::digest::Digest;
+use crate::error::Error;
+use crate::image::Image;
+use crate::images::Images;
+use crate::pull::{PullRequest, blocking};
+use crate::store::proof::Proof;
+
+/// How far it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verifying {
+    /// Layers and documents' images looked at, and how many there are.
+    pub done: usize,
+    pub all: usize,
+}
+
+/// Something that is not as it should be, or that nobody can tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The image's name, or its id where it has none.
+    pub image: String,
+    /// The digest of the layer or document.
+    pub object: String,
+    pub why: String,
+    pub outcome: Outcome,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It can't be told whether it is damaged.
+    Unknown,
+    /// It is damaged, and nobody asked to mend it.
+    Left,
+    Mended,
+    /// Why it was not mended.
+    Not(String),
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verified {
+    pub images: usize,
+    pub layers: usize,
+    pub findings: Vec<Finding>,
+}
+
+impl Images {
+    /// Looks at these images, or all, and mends what is damaged when `repair` says so. Pulls and containers go
+    /// on meanwhile; a layer that a container uses is not exchanged under it.
+    pub async fn verify(
+        &self,
+        names: &[String],
+        repair: bool,
+        progress: watch::Sender<Verifying>,
+    ) -> Result<Verified, Error> {
+        let images = self.chosen(names)?;
+        // A layer is looked at once, however many images have it.
+        let mut layers: BTreeMap<Digest, Arc<Image>> = BTreeMap::new();
+        for image in &images {
+            for layer in &image.layers {
+                layers.entry(layer.diff_id.clone()).or_insert_with(|| image.clone());
+            }
+        }
+        let all = images.len() + layers.len();
+        progress.send_replace(Verifying { done: 0, all });
+        let mut verified = Verified { images: images.len(), layers: layers.len(), findings: Vec::new() };
+        for image in &images {
+            verified.findings.extend(self.verify_documents(image, repair).await?);
+            progress.send_modify(|now| now.done += 1);
+        }
+        for (diff_id, image) in layers {
+            verified.findings.extend(self.verify_layer(&diff_id, &image, repair).await?);
+            progress.send_modify(|now| now.done += 1);
+        }
+        Ok(verified)
+    }
+
+    fn chosen(&self, names: &[String]) -> Result<Vec<Arc<Image>>, Error> {
+        if names.is_empty() {
+            return Ok(self.list());
+        }
+        let missing = |name: &String| Error::NotFound { name: name.clone(), source: None };
+        names.iter().map(|name| self.find(name).ok_or_else(|| missing(name))).collect()
+    }
+
+    async fn verify_documents(&self, image: &Arc<Image>, repair: bool) -> Result<Vec<Finding>, Error> {
+        let (store, id) = (self.store().clone(), image_id(image));
+        let damaged = blocking(move || store.damaged_documents(&id)).await?;
+        let Some(first) = damaged.first() else { return Ok(Vec::new()) };
+        let outcome = if repair { self.mend(image).await } else { Outcome::Left };
+        let why = format!("{} of its documents are not what their digests say", damaged.len());
+        Ok(vec![Finding { image: called(image), object: first.to_string(), why, outcome }])
+    }
+
+    async fn verify_layer(
+        &self,
+        diff_id: &Digest,
+        image: &Arc<Image>,
+        repair: bool,
+    ) -> Result<Option<Finding>, Error> {
+        let store = self.store().clone();
+        // Held, so that nobody takes it away while it is looked at. One that went meanwhile is nobody's.
+        let Some(hold) = store.layers.hold([diff_id]) else { return Ok(None) };
+        let looked = diff_id.clone();
+        let proof = blocking(move || {
+            let proof = store.prove(&looked);
+            drop(hold);
+            Ok(proof)
+        });
+        let finding = |why: String, outcome| Finding {
+            image: called(image),
+            object: diff_id.to_string(),
+            why,
+            outcome,
+        };
+        Ok(match proof.await? {
+            Proof::Whole => None,
+            Proof::Unknown(why) => Some(finding(why.to_owned(), Outcome::Unknown)),
+            Proof::Damaged(why) if !repair => Some(finding(why, Outcome::Left)),
+            Proof::Damaged(why) => Some(finding(why, self.mend_layer(diff_id, image).await)),
+        })
+    }
+
+    async fn mend_layer(&self, diff_id: &Digest, image: &Arc<Image>) -> Outcome {
+        if let Some(container) = self.user_of(diff_id) {
+            return Outcome::Not(format!("container {container} uses it; remove that and verify again"));
+        }
+        let layers = self.store().layers.clone();
+        layers.set_damaged(diff_id, true);
+        let outcome = self.mend(image).await;
+        // What could not be had again is better than nothing: it stays in use, and is told.
+        layers.set_damaged(diff_id, false);
+        if outcome != Outcome::Mended {
+            return outcome;
+        }
+        let (store, looked) = (self.store().clone(), diff_id.clone());
+        match blocking(move || Ok(store.prove(&looked))).await {
+            Ok(Proof::Whole) => Outcome::Mended,
+            Ok(other) => Outcome::Not(format!("it was pulled again, and is still {other:?}")),
+            Err(error) => Outcome::Not(error.to_string()),
+        }
+    }
+
+    /// Pulls an image again by what it was pulled as. What is whole is not fetched.
+    async fn mend(&self, image: &Arc<Image>) -> Outcome {
+        let Some(name) = image.repo_digests.first().or(image.repo_tags.first()) else {
+            return Outcome::Not("it was not pulled but imported; import it again".to_owned());
+        };
+        let request = PullRequest { reference: name.clone(), ..PullRequest::default() };
+        match self.pull_again(request, image_id(image)).await {
+            Ok(()) => Outcome::Mended,
+            Err(error) => Outcome::Not(told(&error)),
+        }
+    }
+}
+
+fn image_id(image: &Image) -> Digest {
+    Digest::parse(&image.id).expect("an image's id is the digest of its configuration")
+}
+
+fn called(image: &Image) -> String {
+    image.repo_tags.first().or(image.repo_digests.first()).unwrap_or(&image.id).clone()
+}
+
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
