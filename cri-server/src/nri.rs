@@ -124,6 +124,9 @@ pub struct Nri {
     shared: Option<Arc<Shared>>,
 }
 
+/// By id. A pod has no container beside it.
+type Births = HashMap<Arc<str>, (PodSandbox, Option<Container>)>;
+
 #[derive(Debug)]
 struct Shared {
     jobs: mpsc::UnboundedSender<Job>,
@@ -132,7 +135,7 @@ struct Shared {
     /// A bit for each event that some plugin wants.
     wanted: AtomicU32,
     /// What is being made and is not in the world yet.
-    births: Mutex<HashMap<Arc<str>, (PodSandbox, Option<Container>)>>,
+    births: Mutex<Births>,
 }
 
 /// Something that is being made. Unless it is said to be born, plugins that were told of it are told of its end.
@@ -225,7 +228,7 @@ impl Shared {
         let _ = self.jobs.send(job);
     }
 
-    fn births(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, (PodSandbox, Option<Container>)>> {
+    fn births(&self) -> std::sync::MutexGuard<'_, Births> {
         self.births.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -61,7 +61,8 @@ async fn what_the_disk_has_spoilt_is_found_and_only_that_is_pulled_again() {
     assert_eq!((whole.images, whole.layers, whole.findings), (1, 2, vec![]));
     let layer = node.layer(&base);
     let digest = Digest::sha256(&base).to_string();
-    let spoilers: [(&str, &dyn Fn(&Path)); 6] = [
+    type Spoiler<'a> = (&'a str, &'a dyn Fn(&Path));
+    let spoilers: [Spoiler<'_>; 6] = [
         ("digest is", &|layer| std::fs::write(layer.join("etc/issue"), "hellp").unwrap()),
         ("has 4 bytes and not 5", &|layer| std::fs::write(layer.join("etc/issue"), "hell").unwrap()),
         ("empty can't be found", &|layer| std::fs::remove_file(layer.join("empty")).unwrap()),

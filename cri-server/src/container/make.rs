@@ -64,7 +64,7 @@ async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Bo
     progress.enter(Step::ContainerPlan);
     let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
     let origin = Origin::find(node, &order.id, &name, order.from.as_deref()).await?;
-    let made = make_of(node, order, origin.as_ref(), name, progress).await;
+    let made = Box::pin(make_of(node, order, origin.as_ref(), name, progress)).await;
     if let Some(origin) = origin {
         origin.close(node).await;
     }
@@ -91,7 +91,7 @@ async fn make_of(
     progress.enter(Step::ContainerPlugins);
     let planned = Planned { image: &image, host, plan, seen };
     let (Planned { host, plan, .. }, adjusted, birth) =
-        progress.within(ask_plugins(node, &order, planned)).await?;
+        progress.within(Box::pin(ask_plugins(node, &order, planned))).await?;
     plan::check_labels(&plan)?;
     load_profile(&plan).await?;
 

@@ -46,10 +46,7 @@ pub(crate) async fn adjusted(
     let (reply, answer) = oneshot::channel();
     shared.send(Job::Create { pod: Box::new(pod), container: Box::new(container), reply });
     let Created { adjust, updates } = answer.await.map_err(|_| NodeError::Stopping)??;
-    for (update, source) in update::all(node, "the making of a container", updates).await {
-        let (container_id, source) = (update.container_id, Box::new(source));
-        return Err(Error::Other { container_id, source }.into());
-    }
+    update::all_or_error(node, "the making of a container", updates).await?;
     if adjust == ContainerAdjustment::default() {
         return Ok((birth, None));
     }

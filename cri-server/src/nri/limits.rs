@@ -34,10 +34,7 @@ pub(crate) async fn change_limits(
             let asked = Box::new(resources::from_cri(&asked));
             shared.send(Job::Update { subject, asked, reply });
             let Updated { resources, others } = answer.await.map_err(|_| NodeError::Stopping)??;
-            for (update, source) in update::all(node, "a change of limits", others).await {
-                let (container_id, source) = (update.container_id, Box::new(source));
-                return Err(Error::Other { container_id, source }.into());
-            }
+            update::all_or_error(node, "a change of limits", others).await?;
             let rest = resources::rest_of_change(&resources).map_err(Error::from)?;
             (resources::to_cri(&resources), rest.map(Box::new))
         }

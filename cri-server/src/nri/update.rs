@@ -16,6 +16,24 @@ use crate::sandbox::task::Message;
 /// terminationGracePeriodSeconds).
 const EVICTION_GRACE: Duration = Duration::from_secs(30);
 
+/// Makes them one after the other.
+///
+/// # Errors
+/// The first that cannot be made; the others are made all the same.
+pub(super) async fn all_or_error(
+    node: &Node,
+    by: &str,
+    updates: Vec<ContainerUpdate>,
+) -> Result<(), NodeError> {
+    match all(node, by, updates).await.into_iter().next() {
+        None => Ok(()),
+        Some((update, source)) => {
+            let (container_id, source) = (update.container_id, Box::new(source));
+            Err(Error::Other { container_id, source }.into())
+        }
+    }
+}
+
 /// Makes them one after the other. What could not be made, save what may fail in silence, comes back with why.
 pub(super) async fn all(
     node: &Node,

@@ -120,7 +120,7 @@ enum Outcome {
     Unmade(Result<(), Error>),
     ContainerMade {
         id: Arc<str>,
-        made: Result<container::make::Born, Error>,
+        made: Result<Box<container::make::Born>, Error>,
     },
     /// What a failed making left has been taken away, as far as could be.
     ContainerUndone {
@@ -321,7 +321,7 @@ impl Task {
             Outcome::Reached(reached) => self.hear_reached(reached),
             Outcome::Stilled(ended) => self.hear_stilled(ended),
             Outcome::Unmade(ended) => self.hear_unmade(ended),
-            Outcome::ContainerMade { id, made } => self.hear_made(&id, made),
+            Outcome::ContainerMade { id, made } => self.hear_made(&id, made.map(|born| *born)),
             Outcome::ContainerUndone { id, undone } => self.hear_undone(&id, undone),
             Outcome::Started { id, started } => self.hear_started(&id, started),
             Outcome::Signalled { id, sent } => self.hear_signalled(&id, sent),

@@ -89,7 +89,7 @@ async fn skopeo_and_podman_take_our_docker_archive_and_we_skopeo_s() {
     let packed = bench.path("theirs.tar.gz");
     std::fs::write(&packed, gzip(&std::fs::read(bench.path("theirs.tar")).unwrap())).unwrap();
     for (n, place) in [theirs.clone(), format!("docker-archive:{packed}")].iter().enumerate() {
-        let shown = shown(&bench.node.settings, &place).await.unwrap();
+        let shown = shown(&bench.node.settings, place).await.unwrap();
         assert_eq!((&shown["Name"], &shown["Labels"]), (&json!("b.test/c"), &json!({"a": "b"})), "{place}");
         let target = format!("docker://one.test/loaded:{n}");
         bench.copied(place, &target).await;

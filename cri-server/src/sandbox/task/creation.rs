@@ -48,7 +48,7 @@ impl Task {
         let node = self.node.clone();
         self.work_on(async move {
             let made = Box::pin(container::make::make(&node, order, &progress)).await;
-            Outcome::ContainerMade { id, made }
+            Outcome::ContainerMade { id, made: made.map(Box::new) }
         });
         Ok(underway)
     }
