@@ -93,14 +93,16 @@ fn monitor_of(node_dir: &Path) -> Option<i32> {
 }
 
 /// Every step of making a pod or a container (`cri-server/src/step.rs`), and whether a pod is whole before it.
-const STEPS: [&str; 13] = [
+const STEPS: [&str; 15] = [
     "sandbox.store",
     "sandbox.monitor",
     "sandbox.namespaces",
     "sandbox.files",
     "sandbox.network",
+    "sandbox.plugins",
     "sandbox.ready",
     "container.plan",
+    "container.plugins",
     "container.store",
     "container.rootfs",
     "container.create",

@@ -232,6 +232,17 @@ impl Pod {
         }
     }
 
+    /// The same once the kernel has let go of what was killed.
+    pub(crate) fn unmake_soon(mut self) {
+        let until = Instant::now() + Duration::from_secs(10);
+        while let Err(refusal) = self.daemon.ask(Ask::UnmakePod) {
+            assert!(Instant::now() < until, "{refusal}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(self.monitor.wait().unwrap().success());
+        self.assert_nothing_left();
+    }
+
     /// Takes the pod away, and looks whether anything is left.
     pub(crate) fn unmake(mut self) {
         assert_eq!(self.daemon.ask(Ask::UnmakePod), Ok(Answer::Done));

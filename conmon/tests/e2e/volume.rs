@@ -229,7 +229,7 @@ fn a_process_that_hangs_on_a_dead_volume_is_given_up_and_holds_up_nothing_else()
     assert!(refusal.message.contains("4 times"), "{refusal}");
     assert!(again.elapsed() < Duration::from_millis(200), "{:?}", again.elapsed());
     drop(below);
-    pod.unmake();
+    pod.unmake_soon();
 }
 
 #[test]
@@ -250,5 +250,5 @@ fn a_command_on_a_dead_volume_fails_its_container_and_holds_up_nothing_else() {
     let refusal = pod.daemon.answer_to(asked).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::TimedOut, "{refusal}");
     drop(below);
-    pod.unmake();
+    pod.unmake_soon();
 }
