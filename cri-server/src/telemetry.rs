@@ -134,39 +134,32 @@ fn endpoint(setting: &str) -> Result<Option<String>, Error> {
     }
 }
 
-/// What a request's lines and its span begin with.
-#[derive(Debug)]
-pub struct RequestSpans {
-    /// For lines.
-    pub line: Span,
-    /// For the collector.
-    pub sent: Span,
-}
-
-/// The spans of a call, beneath the client's own when it sent one.
-pub fn request(call: &str, headers: &HeaderMap) -> RequestSpans {
+/// The span of a call, beneath the client's own when it sent one. It is of the highest level, so that every line
+/// bears its id; one span for lines and collector, so that whoever goes on in it goes on in both.
+pub fn request(call: &str, headers: &HeaderMap) -> Span {
     let parent = headers.get("traceparent").and_then(|value| parent(value.to_str().ok()?));
     let id = match &parent {
         Some(parent) => parent.trace_id().to_string(),
         None => format!("{:016x}", random()),
     };
-    let line = tracing::info_span!("request", call, id);
-    let sent = tracing::debug_span!(
+    if !tracing::enabled!(target: SPANS, Level::DEBUG) {
+        return tracing::error_span!("request", call, id);
+    }
+    let span = tracing::error_span!(
         target: SPANS,
-        parent: &line,
         "request",
+        call,
+        id,
         otel.name = call,
         otel.kind = "server",
-        rpc.system = "grpc",
-        request.id = id,
         otel.status_code = tracing::field::Empty,
         otel.status_description = tracing::field::Empty,
     );
     if let Some(parent) = parent {
-        // Without a collector there is no span that could have a parent.
-        let _ = sent.set_parent(Context::new().with_remote_span_context(parent));
+        // It fails only for spans that nobody sends.
+        let _ = span.set_parent(Context::new().with_remote_span_context(parent));
     }
-    RequestSpans { line, sent }
+    span
 }
 
 /// Marks the span of the call that is being answered.

@@ -81,7 +81,9 @@ impl Fixture {
         let start = Instant::now();
         loop {
             let log = self.log(pod);
-            if log.lines().count() >= lines || start.elapsed() > LOG_LIMIT {
+            // A line may come in parts (`P`); the last of them is `F`.
+            let whole = log.lines().filter(|line| line.split(' ').nth(2) == Some("F")).count();
+            if whole >= lines || start.elapsed() > LOG_LIMIT {
                 return log;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

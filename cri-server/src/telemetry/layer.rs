@@ -26,7 +26,7 @@ impl<S> Layer<S> for Requests {
 impl<S: Service<Request<B>>, B> Service<Request<B>> for Spanned<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Instrumented<Instrumented<S::Future>>;
+    type Future = Instrumented<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(context)
@@ -34,8 +34,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for Spanned<S> {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let call = request.uri().path().rsplit('/').next().unwrap_or_default();
-        let spans = super::request(call, request.headers());
-        let work = spans.line.in_scope(|| spans.sent.in_scope(|| self.0.call(request)));
-        work.instrument(spans.sent).instrument(spans.line)
+        let span = super::request(call, request.headers());
+        span.in_scope(|| self.0.call(request)).instrument(span)
     }
 }
