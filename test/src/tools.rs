@@ -49,7 +49,7 @@ pub const OCI_PACKAGES: &[(&str, &str)] = &[
     ("/sbin/ip", "iproute2"),
 ];
 
-/// Other people's engines, which run berth-runtime.
+/// Other people's engines, which run berth-runtime and take our archives.
 pub const ENGINE_PACKAGES: &[(&str, &str)] = &[
     ("/usr/bin/podman", "podman"),
     ("/usr/bin/newuidmap", "uidmap"),

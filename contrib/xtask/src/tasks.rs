@@ -35,6 +35,7 @@ pub(crate) fn build() -> Result<()> {
 pub(crate) fn unit() -> Result<()> {
     tools::ensure_packages(tools::NODE_PACKAGES)?;
     tools::ensure_packages(tools::COMPARISON_PACKAGES)?;
+    tools::ensure_packages(tools::ENGINE_PACKAGES)?;
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[])?;
     licences()?;
