@@ -5,6 +5,7 @@
 //! have filters of their own, so neither changes the other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -33,6 +34,10 @@ pub const SPANS: &str = "berth::span";
 /// A collector that does not answer must not hold up the daemon's end, nor its exporting thread for long.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const LAST_EXPORT: Duration = Duration::from_secs(1);
+
+/// Whether spans are sent. (`tracing::enabled!` would tell, but leaves layers' filters with its own answer, which the
+/// next span then gets: tokio-rs/tracing's per-layer filters keep it in the thread.)
+static SENDS: AtomicBool = AtomicBool::new(false);
 
 /// What a wrong setting is refused with.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +79,7 @@ impl Telemetry {
                 .with_filter(Targets::new().with_target(SPANS, Level::DEBUG))
         });
         tracing_subscriber::registry().with(lines.with_filter(filter)).with(spans).init();
+        SENDS.store(provider.is_some(), Ordering::Relaxed);
         Ok(Arc::new(Self { filter: handle, provider }))
     }
 
@@ -142,7 +148,7 @@ pub fn request(call: &str, headers: &HeaderMap) -> Span {
         Some(parent) => parent.trace_id().to_string(),
         None => format!("{:016x}", random()),
     };
-    if !tracing::enabled!(target: SPANS, Level::DEBUG) {
+    if !SENDS.load(Ordering::Relaxed) {
         return tracing::error_span!("request", call, id);
     }
     let span = tracing::error_span!(
