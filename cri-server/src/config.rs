@@ -379,6 +379,7 @@ impl Config {
         write_section::<CheckpointSection>(&mut text, "checkpoint", &defaults.checkpoint);
         write_section::<StreamSection>(&mut text, "stream", &defaults.stream);
         write_section::<MetricsSection>(&mut text, "metrics", &defaults.metrics);
+        write_section::<TracingSection>(&mut text, "tracing", &defaults.tracing);
         write_section::<crate::nri::NriSection>(&mut text, "nri", &defaults.nri);
         text
     }

@@ -28,6 +28,10 @@ fn no_file_is_all_defaults() {
 fn the_printed_defaults_are_the_defaults() {
     let text = Config::default_text();
     assert_eq!(toml::from_str::<Config>(&text).unwrap(), Config::default(), "{text}");
+    // What is left out would be at its default too.
+    let sections = |table: toml::Table| table.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let (printed, all) = (toml::from_str(&text).unwrap(), toml::Table::try_from(Config::default()).unwrap());
+    assert_eq!(sections(printed), sections(all), "{text}");
 }
 
 #[test]
@@ -43,8 +47,12 @@ fn every_key_but_a_table_says_what_it_means() {
     check::<ImageSection>();
     check::<NetworkSection>();
     check::<RuntimeSection>();
+    check::<crate::container::plan::Settings>();
+    check::<CheckpointSection>();
     check::<StreamSection>();
     check::<MetricsSection>();
+    check::<TracingSection>();
+    check::<crate::nri::NriSection>();
 }
 
 #[test]
