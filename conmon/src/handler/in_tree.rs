@@ -27,15 +27,7 @@ impl InTree<'_> {
         spec: Spec,
         ends: Option<Ends>,
     ) -> Result<Entered, Error> {
-        let request = CreateRequest {
-            id: &plan.container_id,
-            bundle: &plan.bundle_dir,
-            spec,
-            rootfs: rootfs(&plan.rootfs),
-            stdio: stdio(ends),
-            preserve_fds: 0,
-        };
-        Ok(self.runtime().create(request).map(Entered::from)?)
+        Ok(self.runtime().create(asked(plan, spec, ends)).map(Entered::from)?)
     }
 
     pub(super) fn start(self, id: &str) -> Result<(), Error> {
@@ -50,14 +42,7 @@ impl InTree<'_> {
         from: &Images,
     ) -> Result<Entered, Error> {
         let lsm_profile = spec.process.as_ref().and_then(lsm_profile);
-        let container = CreateRequest {
-            id: &plan.container_id,
-            bundle: &plan.bundle_dir,
-            spec,
-            rootfs: rootfs(&plan.rootfs),
-            stdio: stdio(ends),
-            preserve_fds: 0,
-        };
+        let container = asked(plan, spec, ends);
         let images = images(&from.criu, &from.dir, &from.work_dir);
         let request =
             RestoreRequest { container, images, lsm_profile, lsm_mount_context: None, then: Then::Hold };
@@ -175,6 +160,18 @@ fn lsm_profile(process: &Process) -> Option<String> {
     let selinux = process.selinux_label.as_ref().filter(|label| !label.is_empty());
     let apparmor = apparmor.map(|profile| format!("apparmor:{profile}"));
     apparmor.or_else(|| selinux.map(|label| format!("selinux:{label}")))
+}
+
+/// What the runtime is asked to make, or to make and restore into.
+fn asked<'a>(plan: &'a ContainerPlan, spec: Spec, ends: Option<Ends>) -> CreateRequest<'a> {
+    CreateRequest {
+        id: &plan.container_id,
+        bundle: &plan.bundle_dir,
+        spec,
+        rootfs: rootfs(&plan.rootfs),
+        stdio: stdio(ends),
+        preserve_fds: 0,
+    }
 }
 
 fn rootfs(rootfs: &Rootfs) -> runtime::Rootfs {
