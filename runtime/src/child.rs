@@ -63,6 +63,8 @@ pub(crate) struct Kit<'a> {
     pub(crate) filter: Option<&'a Filter>,
     pub(crate) preserve_fds: u32,
     pub(crate) hooks: &'a hooks::ChildHooks,
+    /// By the maker; the program begins without.
+    pub(crate) ignored_signals: u64,
     pub(crate) keyring: Keyring,
     pub(crate) root_change: RootChange,
 }
@@ -175,7 +177,7 @@ fn become_init(kit: &Kit<'_>) -> Result<Found, Failure> {
         // Another user's process has forgotten it (prctl(2)).
         die_with_the_maker(Some(Signal::KILL))?;
     }
-    kernel::reset_signals();
+    kernel::reset_signals(kit.ignored_signals);
     setsid().at(Step::Session, 0)?;
     renew_keyring(kit.keyring)?;
     new_cgroup_view(plan)?;

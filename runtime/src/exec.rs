@@ -72,6 +72,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         personality: record.personality,
         memory_policy: record.memory_policy.as_ref(),
         preserve_fds: exec.preserve_fds,
+        ignored_signals: make::ignored_signals(&Later::default()),
         keyring: runtime.keyring,
     };
     let two_steps = first != 0;

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use kernel::SockFilter;
 
+use crate::later::Later;
 use crate::spec::{self, Action};
 use assemble::{Section, assemble};
 use rules::Rules;
@@ -129,9 +130,18 @@ pub fn compile(profile: &spec::Seccomp) -> Result<Filter, Error> {
 /// # Errors
 /// As `compile`.
 pub fn compile_cached(profile: &spec::Seccomp, dir: &Path) -> Result<(Filter, PathBuf), Error> {
+    find_or_compile(profile, dir, &Later::default())
+}
+
+/// The same, where files that were read may close with others.
+pub(crate) fn find_or_compile(
+    profile: &spec::Seccomp,
+    dir: &Path,
+    later: &Later,
+) -> Result<(Filter, PathBuf), Error> {
     let key = cache::Key::of(profile);
     let path = key.path(dir);
-    if let Some(filter) = cache::load(dir, &key) {
+    if let Some(filter) = cache::load(dir, &key, later) {
         return Ok((filter, path));
     }
     let filter = compile(profile)?;

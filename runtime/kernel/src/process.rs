@@ -31,10 +31,10 @@ pub fn dup_onto(fd: BorrowedFd<'_>, number: i32) -> Result<()> {
     answer(unsafe { libc::dup3(fd.as_raw_fd(), number, 0) }.into()).map(drop)
 }
 
-/// No signal blocked, and those at their defaults that a Rust program, a shell or a monitor may have set to be
-/// ignored: ignoring survives exec.
-pub fn reset_signals() {
-    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGPIPE, libc::SIGTERM, libc::SIGCHLD] {
+/// No signal blocked, and those at their defaults that are said to be ignored, bit 0 for signal 1: ignoring survives
+/// exec, while handlers end with it.
+pub fn reset_signals(ignored: u64) {
+    for signal in (1..=64).filter(|signal| ignored & 1 << (signal - 1) != 0) {
         // SAFETY: SIG_DFL is no handler of ours that could run.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }

@@ -19,6 +19,7 @@ use rustix::net::{
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
 use super::message::{Message, Value, fields};
+use crate::later::Later;
 use crate::{Error, make};
 
 /// `criu_req_type`.
@@ -81,13 +82,14 @@ impl Criu {
         let args = CStringArray::new(vec![c"criu".to_owned(), c"swrk".to_owned(), number]);
         let env = CStringArray::new(environment());
         let us = getpid();
+        let ignored = make::ignored_signals(&Later::default());
         let child = kernel::clone3(0, cgroup, || {
             // It would go on for nobody, and hold the processes that it looks into.
             let _ = set_parent_process_death_signal(Some(Signal::KILL));
             if getppid() != Some(us) {
                 return 127;
             }
-            become_criu(&theirs, prepare, &candidates, &args, &env);
+            become_criu(&theirs, ignored, prepare, (&candidates, &args, &env));
             127
         })
         .map_err(|e| Error::step("cloning", "a process for criu", e))?;
@@ -318,12 +320,11 @@ fn number(bytes: &[u8], wanted: u64) -> Option<Option<u64>> {
 /// In the child: nothing of ours but the socket, and signals as they are by default.
 fn become_criu(
     socket: &OwnedFd,
+    ignored: u64,
     prepare: impl FnOnce() -> rustix::io::Result<()>,
-    candidates: &[CString],
-    args: &CStringArray,
-    env: &CStringArray,
+    (candidates, args, env): (&[CString], &CStringArray, &CStringArray),
 ) {
-    kernel::reset_signals();
+    kernel::reset_signals(ignored);
     if let Err(errno) = prepare().and_then(|()| own_socket(socket)) {
         complain(&format!("preparing for criu: {errno}"));
         return;

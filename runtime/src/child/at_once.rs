@@ -4,17 +4,17 @@
 //! is the mount point, found as every other.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::AsFd as _;
 
 use kernel::{MountAttr, mount_attr};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::mount::MountFlags;
 use rustix::process::fchdir;
 
 use super::Kit;
 use super::fresh::Fresh;
 use super::mounts::{is_kernels, target};
-use super::place::{Kind, Links, find};
+use super::place::Kind;
 use crate::plan::{Mount, Pivot, Source};
 use crate::report::{At as _, Failure, Step};
 
@@ -43,23 +43,21 @@ pub(super) fn mount(
     Ok(true)
 }
 
-/// Mounts it on a place inside a procfs or sysfs of our own, whose directories nobody can exchange, and opens it; `None`
-/// where it might be somebody else's that is found there.
-pub(super) fn cover(
+/// Mounts a tmpfs, by its name, on a directory that the kernel has in a procfs or sysfs of our own: nobody can exchange
+/// it, and it is no link in any version. False where that can't be said of the path.
+pub(super) fn cover_kernels(
     kit: &Kit<'_>,
     path: &CStr,
-    place: BorrowedFd<'_>,
-    kind: &CStr,
     options: &[(CString, Option<CString>)],
     attr: &MountAttr,
-) -> Result<Option<OwnedFd>> {
-    let (Some(flags), Some(data)) = (flags(attr), data(options)) else { return Ok(None) };
+) -> Result<bool> {
+    let (Some(flags), Some(data)) = (flags(attr), data(options)) else { return Ok(false) };
     if !is_kernels(kit, path) {
-        return Ok(None);
+        return Ok(false);
     }
-    fchdir(place)?;
-    rustix::mount::mount(kind, c".", kind, flags, Some(data.as_c_str()))?;
-    find(kit.root, path, Links::Refuse).map(Some)
+    // From the root, which is the container's by now; the working directory is some mount point.
+    let path = CString::new([b"/", path.to_bytes()].concat()).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(c"tmpfs", &path, c"tmpfs", flags, Some(data.as_c_str())).map(|()| true)
 }
 
 /// The arguments of the call.

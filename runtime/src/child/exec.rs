@@ -31,6 +31,8 @@ pub(crate) struct ExecKit<'a> {
     pub(crate) personality: Option<u32>,
     pub(crate) memory_policy: Option<&'a MemoryPolicy>,
     pub(crate) preserve_fds: u32,
+    /// By the maker; the program begins without.
+    pub(crate) ignored_signals: u64,
     pub(crate) keyring: Keyring,
 }
 
@@ -79,7 +81,7 @@ fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     if let Some(cpus) = &process.affinity[1] {
         kernel::sched_setaffinity(cpus).at(Step::Affinity, 1)?;
     }
-    kernel::reset_signals();
+    kernel::reset_signals(kit.ignored_signals);
     setsid().at(Step::Session, 0)?;
     renew_keyring(kit.keyring)?;
     let label = exec_label(process)?;

@@ -20,10 +20,8 @@ pub(super) fn mask_all(kit: &Kit<'_>) -> std::result::Result<(), Failure> {
     let mut covers = Covers::default();
     for (i, path) in kit.plan.masked.iter().enumerate() {
         let known = known_kind(path.to_bytes()).filter(|_| is_kernels(kit, path));
-        match covers.cover_by_name(kit, path, known).at(Step::Mask, i)? {
-            Done::Yes => {}
-            Done::First => covers.cover(kit, path, |_| Ok(Kind::Dir)).at(Step::Mask, i)?,
-            Done::No => covers.cover(kit, path, kind_of).at(Step::Mask, i)?,
+        if covers.cover_by_name(kit, path, known).at(Step::Mask, i)? == Done::No {
+            covers.cover(kit, path).at(Step::Mask, i)?;
         }
     }
     covers.let_go(kit);
@@ -64,41 +62,46 @@ const READONLY: &[&[u8]] = &[b"proc/bus", b"proc/fs", b"proc/irq", b"proc/sys", 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Done {
     Yes,
-    /// Not yet: it would be the first directory.
-    First,
     /// By this name nothing can be said.
     No,
 }
 
 #[derive(Default)]
-struct Covers {
-    dirs: Cover,
-    files: Cover,
+struct Covers<'a> {
+    dirs: Cover<'a>,
+    files: Cover<'a>,
 }
 
 /// What places of one kind are covered with.
 #[derive(Default)]
-struct Cover {
-    model: Option<OwnedFd>,
+struct Cover<'a> {
+    model: Option<Model<'a>>,
     /// A clone for which there was no place.
     spare: Option<OwnedFd>,
 }
 
-impl Cover {
-    fn next(&mut self) -> Result<Option<OwnedFd>> {
+enum Model<'a> {
+    Open(OwnedFd),
+    /// On a directory of the kernel's, where nobody can exchange it.
+    At(&'a CStr),
+}
+
+impl Cover<'_> {
+    fn next(&mut self, kit: &Kit<'_>) -> Result<Option<OwnedFd>> {
         match (self.spare.take(), &self.model) {
             (Some(spare), _) => Ok(Some(spare)),
-            (None, Some(model)) => clone(model.as_fd()).map(Some),
+            (None, Some(Model::Open(model))) => clone(model.as_fd(), c"").map(Some),
+            (None, Some(Model::At(path))) => clone(kit.root, path).map(Some),
             (None, None) => Ok(None),
         }
     }
 }
 
-impl Covers {
+impl<'a> Covers<'a> {
     /// Without a look first: what is not there says so.
-    fn cover_by_name(&mut self, kit: &Kit<'_>, path: &CStr, known: Option<Kind>) -> Result<Done> {
+    fn cover_by_name(&mut self, kit: &Kit<'_>, path: &'a CStr, known: Option<Kind>) -> Result<Done> {
         let Some(kind) = known else { return Ok(Done::No) };
-        let Some(clone) = self.clone_for(kit, kind)? else { return Ok(Done::First) };
+        let Some(clone) = self.clone_for(kit, kind)? else { return self.first_by_name(kit, path) };
         let attached = move_mount(&clone, c"", kit.root, path, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
         if attached.is_ok() {
             kit.let_go(clone);
@@ -109,19 +112,25 @@ impl Covers {
         Ok(if attached == Err(Errno::NOENT) { Done::Yes } else { Done::No })
     }
 
-    fn cover(
-        &mut self,
-        kit: &Kit<'_>,
-        path: &CStr,
-        kind: impl FnOnce(BorrowedFd<'_>) -> Result<Kind>,
-    ) -> Result<()> {
+    /// The first directory of all, on which the tmpfs is mounted that covers the others as well.
+    fn first_by_name(&mut self, kit: &Kit<'_>, path: &'a CStr) -> Result<Done> {
+        let (options, attr) = empty_dir();
+        match at_once::cover_kernels(kit, path, &options, &attr) {
+            Ok(true) => self.dirs.model = Some(Model::At(path)),
+            Err(Errno::NOENT) => {}
+            Ok(false) | Err(_) => return Ok(Done::No),
+        }
+        Ok(Done::Yes)
+    }
+
+    fn cover(&mut self, kit: &Kit<'_>, path: &CStr) -> Result<()> {
         let Some(place) = missing_is_none(find(kit.root, path, Links::Follow))? else { return Ok(()) };
-        match self.clone_for(kit, kind(place.as_fd())?)? {
+        match self.clone_for(kit, kind_of(place.as_fd())?)? {
             Some(clone) => {
                 attach(clone.as_fd(), place.as_fd())?;
                 kit.let_go(clone);
             }
-            None => self.dirs.model = Some(first_dir(kit, path, place.as_fd())?),
+            None => self.dirs.model = Some(Model::Open(first_dir(kit, place.as_fd())?)),
         }
         kit.let_go(place);
         Ok(())
@@ -131,12 +140,12 @@ impl Covers {
     fn clone_for(&mut self, kit: &Kit<'_>, kind: Kind) -> Result<Option<OwnedFd>> {
         let cover = self.of(kind);
         if kind == Kind::File && cover.model.is_none() {
-            cover.model = Some(open_null(kit.root)?);
+            cover.model = Some(Model::Open(open_null(kit.root)?));
         }
-        cover.next()
+        cover.next(kit)
     }
 
-    fn of(&mut self, kind: Kind) -> &mut Cover {
+    fn of(&mut self, kind: Kind) -> &mut Cover<'a> {
         match kind {
             Kind::Dir => &mut self.dirs,
             Kind::File => &mut self.files,
@@ -144,11 +153,12 @@ impl Covers {
     }
 
     fn let_go(self, kit: &Kit<'_>) {
-        let Covers { dirs, files } = self;
-        [dirs.model, dirs.spare, files.model, files.spare]
-            .into_iter()
-            .flatten()
-            .for_each(|fd| kit.let_go(fd));
+        for cover in [self.dirs, self.files] {
+            if let Some(Model::Open(fd)) = cover.model {
+                kit.let_go(fd);
+            }
+            cover.spare.into_iter().for_each(|fd| kit.let_go(fd));
+        }
     }
 }
 
@@ -158,11 +168,8 @@ fn known_kind(path: &[u8]) -> Option<Kind> {
 }
 
 /// The tmpfs of which the others are clones, on the first place.
-fn first_dir(kit: &Kit<'_>, path: &CStr, place: BorrowedFd<'_>) -> Result<OwnedFd> {
+fn first_dir(kit: &Kit<'_>, place: BorrowedFd<'_>) -> Result<OwnedFd> {
     let (options, attr) = empty_dir();
-    if let Some(tmpfs) = at_once::cover(kit, path, place, c"tmpfs", &options, &attr)? {
-        return Ok(tmpfs);
-    }
     let tmpfs = make_fs(c"tmpfs", &options, &attr, |fd| kit.let_go(fd))?;
     attach(tmpfs.as_fd(), place)?;
     Ok(tmpfs)
@@ -189,10 +196,13 @@ fn readonly_by_name(kit: &Kit<'_>, path: &CStr) -> Result<()> {
     Ok(())
 }
 
-fn clone(of: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    open_tree(of, c"", flags)
+/// Of a place's own mount; without a path that is the descriptor's.
+fn clone(of: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    open_tree(of, path, flags)
 }
 
 /// What is not there needs no mask.

@@ -8,7 +8,9 @@ use std::path::Path;
 use kernel::{Child, clone_flags as flag};
 
 use super::open::Opened;
-use super::process::{JOINING, child_of_ours, clone_into, reap, send_listener, set_oom_score_adj, stdio};
+use super::process::{
+    JOINING, child_of_ours, clone_into, ignored_signals, reap, send_listener, set_oom_score_adj, stdio,
+};
 use super::{Making, joined};
 use crate::child::{self, Kit};
 use crate::hooks::{self, ChildHooks};
@@ -47,6 +49,7 @@ impl Making<'_> {
             filter: opened.filter.as_ref(),
             preserve_fds: self.request.preserve_fds,
             hooks: &hooks,
+            ignored_signals: ignored_signals(&self.later),
             keyring: self.runtime.keyring,
             root_change: self.runtime.root_change,
         };

@@ -116,17 +116,25 @@ impl Making<'_> {
 
     /// Compiled once a profile, and kept beside the record for exec.
     pub(crate) fn filter(&self) -> Result<Option<Filter>, Error> {
-        let Some((filter, cached)) = compile(self.runtime, &self.request.spec)? else { return Ok(None) };
+        let Some((filter, cached)) = compile(self.runtime, &self.request.spec, &self.later)? else {
+            return Ok(None);
+        };
         self.dir.keep_filter(&filter, cached.as_deref(), &self.later)?;
         Ok(Some(filter))
     }
 }
 
 /// The filter, and the file in the cache that holds it.
-pub(crate) fn compile(runtime: &Runtime, spec: &Spec) -> Result<Option<(Filter, Option<PathBuf>)>, Error> {
+fn compile(
+    runtime: &Runtime,
+    spec: &Spec,
+    later: &Later,
+) -> Result<Option<(Filter, Option<PathBuf>)>, Error> {
     let Some(profile) = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) else { return Ok(None) };
     let (filter, cached) = match &runtime.seccomp_cache {
-        Some(dir) => seccomp::compile_cached(profile, dir).map(|(filter, path)| (filter, Some(path)))?,
+        Some(dir) => {
+            seccomp::find_or_compile(profile, dir, later).map(|(filter, path)| (filter, Some(path)))?
+        }
         None => (seccomp::compile(profile)?, None),
     };
     Ok(Some((filter, cached)))

@@ -88,6 +88,26 @@ pub(crate) fn set_oom_score_adj(pid: i32, value: i32, later: &Later) -> Result<O
     }
 }
 
+/// Those that we ignore and our children would too, past their exec: a shell's background job, nohup(1) and many
+/// languages ignore some. Bit 0 is signal 1.
+pub(crate) fn ignored_signals(later: &Later) -> u64 {
+    let read = || {
+        let mut file = File::open("/proc/self/status")?;
+        let mut text = [0; 4096];
+        let length = io::Read::read(&mut file, &mut text)?;
+        later.close(file);
+        Ok::<_, io::Error>(parse_ignored(&text[..length]))
+    };
+    // Who cannot know resets all; the two that nobody can ignore mind nothing.
+    read().ok().flatten().unwrap_or(u64::MAX)
+}
+
+/// proc_pid_status(5).
+fn parse_ignored(status: &[u8]) -> Option<u64> {
+    let line = std::str::from_utf8(status).ok()?.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 /// Kills and reaps a child of ours that is of no use any more.
 pub(crate) fn end(child: &Child) {
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);
@@ -105,4 +125,16 @@ pub(crate) fn child_of_ours(pid: i32) -> Result<Child, Error> {
 
 pub(crate) fn reap(child: BorrowedFd<'_>) {
     while let Err(Errno::INTR) = waitid(WaitId::PidFd(child), WaitIdOptions::EXITED) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_found_among_the_others() {
+        let status = b"Name:\tSigIgn: 7\nSigBlk:\t0000000000000001\nSigIgn:\t0000000001001000\nSigCgt:\t0000000000000440\n";
+        assert_eq!(parse_ignored(status), Some(1 << 12 | 1 << 24));
+        assert_eq!(parse_ignored(b"State:\tR\n"), None);
+    }
 }

@@ -12,6 +12,7 @@ use kernel::SockFilter;
 use rustix::process::{geteuid, getpid};
 use sha2::{Digest as _, Sha256};
 
+use crate::later::Later;
 use crate::spec;
 
 use super::{Arch, Filter, MAX_INSTRUCTIONS};
@@ -60,7 +61,7 @@ impl io::Write for Hasher {
     }
 }
 
-pub(super) fn load(dir: &Path, key: &Key) -> Option<Filter> {
+pub(super) fn load(dir: &Path, key: &Key, later: &Later) -> Option<Filter> {
     let mut file = fs::OpenOptions::new()
         .read(true)
         .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
@@ -74,6 +75,7 @@ pub(super) fn load(dir: &Path, key: &Key) -> Option<Filter> {
     }
     let mut bytes = vec![0; usize::try_from(metadata.len()).ok().filter(|len| *len <= MAX_BYTES)?];
     file.read_exact(&mut bytes).ok()?;
+    later.close(file);
     decode(&bytes).filter(|(of, _)| of == key).map(|(_, filter)| filter)
 }
 
@@ -142,6 +144,10 @@ fn word(bytes: &[u8]) -> Option<(u32, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn load(dir: &Path, key: &Key) -> Option<Filter> {
+        super::load(dir, key, &Later::default())
+    }
 
     fn filter() -> Filter {
         let step = SockFilter { code: 0x15, jt: 1, jf: 255, k: 0xc000_003e };
