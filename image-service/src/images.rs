@@ -18,6 +18,7 @@ use crate::pull::{PullRequest, Pulls, blocking};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
 use crate::registry::{self, Registry, Repository, Resolved};
+use crate::store::layers::Damaged;
 use crate::store::writable::Writables;
 use crate::store::{Content, Name, Store};
 
@@ -239,8 +240,10 @@ impl Images {
         &self.inner.pulls.store
     }
 
-    pub(crate) fn user_of(&self, layer: &Digest) -> Option<String> {
-        self.inner.writables.user_of(layer)
+    /// Marks a layer as damaged, or says which container uses it.
+    pub(crate) async fn mark_damaged(&self, layer: &Digest) -> Result<Result<Damaged, String>, Error> {
+        let (inner, layer) = (self.inner.clone(), layer.clone());
+        blocking(move || Ok(inner.writables.mark_damaged(&layer))).await
     }
 
     pub(crate) fn settings(&self) -> &Settings {

@@ -14,7 +14,7 @@
 //! the disk, except [`Store::snapshot`].
 
 mod index;
-mod layers;
+pub(crate) mod layers;
 mod parts;
 pub(crate) mod proof;
 mod record;

@@ -129,14 +129,16 @@ impl Images {
     }
 
     async fn mend_layer(&self, diff_id: &Digest, image: &Arc<Image>) -> Outcome {
-        if let Some(container) = self.user_of(diff_id) {
-            return Outcome::Not(format!("container {container} uses it; remove that and verify again"));
-        }
-        let layers = self.store().layers.clone();
-        layers.set_damaged(diff_id, true);
+        // Whoever gives up the verifying drops the mark too.
+        let mark = match self.mark_damaged(diff_id).await {
+            Ok(Ok(mark)) => mark,
+            Ok(Err(container)) => {
+                return Outcome::Not(format!("container {container} uses it; remove that and verify again"));
+            }
+            Err(error) => return Outcome::Not(told(&error)),
+        };
         let outcome = self.mend(image).await;
-        // What could not be had again is better than nothing: it stays in use, and is told.
-        layers.set_damaged(diff_id, false);
+        drop(mark);
         if outcome != Outcome::Mended {
             return outcome;
         }

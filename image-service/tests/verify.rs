@@ -19,6 +19,9 @@ mod shelf;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use image_service::digest::Digest;
 use image_service::transfer::{self, Location};
@@ -114,6 +117,32 @@ async fn what_can_not_be_mended_is_told_and_stays() {
     assert!(matches!(&found[0].2, Outcome::Not(why) if why.contains("is not there")), "{found:?}");
     // It is better than nothing, and no worse than before.
     images.make_writable("c2", &pulled).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_gives_up_mending_leaves_the_layer_as_it_was() {
+    let [base, top] = layers();
+    let shelf = Shelf::default();
+    shelf.put("a:1", &image(&[base.clone(), top], json!({})));
+    let silent = Arc::new(AtomicBool::new(false));
+    let fake = shelf.serve_unless(silent.clone());
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = images.pull(request("one.test/a:1")).await.unwrap();
+    std::fs::write(node.layer(&base).join("etc/issue"), "other").unwrap();
+    silent.store(true, Ordering::Relaxed);
+    let before = blobs_asked(&fake);
+    let given_up = async {
+        while blobs_asked(&fake) == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        images.make_writable("early", &pulled).await.expect_err("it is being replaced");
+    };
+    tokio::select! {
+        _ = verified(&images, true) => panic!("nothing came"),
+        () = given_up => {}
+    }
+    images.make_writable("late", &pulled).await.unwrap();
 }
 
 #[tokio::test]

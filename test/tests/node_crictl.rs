@@ -3,15 +3,54 @@
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use berth_test::crictl::Crictl;
 use berth_test::fixture::Fixture;
+use berth_test::image::{Built, Layer, Recipe};
+use berth_test::programs::Programs;
 use serde_json::json;
 
 fn write_json(file: &Path, value: &serde_json::Value) -> Result<String> {
     std::fs::write(file, value.to_string())?;
     Ok(file.display().to_string())
+}
+
+/// Larger than what is fetched and unpacked in one piece, and nothing that could be packed smaller.
+fn large_image() -> Built {
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    });
+    let noise: Vec<u8> = noise.take(12 << 20).collect();
+    Recipe::new(vec![Layer::new().file("noise", 0o644, &noise).finish()], json!({})).build()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn large_images_are_pulled_and_repaired_by_command() -> Result<()> {
+    let fixture = Fixture::new().await?;
+    fixture.registry.push("large", &["1"], &large_image()).await?;
+    let image = format!("{}/large:1", fixture.registry.address());
+    let berth = |words: &[&str]| {
+        let mut command = Command::new("timeout");
+        command.arg("120").arg(Programs::built().berth).arg("--config").arg(fixture.node.config_file());
+        let output = command.args(words).output()?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        ensure!(output.status.success(), "berth {words:?}: {:?}: {said}", output.status.code());
+        Ok(said)
+    };
+    berth(&["image", "pull", &image])?;
+    let layers = fixture.node.dir().join("root/images/layers");
+    let noise = std::fs::read_dir(&layers)?.filter_map(Result::ok).map(|layer| layer.path().join("noise"));
+    let noise = noise.into_iter().find(|file| file.exists()).context("the layer's file")?;
+    std::fs::write(&noise, "other")?;
+    let said = berth(&["image", "verify"])?;
+    assert!(said.contains("has 5 bytes"), "{said}");
+    assert_eq!(std::fs::metadata(&noise)?.len(), 12 << 20);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,9 +114,9 @@ impl Operator for Service {
     }
 }
 
-/// Progress while the work goes on, then its end. The stream is the work: a client that leaves drops it.
+/// Progress while the work goes on, then its end. A client that leaves ends it.
 fn follow(work: Work, progress: watch::Receiver<Progress>) -> Answers {
-    Box::pin(stream::unfold(Some((work, progress)), |state| async {
+    Box::pin(stream::unfold(Some((work::by_a_worker(work), progress)), |state| async {
         let (mut work, mut progress) = state?;
         tokio::select! {
             done = &mut work => Some((done.map(ended).map_err(|e| Error::from(e).into()), None)),

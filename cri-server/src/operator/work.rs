@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use futures_util::stream;
 use image_service::transfer::{self, Inspected, Location};
 use image_service::{Images, Outcome, Progress, Verified, Verifying};
@@ -9,10 +10,21 @@ use proto::operator::{
     Finding, InspectImageResponse, Outcome as Word, VerifyImagesRequest, VerifyProgress, VerifyReport,
 };
 use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
+use tracing::Instrument as _;
 
 use super::service::{Work, next};
 use crate::error::Error;
+
+/// Has a worker do it, until the client goes away. What a stream does by itself is done where it is sent, by the
+/// one thread that hears: there it would keep everybody waiting, and may not wait itself.
+pub(super) fn by_a_worker<T: Send + 'static>(
+    work: impl Future<Output = Result<T, image_service::Error>> + Send + 'static,
+) -> BoxFuture<'static, Result<T, image_service::Error>> {
+    let work = AbortOnDropHandle::new(tokio::spawn(work.in_current_span()));
+    Box::pin(async { work.await.unwrap_or(Err(image_service::Error::Cancelled)) })
+}
 
 /// Writes an image to a layout or an archive, in a thread that may wait for the disk. A client that leaves does
 /// not stop it: half an archive is removed in any case, and a whole one is what was asked for.
@@ -57,8 +69,7 @@ pub(super) fn verify(images: Images, request: VerifyImagesRequest) -> Verificati
     let (sender, progress) = watch::channel(Verifying::default());
     let images = Arc::new(images);
     let work = async move { images.verify(&request.names, request.repair, sender).await };
-    let work: futures_util::future::BoxFuture<'static, _> = Box::pin(work);
-    Box::pin(stream::unfold(Some((work, progress)), |state| async {
+    Box::pin(stream::unfold(Some((by_a_worker(work), progress)), |state| async {
         let (mut work, mut progress) = state?;
         tokio::select! {
             done = &mut work => Some((done.map(reported).map_err(|error| Error::from(error).into()), None)),

@@ -55,6 +55,20 @@ pub(crate) struct Hold {
     layers: Vec<Layer>,
 }
 
+/// The mark on a damaged layer. Dropped, whatever lies there is in use again: what could not be had anew is
+/// better than nothing.
+#[derive(Debug)]
+pub(crate) struct Damaged {
+    of: Arc<Layers>,
+    diff_id: Digest,
+}
+
+impl Drop for Damaged {
+    fn drop(&mut self) {
+        self.of.set_damaged(&self.diff_id, false);
+    }
+}
+
 impl Layers {
     pub(crate) fn new(dir: PathBuf, trash: Arc<Trash>) -> Arc<Layers> {
         Arc::new(Layers { dir, trash, known: Mutex::default() })
@@ -70,8 +84,13 @@ impl Layers {
         self.dir.with_file_name("recipes").join(diff_id.hex())
     }
 
-    /// A damaged layer is nothing to hold, and the next one that is made takes its place.
-    pub(crate) fn set_damaged(&self, diff_id: &Digest, damaged: bool) {
+    /// As long as it is marked it is nothing to hold, and the next one that is made takes its place.
+    pub(crate) fn mark_damaged(self: &Arc<Layers>, diff_id: &Digest) -> Damaged {
+        self.set_damaged(diff_id, true);
+        Damaged { of: self.clone(), diff_id: diff_id.clone() }
+    }
+
+    fn set_damaged(&self, diff_id: &Digest, damaged: bool) {
         if let Some(entry) = self.known().layers.get_mut(diff_id) {
             entry.damaged = damaged;
         }

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Hold, Layers};
+use super::layers::{Damaged, Hold, Layers};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::gc::Trash;
@@ -111,10 +111,15 @@ impl Writables {
         self.held().get(container_id).map(|hold| self.plan(&dir, hold.layers()))
     }
 
-    /// A container that a layer lies under.
-    pub(crate) fn user_of(&self, diff_id: &Digest) -> Option<String> {
+    /// Marks a layer that no container lies on; else the answer is such a container. One that is just being made
+    /// is waited for, and the next finds the mark.
+    pub(crate) fn mark_damaged(&self, diff_id: &Digest) -> Result<Damaged, String> {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let uses = |hold: &Hold| hold.layers().iter().any(|layer| layer.diff_id == *diff_id);
-        self.held().iter().find(|(_, hold)| uses(hold)).map(|(id, _)| id.clone())
+        match self.held().iter().find(|(_, hold)| uses(hold)) {
+            Some((id, _)) => Err(id.clone()),
+            None => Ok(self.layers.mark_damaged(diff_id)),
+        }
     }
 
     pub(crate) fn list(&self) -> Vec<String> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use image_service::manifest::Descriptor;
 use image_service::{Images, PullRequest, Settings};
 use serde_json::{Value, json};
 
-use super::fake::{Fake, Reply, Seen};
+use super::fake::{Fake, Manner, Reply, Seen};
 use super::picture::{OCI_MANIFEST, Picture};
 
 pub(crate) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -114,6 +115,16 @@ impl Shelf {
     pub(crate) fn serve(&self) -> Fake {
         let shelf = self.clone();
         Fake::start(move |seen| shelf.answer(seen))
+    }
+
+    /// Blobs are promised, and do not come while `silent` is set.
+    pub(crate) fn serve_unless(&self, silent: Arc<AtomicBool>) -> Fake {
+        let shelf = self.clone();
+        Fake::start(move |seen| {
+            let reply = shelf.answer(seen);
+            let is_held_back = silent.load(Ordering::Relaxed) && seen.path.contains("/blobs/");
+            if is_held_back { reply.manner(Manner::Silent(0)) } else { reply }
+        })
     }
 }
 
