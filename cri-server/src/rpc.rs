@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::metrics::Metrics;
 use crate::telemetry;
 
+mod around;
 mod deadline;
 mod health;
 pub mod image;
@@ -17,6 +18,7 @@ pub mod runtime;
 mod streamed;
 mod words;
 
+pub use around::{Answer, Around, Put};
 pub use deadline::Deadlines;
 pub use lanes::Lanes;
 

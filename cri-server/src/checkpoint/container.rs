@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::capture::{self, Subject};
 use super::partial::Partial;
-use super::{Error, archive, blocking, may_checkpoint};
+use super::{Error, archive, blocking, may_checkpoint, to_its_end};
 use crate::error::Error as Failed;
 use crate::node::Node;
 
@@ -22,8 +22,7 @@ pub async fn checkpoint_container(
     deadline: Option<Instant>,
 ) -> Result<(), Failed> {
     let node = node.clone();
-    let work = tokio::spawn(async move { checkpoint(&node, request, deadline).await });
-    work.await.map_err(|_| Failed::Stopping)?
+    to_its_end(async move { checkpoint(&node, request, deadline).await }).await
 }
 
 async fn checkpoint(
@@ -41,23 +40,20 @@ async fn checkpoint(
     let partial = blocking(move || Partial::make(&root, &folder, Vec::new())).await?;
     let subject = Subject { container, dir: partial.dir.clone() };
     let captured = capture::capture(node, &sandbox, vec![subject], criu, until).await;
-    let finish = move || {
-        let packed = partial.dir.join("packed");
-        archive::pack(&partial.dir, &packed, until)?;
-        std::fs::rename(&packed, &location).map_err(Error::io("putting in place", &location))?;
-        partial.done();
-        Ok(())
-    };
-    match captured {
-        Ok(()) => blocking(finish).await,
-        // Gone before the answer.
-        Err(error) => blocking(move || {
-            drop(finish);
-            Ok(())
-        })
-        .await
-        .and(Err(error)),
-    }
+    let is_whole = captured.is_ok();
+    let finished = blocking(move || {
+        // What is not whole is gone before the answer.
+        if is_whole { put_in_place(partial, &location, until) } else { Ok(()) }
+    });
+    captured.and(finished.await)
+}
+
+fn put_in_place(partial: Partial, location: &Path, until: std::time::Instant) -> Result<(), Error> {
+    let packed = partial.dir.join("packed");
+    archive::pack(&partial.dir, &packed, until)?;
+    std::fs::rename(&packed, location).map_err(Error::io("putting in place", location))?;
+    partial.done();
+    Ok(())
 }
 
 /// The file, and the folder that it is to be in.

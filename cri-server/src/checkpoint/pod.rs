@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::capture::{self, Subject};
 use super::partial::Partial;
-use super::{Error, archive, blocking, describe, may_checkpoint, may_restore};
+use super::{Error, archive, blocking, describe, may_checkpoint, may_restore, to_its_end};
 use crate::container::{self, Container};
 use crate::error::{Error as Failed, Noun, chain};
 use crate::node::Node;
@@ -65,8 +65,7 @@ pub async fn checkpoint_pod(
     deadline: Option<Instant>,
 ) -> Result<(), Failed> {
     let node = node.clone();
-    let work = tokio::spawn(async move { checkpoint(&node, request, deadline).await });
-    work.await.map_err(|_| Failed::Stopping)?
+    to_its_end(async move { checkpoint(&node, request, deadline).await }).await
 }
 
 async fn checkpoint(
@@ -205,8 +204,7 @@ pub async fn restore_pod(
     deadline: Option<Instant>,
 ) -> Result<v1::RestorePodResponse, Failed> {
     let node = node.clone();
-    let work = tokio::spawn(async move { restore(&node, request, deadline).await });
-    work.await.map_err(|_| Failed::Stopping)?
+    to_its_end(async move { restore(&node, request, deadline).await }).await
 }
 
 async fn restore(

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use proto::nri::{
-    CdiDevice, Container, ContainerAdjustment, Hooks, HugepageLimit, KeyValue, LinuxContainer,
-    LinuxContainerAdjustment, LinuxDevice, LinuxNamespace, LinuxRdt, LinuxResources, Mount, PosixRlimit,
+    CdiDevice, Container, ContainerAdjustment, Hooks, HugepageLimit, KeyValue, LinuxDevice, LinuxNamespace,
+    LinuxRdt, LinuxResources, Mount, PosixRlimit,
 };
 
 /// What becomes of an entry that takes another away.
@@ -135,21 +135,47 @@ fn rdt(into: &mut LinuxRdt, from: &LinuxRdt) {
     newer(&mut into.enable_monitoring, &from.enable_monitoring);
 }
 
+/// The fields that a wish and a container have under the same names.
+macro_rules! shared {
+    ($into:ident, $from:ident, $marks:expr) => {
+        map(&mut $into.annotations, &$from.annotations, $marks);
+        list(&mut $into.mounts, &$from.mounts, $marks);
+        if let Some(from) = &$from.hooks {
+            hooks($into.hooks.get_or_insert_default(), from);
+        }
+        list(&mut $into.rlimits, &$from.rlimits, $marks);
+        list(&mut $into.cdi_devices, &$from.cdi_devices, $marks);
+        if !$from.args.is_empty() {
+            $into.args = args(&$from.args).to_vec();
+        }
+        if let Some(from) = &$from.linux {
+            let into = $into.linux.get_or_insert_default();
+            list(&mut into.devices, &from.devices, $marks);
+            if let Some(from) = &from.resources {
+                resources(into.resources.get_or_insert_default(), from);
+            }
+            newer_text(&mut into.cgroups_path, &from.cgroups_path);
+            newer(&mut into.oom_score_adj, &from.oom_score_adj);
+            newer(&mut into.io_priority, &from.io_priority);
+            newer(&mut into.seccomp_policy, &from.seccomp_policy);
+            list(&mut into.namespaces, &from.namespaces, $marks);
+            map(&mut into.sysctl, &from.sysctl, $marks);
+            map(&mut into.net_devices, &from.net_devices, $marks);
+            newer(&mut into.scheduler, &from.scheduler);
+            if let Some(from) = &from.rdt {
+                rdt(into.rdt.get_or_insert_default(), from);
+            }
+        }
+    };
+}
+
 /// What one plugin wishes, over what those before it wished.
 pub(super) fn adjustment(into: &mut ContainerAdjustment, from: &ContainerAdjustment) {
-    map(&mut into.annotations, &from.annotations, Marks::Keep);
-    list(&mut into.mounts, &from.mounts, Marks::Keep);
+    shared!(into, from, Marks::Keep);
     list(&mut into.env, &from.env, Marks::Keep);
-    if let Some(from) = &from.hooks {
-        hooks(into.hooks.get_or_insert_default(), from);
-    }
-    list(&mut into.rlimits, &from.rlimits, Marks::Keep);
-    list(&mut into.cdi_devices, &from.cdi_devices, Marks::Keep);
-    if !from.args.is_empty() {
-        into.args = args(&from.args).to_vec();
-    }
     if let Some(from) = &from.linux {
-        linux_adjustment(into.linux.get_or_insert_default(), from);
+        // Of which a container tells nothing.
+        newer(&mut into.linux.get_or_insert_default().memory_policy, &from.memory_policy);
     }
 }
 
@@ -161,62 +187,13 @@ pub(super) fn args(asked: &[String]) -> &[String] {
     }
 }
 
-fn linux_adjustment(into: &mut LinuxContainerAdjustment, from: &LinuxContainerAdjustment) {
-    list(&mut into.devices, &from.devices, Marks::Keep);
-    if let Some(from) = &from.resources {
-        resources(into.resources.get_or_insert_default(), from);
-    }
-    newer_text(&mut into.cgroups_path, &from.cgroups_path);
-    newer(&mut into.oom_score_adj, &from.oom_score_adj);
-    newer(&mut into.io_priority, &from.io_priority);
-    newer(&mut into.seccomp_policy, &from.seccomp_policy);
-    list(&mut into.namespaces, &from.namespaces, Marks::Keep);
-    map(&mut into.sysctl, &from.sysctl, Marks::Keep);
-    map(&mut into.net_devices, &from.net_devices, Marks::Keep);
-    newer(&mut into.scheduler, &from.scheduler);
-    if let Some(from) = &from.rdt {
-        rdt(into.rdt.get_or_insert_default(), from);
-    }
-    newer(&mut into.memory_policy, &from.memory_policy);
-}
-
 /// The container as the next plugin is to see it.
 pub(super) fn container(into: &mut Container, from: &ContainerAdjustment) {
-    map(&mut into.annotations, &from.annotations, Marks::Drop);
-    list(&mut into.mounts, &from.mounts, Marks::Drop);
+    shared!(into, from, Marks::Drop);
     into.env.retain(|entry| {
         let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
         !from.env.iter().any(|new| bare(&new.key) == name)
     });
     let added = from.env.iter().filter(|new| removed(&new.key).is_none());
     into.env.extend(added.map(|new| format!("{}={}", new.key, new.value)));
-    if let Some(from) = &from.hooks {
-        hooks(into.hooks.get_or_insert_default(), from);
-    }
-    list(&mut into.rlimits, &from.rlimits, Marks::Drop);
-    list(&mut into.cdi_devices, &from.cdi_devices, Marks::Drop);
-    if !from.args.is_empty() {
-        into.args = args(&from.args).to_vec();
-    }
-    if let Some(from) = &from.linux {
-        linux_container(into.linux.get_or_insert_default(), from);
-    }
-}
-
-fn linux_container(into: &mut LinuxContainer, from: &LinuxContainerAdjustment) {
-    list(&mut into.devices, &from.devices, Marks::Drop);
-    if let Some(from) = &from.resources {
-        resources(into.resources.get_or_insert_default(), from);
-    }
-    newer_text(&mut into.cgroups_path, &from.cgroups_path);
-    newer(&mut into.oom_score_adj, &from.oom_score_adj);
-    newer(&mut into.io_priority, &from.io_priority);
-    newer(&mut into.seccomp_policy, &from.seccomp_policy);
-    list(&mut into.namespaces, &from.namespaces, Marks::Drop);
-    map(&mut into.sysctl, &from.sysctl, Marks::Drop);
-    map(&mut into.net_devices, &from.net_devices, Marks::Drop);
-    newer(&mut into.scheduler, &from.scheduler);
-    if let Some(from) = &from.rdt {
-        rdt(into.rdt.get_or_insert_default(), from);
-    }
 }

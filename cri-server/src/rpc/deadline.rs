@@ -4,47 +4,25 @@
 //! set before tonic's and looked at first, so ours is the answer.
 
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
+
+use super::around::{Answer, Around};
 
 /// Puts every call under its client's deadline.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadlines;
 
-/// A service under deadlines.
-#[derive(Debug, Clone)]
-pub struct Within<S>(S);
-
-impl<S> Layer<S> for Deadlines {
-    type Service = Within<S>;
-
-    fn layer(&self, service: S) -> Within<S> {
-        Within(service)
-    }
-}
-
-impl<S> Service<Request<Body>> for Within<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Deadlines {
+    fn call<F>(&self, request: Request<Body>, go: impl FnOnce(Request<Body>) -> F) -> Answer
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
         let patience = patience(&request);
-        let answer = self.0.call(request);
+        let answer = go(request);
         let Some(patience) = patience else { return Box::pin(answer) };
         let answer = tokio::time::timeout(patience, answer);
         Box::pin(async move {
@@ -62,6 +40,9 @@ fn patience(request: &Request<Body>) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use tower::{Layer as _, Service as _};
+
+    use super::super::Put;
     use super::*;
 
     async fn code(timeout: &str, takes_ms: u64) -> Option<String> {
@@ -70,7 +51,7 @@ mod tests {
             Ok::<_, Infallible>(Status::ok("").into_http())
         });
         let request = Request::builder().header("grpc-timeout", timeout).body(Body::empty()).unwrap();
-        let answer = Deadlines.layer(slow).call(request).await.unwrap();
+        let answer = Put(Deadlines).layer(slow).call(request).await.unwrap();
         answer.headers().get("grpc-status").map(|code| code.to_str().unwrap().to_owned())
     }
 

@@ -5,16 +5,15 @@
 //! The threads that hear do nothing else, and none of the calls named here may block, start a process or wait.
 
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 use tracing::Instrument;
+
+use super::around::{Answer, Around};
 
 /// Answered at once from what is published. Everything else is work.
 const POLLED: [&str; 14] = [
@@ -40,43 +39,19 @@ pub struct Lanes {
     workers: Handle,
 }
 
-/// A service whose work is done by the workers.
-#[derive(Debug, Clone)]
-pub struct Parted<S> {
-    inner: S,
-    workers: Handle,
-}
-
 impl Lanes {
     pub fn new(workers: Handle) -> Self {
         Self { workers }
     }
 }
 
-impl<S> Layer<S> for Lanes {
-    type Service = Parted<S>;
-
-    fn layer(&self, inner: S) -> Parted<S> {
-        Parted { inner, workers: self.workers.clone() }
-    }
-}
-
-impl<S> Service<Request<Body>> for Parted<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
+impl Around for Lanes {
+    fn call<F>(&self, request: Request<Body>, go: impl FnOnce(Request<Body>) -> F) -> Answer
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
         let is_polled = POLLED.contains(&request.uri().path());
-        let answer = self.inner.call(request);
+        let answer = go(request);
         if is_polled {
             return Box::pin(answer);
         }
@@ -91,6 +66,9 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tower::{Layer as _, Service as _};
+
+    use super::super::Put;
     use super::*;
 
     /// The name of the thread that does the call.
@@ -100,7 +78,7 @@ mod tests {
             Ok::<_, Infallible>(Response::builder().header("thread", name).body(Body::empty()).unwrap())
         });
         let request = Request::builder().uri(path).body(Body::empty()).unwrap();
-        let answer = Lanes::new(workers.clone()).layer(named).call(request).await.unwrap();
+        let answer = Put(Lanes::new(workers.clone())).layer(named).call(request).await.unwrap();
         answer.headers()["thread"].to_str().unwrap().to_owned()
     }
 

@@ -1,40 +1,24 @@
 //! Puts every call into its spans.
 
-use std::task::{Context, Poll};
+use std::convert::Infallible;
 
-use http::Request;
-use tower::{Layer, Service};
+use http::{Request, Response};
+use tonic::body::Body;
 use tracing::Instrument;
-use tracing::instrument::Instrumented;
+
+use crate::rpc::{Answer, Around};
 
 /// Gives every call its spans.
 #[derive(Debug, Clone, Copy)]
 pub struct Requests;
 
-/// A service whose calls have spans.
-#[derive(Debug, Clone)]
-pub struct Spanned<S>(S);
-
-impl<S> Layer<S> for Requests {
-    type Service = Spanned<S>;
-
-    fn layer(&self, service: S) -> Spanned<S> {
-        Spanned(service)
-    }
-}
-
-impl<S: Service<Request<B>>, B> Service<Request<B>> for Spanned<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Instrumented<S::Future>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+impl Around for Requests {
+    fn call<F>(&self, request: Request<Body>, go: impl FnOnce(Request<Body>) -> F) -> Answer
+    where
+        F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+    {
         let call = request.uri().path().rsplit('/').next().unwrap_or_default();
         let span = super::request(call, request.headers());
-        span.in_scope(|| self.0.call(request)).instrument(span)
+        Box::pin(span.in_scope(|| go(request)).instrument(span))
     }
 }
