@@ -393,6 +393,34 @@ fn an_out_of_memory_kill_is_told() {
     pod.unmake();
 }
 
+/// The kernel counts a kill before it sends the signal, so the count is there when the end is, whoever is heard first.
+#[test]
+fn an_out_of_memory_kill_is_told_though_the_end_is_heard_with_it() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let Some(mut pod) = Pod::made() else { return };
+    let script = "while [ ! -e /tmp/go ]; do sleep 0.02; done; exec dd if=/dev/zero of=/dev/null bs=100M";
+    let mut config = pod.config("c1", &["sh", "-c", script]);
+    config["linux"]["resources"]["memory"] = serde_json::json!({"limit": 16 << 20, "swap": 16 << 20});
+    let plan = pod.container_of("c1", config);
+    let pid = pod.create(plan);
+    pod.start("c1");
+    let monitor = Pid::from_raw(pod.monitor.id() as i32).unwrap();
+    kill_process(monitor, Signal::STOP).unwrap();
+    std::fs::write(pod.container_dir("c1").join("bundle/rootfs/tmp/go"), "").unwrap();
+    let is_zombie = || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    };
+    let begun = std::time::Instant::now();
+    while !is_zombie() && begun.elapsed() < crate::harness::PATIENCE {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    kill_process(monitor, Signal::CONT).unwrap();
+    let exit = pod.daemon.exit_of("c1");
+    assert_eq!((exit.code, exit.oom_killed), (137, true));
+    pod.unmake();
+}
+
 #[test]
 fn an_out_of_memory_kill_is_told_when_it_happens_also_of_a_process_that_is_not_the_first() {
     let Some(mut pod) = Pod::made() else { return };

@@ -224,8 +224,12 @@ async fn a_process_on_a_terminal_is_hung_up_when_its_client_goes() {
     let node = Node::new().await;
     let dir = tempfile::tempdir().unwrap();
     let marker = dir.path().join("hup");
-    let script =
-        format!("trap 'touch {}; exit' HUP; echo on; while :; do sleep 0.05; done", marker.display());
+    // It ends with the test, whatever becomes of that: with its folder.
+    let script = format!(
+        "trap 'touch {}; exit' HUP; echo on; while [ -d {} ]; do sleep 0.05; done",
+        marker.display(),
+        dir.path().display()
+    );
     let mut remote = remote(&node.sh(&script, TERMINAL), TERMINAL).await;
     let stdout = remote.stdout;
     assert!(
