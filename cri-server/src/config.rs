@@ -29,7 +29,8 @@ pub const UNPACK_WORD: &str = "unpack-layer";
 pub const DEFAULT_FILE: &str = "/etc/berth/berth.toml";
 
 section! {
-    /// berth's settings. Paths are absolute. Keys marked (reload) follow a SIGHUP; others a restart.
+    /// berth's settings. Paths are absolute. Keys and tables marked (reload) follow a SIGHUP; others a restart,
+    /// and a SIGHUP that finds one of these changed says so in the log.
     pub struct Config {
         /// What must outlive a reboot: images, writable layers, network attachments.
         root: PathBuf = "/var/lib/berth".into(),
@@ -39,7 +40,7 @@ section! {
         listen: PathBuf = PathBuf::new(),
         /// What is logged: a level, or targets with levels, as `info,berth::trace=trace`. (reload)
         log: String = "info".into(),
-        /// How a line of the log is written: `text` or `json`.
+        /// How a line of the log is written: `text` or `json`. Not reloaded.
         log_format: LogFormat = LogFormat::Text,
         /// The monitor's program. Empty: `berth-conmon` beside berthd, else the one in PATH.
         monitor: PathBuf = PathBuf::new(),
@@ -237,7 +238,7 @@ section! {
 }
 
 section! {
-    /// OpenTelemetry spans of every request and step, sent to a collector by OTLP over gRPC.
+    /// OpenTelemetry spans of every request and step, sent to a collector by OTLP over gRPC. Not reloaded.
     pub struct TracingSection {
         /// The collector, as `127.0.0.1:4317`. Empty: no spans.
         endpoint: String = String::new(),
@@ -332,6 +333,10 @@ impl Config {
             let why = "in 0 ms no plugin can register or answer".into();
             return Err(Error::Value { key: "nri.request_timeout_ms", why });
         }
+        if self.nri.default_validator.enable && !self.nri.enable {
+            let why = "it judges what plugins do, and nri.enable is false".into();
+            return Err(Error::Value { key: "nri.default_validator.enable", why });
+        }
         if self.workers == 0 {
             return Err(Error::Value { key: "workers", why: "0 threads cannot serve".into() });
         }
@@ -367,6 +372,15 @@ impl Config {
         Config { log, runtime, container, checkpoint, ..self }
     }
 
+    /// The keys in which `newer` says something else than these settings, which have taken up what they can: they wait for
+    /// a restart.
+    pub fn kept_from(&self, newer: &Config) -> Vec<String> {
+        let table = |config| toml::Table::try_from(config).expect("settings are made of what TOML can hold");
+        let mut keys = Vec::new();
+        differing("", &table(self), &table(newer), &mut keys);
+        keys
+    }
+
     /// A whole `berth.toml` with every key at its default and what it means.
     pub fn default_text() -> String {
         let defaults = Self::default();
@@ -381,6 +395,8 @@ impl Config {
         write_section::<MetricsSection>(&mut text, "metrics", &defaults.metrics);
         write_section::<TracingSection>(&mut text, "tracing", &defaults.tracing);
         write_section::<crate::nri::NriSection>(&mut text, "nri", &defaults.nri);
+        let validator = &defaults.nri.default_validator;
+        write_section::<crate::nri::ValidatorSection>(&mut text, "nri.default_validator", validator);
         text
     }
 }
@@ -432,6 +448,21 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
         match (into.get_mut(&key), value) {
             (Some(toml::Value::Table(old)), toml::Value::Table(new)) => merge(old, new),
             (_, value) => drop(into.insert(key, value)),
+        }
+    }
+}
+
+/// Keys of either table whose values differ, by their names from the top.
+fn differing(above: &str, one: &toml::Table, other: &toml::Table, keys: &mut Vec<String>) {
+    let all: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    for key in all {
+        let name = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+        match (one.get(key), other.get(key)) {
+            (Some(toml::Value::Table(one)), Some(toml::Value::Table(other))) => {
+                differing(&name, one, other, keys);
+            }
+            (one, other) if one != other => keys.push(name),
+            _ => {}
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `world` is what readers see. ARCHITECTURE.md has the map.
 
 pub mod apparmor;
+pub mod blockio;
 pub mod cdi;
 pub mod checkpoint;
 pub mod config;

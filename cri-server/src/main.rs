@@ -255,9 +255,9 @@ async fn serve(
     let (stopping, stopped) = tokio::sync::oneshot::channel();
     let server = tonic::transport::Server::builder()
         .max_concurrent_streams(CALLS_MAX)
-        .layer(Requests)
-        .layer(rpc::Deadlines)
-        .layer(lanes)
+        .layer(rpc::Put(Requests))
+        .layer(rpc::Put(rpc::Deadlines))
+        .layer(rpc::Put(lanes))
         .add_service(runtime)
         .add_service(images)
         .add_service(operator::service::server(node.images.clone(), &daemon))
@@ -299,8 +299,14 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, telemetry: Arc<Te
             .and_then(|config| telemetry.reload(&config).map(|()| config).map_err(Into::into))
         {
             Ok(config) => {
-                let old = Config::clone(&node.config());
-                node.set_config(old.reloaded(config));
+                let now = Config::clone(&node.config()).reloaded(config.clone());
+                for key in now.kept_from(&config) {
+                    tracing::warn!(
+                        key,
+                        "the setting {key} has changed, which berthd takes up when it is restarted"
+                    );
+                }
+                node.set_config(now);
                 node.ask_handlers().await;
                 node.ask_criu().await;
                 match node.images.reload().await {

@@ -32,6 +32,7 @@ mod plugin;
 mod resources;
 mod ttrpc;
 mod update;
+mod validator;
 mod words;
 
 pub use apply::Unfit;
@@ -43,6 +44,7 @@ pub use mux::Broken;
 pub use owners::Conflict;
 pub use proto::nri::Event;
 pub use ttrpc::Status;
+pub use validator::ValidatorSection;
 
 pub(crate) use create::{Adjusted, adjusted};
 pub(crate) use describe::About;
@@ -76,6 +78,7 @@ section! {
         registration_timeout_ms: u64 = 5000,
         /// How long a plugin may take for one answer before it is cut off.
         request_timeout_ms: u64 = 2000,
+        default_validator: ValidatorSection = ValidatorSection::default(),
     }
 }
 

@@ -45,6 +45,8 @@ pub(crate) enum Unreadable {
     TooLarge(u64),
     #[error("the way to it leads through too many symbolic links or directories")]
     Loop,
+    #[error("something on the way to it is no directory")]
+    NoDirectory,
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
@@ -55,11 +57,20 @@ impl From<Errno> for Unreadable {
     }
 }
 
-enum Found {
+pub(crate) enum Found {
     Nothing,
     Directory(Merged),
     Link(Vec<u8>),
     File(OwnedFd),
+}
+
+/// How far a way leads.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// The directories that are there, by their real names.
+    pub(crate) there: Vec<(Vec<u8>, Merged)>,
+    /// The names of what is not.
+    pub(crate) missing: Vec<Vec<u8>>,
 }
 
 impl Layered {
@@ -93,8 +104,48 @@ impl Layered {
         Ok(here)
     }
 
+    /// The way to a directory, links followed, which nothing need be at.
+    pub(crate) fn way(&self, path: &str) -> Result<Way, Unreadable> {
+        let mut todo = parts(path.as_bytes());
+        let mut way = Way { there: Vec::new(), missing: Vec::new() };
+        let mut links = 0;
+        while let Some(part) = todo.pop() {
+            match part.as_slice() {
+                b"" | b"." => continue,
+                b".." => {
+                    if way.missing.pop().is_none() {
+                        way.there.pop();
+                    }
+                    continue;
+                }
+                _ if !way.missing.is_empty() => {
+                    way.missing.push(part);
+                    continue;
+                }
+                _ if way.there.len() == MAX_DEPTH => return Err(Unreadable::Loop),
+                _ => {}
+            }
+            let here = way.there.last().map_or(&self.roots, |(_, merged)| merged);
+            match look(here, &part)? {
+                Found::Nothing => way.missing.push(part),
+                Found::Directory(next) => way.there.push((part, next)),
+                Found::File(_) => return Err(Unreadable::NoDirectory),
+                Found::Link(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(Unreadable::Loop);
+                    }
+                    if target.starts_with(b"/") {
+                        way.there.clear();
+                    }
+                    todo.extend(parts(&target));
+                }
+            }
+        }
+        Ok(way)
+    }
+
     fn find(&self, path: &str) -> Result<Option<OwnedFd>, Unreadable> {
-        let parts = |path: &[u8]| path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect::<Vec<_>>();
         let mut todo = parts(path.as_bytes());
         let mut way: Vec<Merged> = Vec::new();
         let mut links = 0;
@@ -129,7 +180,12 @@ impl Layered {
     }
 }
 
-fn look(here: &Merged, name: &[u8]) -> Result<Found, Unreadable> {
+/// The names of a way, the last first.
+fn parts(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|b| *b == b'/').rev().map(<[u8]>::to_vec).collect()
+}
+
+pub(crate) fn look(here: &Merged, name: &[u8]) -> Result<Found, Unreadable> {
     let mut merged = Merged::new();
     for Part { layer, directory } in here {
         let stat = match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -73,7 +73,9 @@ fn directory(layered: &Layered, name: &str) -> io::Result<Option<Merged>> {
     match layered.directory(name) {
         Ok(merged) => Ok(merged),
         Err(Unreadable::Io(error)) => Err(error),
-        Err(Unreadable::NotRegular | Unreadable::TooLarge(_) | Unreadable::Loop) => Ok(None),
+        Err(
+            Unreadable::NotRegular | Unreadable::TooLarge(_) | Unreadable::Loop | Unreadable::NoDirectory,
+        ) => Ok(None),
     }
 }
 

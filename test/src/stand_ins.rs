@@ -60,6 +60,11 @@ pub fn busybox(programs: &Programs) -> Result<Built> {
     Ok(Kitchen::open(programs)?.busybox())
 }
 
+/// The same with a layer of the test's own over it, and a configuration.
+pub fn busybox_with(programs: &Programs, layer: Vec<u8>, config: Value) -> Result<Built> {
+    Ok(Kitchen::open(programs)?.image(Some(layer), config))
+}
+
 /// The layers that images are put together from.
 struct Kitchen {
     busybox: Vec<u8>,

@@ -177,3 +177,64 @@ async fn an_image_is_a_volume_whole_or_in_part() -> Result<()> {
     assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     Ok(())
 }
+
+/// Where a container's limits of block I/O are, and the file that has the rate of reading.
+fn read_rate(fixture: &Fixture, container: &str) -> Option<String> {
+    let below = format!("{}/berth-{container}", fixture.node.cgroup());
+    let v1 = format!("/sys/fs/cgroup/blkio{below}/blkio.throttle.read_bps_device");
+    let v2 = format!("/sys/fs/cgroup{below}/io.max");
+    [v1, v2].iter().find_map(|path| std::fs::read_to_string(path).ok())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_class_of_block_io_becomes_limits_and_one_that_is_not_there_is_refused() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("blockio.yaml");
+    let config = format!("[container]\nblockio_config_file = \"{}\"\n", file.display());
+    let mut fixture = Fixture::with(Options { config, ..Options::default() }).await?;
+    let is_disk = |name: &String| !["loop", "ram", "zram"].iter().any(|other| name.starts_with(other));
+    let disks =
+        std::fs::read_dir("/sys/block")?.flatten().filter_map(|disk| disk.file_name().into_string().ok());
+    let disk = disks.filter(is_disk).min().expect("a machine has a disk");
+    let number = std::fs::read_to_string(format!("/sys/block/{disk}/dev"))?.trim().to_owned();
+    let classes =
+        format!("Classes:\n  slow:\n  - Devices: ['/dev/{disk}*', /dev/none*]\n    ThrottleReadBps: 7M\n");
+    std::fs::write(&file, classes)?;
+    let config = container_config("main", &fixture.image, &["sleep", "1000"]);
+    let mut pod_config = fixture.pod_config("throttled");
+    let key = "blockio.resources.beta.kubernetes.io/container.main".to_owned();
+    pod_config.annotations.insert(key.clone(), "slow".into());
+    let pod = fixture.client.run_pod(&pod_config).await?;
+    let made = fixture.client.create(&pod, &config, &pod_config).await;
+    let lists = |path: &str| std::fs::read_to_string(path).is_ok_and(|names| names.contains("io"));
+    if Path::new("/sys/fs/cgroup/blkio").exists() || lists("/sys/fs/cgroup/cgroup.controllers") {
+        let rate = read_rate(&fixture, &made?).unwrap_or_default();
+        assert!(rate.contains(&number) && rate.contains("7000000"), "{number} {rate}");
+    } else {
+        assert!(format!("{:?}", made.expect_err("nobody limits")).contains("cgroup controller"));
+    }
+    fixture.remove(&pod).await?;
+
+    pod_config.annotations.insert(key, "none".into());
+    pod_config.metadata.get_or_insert_default().attempt = 1;
+    let pod = fixture.client.run_pod(&pod_config).await?;
+    let refused = fixture.client.create(&pod, &config, &pod_config).await.expect_err("no such class");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains("\"none\"; it has slow"), "{refused:?}");
+    fixture.remove(&pod).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_class_of_intel_rdt_that_this_machine_cannot_give_is_refused_by_name() -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    let mut pod_config = fixture.pod_config("rdt");
+    pod_config.annotations.insert("rdt.resources.beta.kubernetes.io/pod".into(), "berth-no-such".into());
+    let pod = fixture.client.run_pod(&pod_config).await?;
+    let config = container_config("main", &fixture.image, &["sleep", "1000"]);
+    let refused = fixture.client.create(&pod, &config, &pod_config).await.expect_err("no such class");
+    let words = refused.message();
+    assert!(words.contains("resctrl") || words.contains("berth-no-such"), "{refused:?}");
+    fixture.remove(&pod).await
+}

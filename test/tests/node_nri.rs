@@ -562,3 +562,38 @@ async fn without_external_connections_nobody_comes() -> Result<()> {
     assert!(!fixture.node.dir().join("nri.sock").exists());
     fixture.remove(&pod).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn the_operator_has_the_last_word_on_what_plugins_do_and_on_which_of_them_are_needed() -> Result<()> {
+    let nri = "request_timeout_ms = 20000\n[nri.default_validator]\nenable = true\n\
+        reject_oci_hook_adjustment = true\ntolerate_missing_plugins_annotation = \"lenient.example\"\n";
+    let mut fixture = Fixture::with(Options { nri: nri.into(), ..Options::default() }).await?;
+    let mut pod_config = fixture.pod_config("judged");
+    let required = "required-plugins.noderesource.dev/container.main";
+    pod_config.annotations.insert(required.into(), "[\"hooker\"]".into());
+    let pod = fixture.client.run_pod(&pod_config).await?;
+    let before = fixture.node.inventory();
+    let config = container_config("main", &fixture.image, &["sleep", "1000"]);
+
+    // No plugin is there at all, and one is needed.
+    let missing = fixture.client.create(&pod, &config, &pod_config).await.expect_err("nobody was asked");
+    assert!(
+        missing.message().contains("default-validator") && missing.message().contains("hooker"),
+        "{missing:?}"
+    );
+
+    let adjust = json!({"hooks": {"createRuntime": [{"path": "/bin/true"}]}});
+    let plugin = Plugin::start(&fixture, "10", "hooker", json!({"adjust": adjust})).await?;
+    let hooks = fixture.client.create(&pod, &config, &pod_config).await.expect_err("a hook is added");
+    let words = hooks.message();
+    assert!(words.contains("10-hooker") && words.contains("reject_oci_hook_adjustment"), "{words}");
+    assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
+
+    plugin.set(json!({"adjust": {"env": [{"key": "A", "value": "1"}]}}))?;
+    let container = fixture.client.create(&pod, &config, &pod_config).await?;
+    fixture.client.start(&container).await?;
+    let env = fixture.client.exec(&container, &["sh", "-c", "echo $A"], 10).await?;
+    assert_eq!(text(&env.stdout), "1\n");
+    fixture.remove(&pod).await
+}

@@ -53,6 +53,7 @@ fn every_key_but_a_table_says_what_it_means() {
     check::<MetricsSection>();
     check::<TracingSection>();
     check::<crate::nri::NriSection>();
+    check::<crate::nri::ValidatorSection>();
 }
 
 #[test]
@@ -82,6 +83,7 @@ fn what_does_not_belong_is_refused_with_its_place() {
     check("root = \"var\"", &["root", "not an absolute path"]);
     check("[runtime]\ndefault_handler = \"kata\"", &["default_handler", "kata"]);
     check("workers = 0", &["workers"]);
+    check("[nri]\nenable = false\n[nri.default_validator]\nenable = true", &["nri.default_validator.enable"]);
     let handler = |keys: &str| format!("[runtime.handlers.x]\n{keys}");
     check(&handler("path = \"runc\""), &["x.path", "not an absolute path"]);
     check(&handler("seccomp_profile = \"a.json\""), &["x.seccomp_profile", "not an absolute path"]);
@@ -90,4 +92,40 @@ fn what_does_not_belong_is_refused_with_its_place() {
     let systemd = format!("[runtime]\ncgroup_driver = \"systemd\"\n{}", handler("monitor_cgroup = \"pod\""));
     check(&systemd, &["x.monitor_cgroup", "cgroupfs"]);
     assert!(read(&[("berth.toml", &handler("monitor_cgroup = \"/monitors\""))]).is_ok());
+}
+
+#[test]
+fn what_a_reload_does_not_take_up_is_named() {
+    let kept = |text: &str| {
+        let newer = read(&[("berth.toml", text)]).unwrap();
+        let now = Config::default().reloaded(newer.clone());
+        now.kept_from(&newer)
+    };
+    assert_eq!(kept(""), Vec::<String>::new());
+    let taken_up = "log = \"debug\"\n[container]\npids_limit = 7\n[checkpoint]\nallow = \"none\"\n\
+        [runtime.handlers.x]\npath = \"/x\"";
+    assert_eq!(kept(taken_up), Vec::<String>::new());
+    let kept = kept(
+        "log_format = \"json\"\nworkers = 3\n[tracing]\nsampling_per_million = 5\n[runtime]\n\
+         cgroup_driver = \"systemd\"\n[nri.default_validator]\nenable = true\n[image]\npinned = [\"x\"]",
+    );
+    let expected = [
+        "image.pinned",
+        "log_format",
+        "nri.default_validator.enable",
+        "runtime.cgroup_driver",
+        "tracing.sampling_per_million",
+        "workers",
+    ];
+    assert_eq!(kept, expected);
+}
+
+#[test]
+fn the_documentation_says_what_a_reload_takes_up() {
+    let defaults = Config::default_text();
+    let about = |words: &str| assert!(defaults.contains(words), "{words:?} is not in {defaults}");
+    about("(reload)\nlog = ");
+    about("or `json`. Not reloaded.\nlog_format = ");
+    about("over gRPC. Not reloaded.\n[tracing]");
+    about("gets. (reload)\n[container]");
 }

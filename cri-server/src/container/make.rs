@@ -1,6 +1,6 @@
 //! Makes and starts a container: lists of steps. What fails is taken away by `unmake`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,9 +108,10 @@ async fn make_of(
     if let Some(origin) = origin {
         origin.fill(node, &order.id, &plan.spec).await?;
     }
+    make_declared(node, &order, &plan).await?;
 
     progress.enter(Step::ContainerCreate);
-    let mut volumes = volumes(&host, &plan);
+    let mut volumes = volumes(&host, &plan, &node.images.volumes_dir(&order.id));
     let more = adjusted.iter().flat_map(Adjusted::sources);
     volumes.extend(more.map(|path| Volume { path, make: false, label: None }));
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
@@ -182,14 +183,38 @@ async fn look(node: &Node, order: &Order) -> Result<Vec<Seen>, Error> {
 }
 
 /// What making the container may wait for in vain, and what it makes on the host.
-fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan) -> Vec<Volume> {
+fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan, volumes_dir: &Path) -> Vec<Volume> {
     let volume = |source: &plan::MountSource| Volume {
         make: plan.missing_sources.contains(&source.path),
         path: source.path.clone(),
         label: plan.file_label.clone().filter(|_| plan.relabelled.contains(&source.path)),
     };
     // An image is mounted from our own store.
-    host.mounts.iter().filter(|source| !source.path.as_os_str().is_empty()).map(volume).collect()
+    let asked = host.mounts.iter().filter(|source| !source.path.as_os_str().is_empty()).map(volume);
+    asked.chain(declared_volumes(plan, volumes_dir)).collect()
+}
+
+/// Of our own, which never hang, but for their labels.
+fn declared_volumes(plan: &plan::ContainerPlan, volumes_dir: &Path) -> Vec<Volume> {
+    let (plan::Declared::Bound(paths), Some(label)) = (&plan.declared, &plan.file_label) else {
+        return Vec::new();
+    };
+    let path = |at: usize| volumes_dir.join(at.to_string());
+    (0..paths.len()).map(|at| Volume { path: path(at), make: false, label: Some(label.clone()) }).collect()
+}
+
+/// The volumes that the image declares.
+async fn make_declared(node: &Node, order: &Order, plan: &plan::ContainerPlan) -> Result<(), Error> {
+    let owners = || plan::owners(plan, &order.sandbox.plan.pod);
+    match &plan.declared {
+        plan::Declared::Nothing => Ok(()),
+        plan::Declared::Made(paths) => {
+            Ok(node.images.make_volumes(&order.id, paths.clone(), owners()).await?)
+        }
+        plan::Declared::Bound(paths) => {
+            Ok(node.images.copy_volumes(&order.id, paths.clone(), owners()).await?)
+        }
+    }
 }
 
 /// What a container's file systems come from.
@@ -200,10 +225,10 @@ struct Volumes {
 
 /// Looks at the host in a thread that may take long.
 async fn gather(node: &Node, order: &Order, seen: Vec<Seen>) -> Result<plan::HostFacts, Error> {
-    let (config, settings, handler) =
-        (order.config.clone(), node.config(), order.sandbox.plan.handler.clone());
+    let (config, sandbox, settings) = (order.config.clone(), order.sandbox.clone(), node.config());
     let looking = tokio::task::spawn_blocking(move || {
-        plan::gather(&config, &settings.container, settings.runtime.handlers.get(&handler), seen)
+        let handler = settings.runtime.handlers.get(&sandbox.plan.handler);
+        plan::gather(&config, sandbox.config(), &settings.container, handler, seen)
     });
     match tokio::time::timeout(GATHER_TIMEOUT, looking).await {
         Ok(Ok(gathered)) => Ok(gathered?),
@@ -238,7 +263,7 @@ fn decide(
     };
     let name = order.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
     let image = plan::ImageFacts::of(image, name);
-    let config = node.config();
+    let (config, volumes_dir) = (node.config(), node.images.volumes_dir(&order.id));
     let inputs = plan::Inputs {
         container_id: &order.id,
         config: &order.config,
@@ -247,6 +272,7 @@ fn decide(
         host,
         settings: &config.container,
         handler: config.runtime.handlers.get(&order.sandbox.plan.handler),
+        volumes_dir: &volumes_dir,
     };
     Ok(plan::plan(&inputs)?)
 }
@@ -265,7 +291,7 @@ fn monitor_plan(
     order: &Order,
     plan: &plan::ContainerPlan,
     volumes: Volumes,
-    container_dir: &std::path::Path,
+    container_dir: &Path,
 ) -> conmon_protocol::ContainerPlan {
     let Volumes { rootfs, volumes } = volumes;
     conmon_protocol::ContainerPlan {

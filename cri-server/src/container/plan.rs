@@ -19,6 +19,8 @@ use crate::selinux::{Labels, PodLabels};
 mod annotations;
 mod args;
 mod capabilities;
+mod classes;
+mod declared;
 mod devices;
 mod edits;
 mod env;
@@ -29,7 +31,6 @@ mod invalid;
 mod log;
 mod mounts;
 mod namespaces;
-mod rdt;
 mod resources;
 mod security;
 mod settings;
@@ -40,6 +41,8 @@ mod user;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use declared::owners;
+pub use declared::{Declared, ImageVolumes};
 pub use exec::exec_process;
 pub use gather::{
     CgroupVersion, HostDevice, HostFacts, Machine, MountSource, Propagation, SourceKind, gather,
@@ -47,6 +50,7 @@ pub use gather::{
 };
 pub use glance::glance;
 pub use invalid::Invalid;
+pub(crate) use mounts::is_mapped;
 pub use settings::{SelinuxUse, Settings};
 pub use update::{Update, update};
 
@@ -63,6 +67,8 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     /// Another runtime than ours; what it may be told is the operator's word.
     pub handler: Option<&'a HandlerSection>,
+    /// Where the volumes that the image declares are, if they are bound.
+    pub volumes_dir: &'a Path,
 }
 
 /// The sandbox that the container goes into.
@@ -91,6 +97,8 @@ pub struct ImageFacts<'a> {
     pub user: &'a str,
     pub working_dir: &'a str,
     pub stop_signal: &'a str,
+    /// Paths that its maker wants to be volumes.
+    pub volumes: &'a [String],
     /// `/etc/passwd` and `/etc/group` of the image.
     pub passwd: Option<&'a [u8]>,
     pub group: Option<&'a [u8]>,
@@ -110,6 +118,7 @@ impl<'a> ImageFacts<'a> {
             user: &config.user,
             working_dir: &config.working_dir,
             stop_signal: config.stop_signal.as_deref().unwrap_or_default(),
+            volumes: &config.volumes,
             passwd: accounts.passwd.as_deref(),
             group: accounts.group.as_deref(),
             accounts_unusable: accounts.unusable.as_deref(),
@@ -138,6 +147,9 @@ pub struct ContainerPlan {
     /// SELinux, of the container's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_label: Option<String>,
+    /// The image's own volumes.
+    #[serde(default, skip_serializing_if = "Declared::is_nothing")]
+    pub declared: Declared,
 }
 
 /// Who the process runs as, seen from inside the container.
@@ -249,6 +261,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
         missing_sources: mounts.missing_sources,
         relabelled: mounts.relabelled,
         file_label,
+        declared: mounts.declared,
     })
 }
 

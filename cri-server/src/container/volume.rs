@@ -4,6 +4,8 @@
 //! ```text
 //! containers/<cid>/images/<index of the mount>
 //! ```
+//! In a pod with users of its own its files belong to those, when the mount has the pod's ID maps: as in the root file
+//! system it is the layers that are shifted, since the kernel shifts no overlay.
 //! A sub path is found inside the image alone, whatever links it has there, and it is all that stays mounted.
 
 use std::fs;
@@ -19,7 +21,7 @@ use rustix::mount::{
 };
 
 use super::make::Order;
-use super::plan::images_dir;
+use super::plan::{images_dir, is_mapped};
 use crate::error::Error;
 use crate::node::Node;
 use crate::store::Record;
@@ -45,7 +47,9 @@ pub async fn mount(
         let found = node.images.find(&asked.image);
         let image = found.ok_or_else(|| failed("it is not on this node; pull it first".into()))?;
         let layers = node.images.make_writable(&held(&order.id, index), &image).await?;
-        let shown = Shown { layers, label: label.map(str::to_owned) };
+        let userns = order.sandbox.plan.pod.pod_dir.join("ns/user");
+        let userns = Some(userns).filter(|_| is_mapped(mount));
+        let shown = Shown { layers, label: label.map(str::to_owned), userns };
         let target = images_dir(container_dir).join(index.to_string());
         let sub_path = mount.image_sub_path.clone();
         let mounting = tokio::task::spawn_blocking(move || mount_one(&shown, &target, &sub_path));
@@ -63,7 +67,7 @@ pub async fn unmount_all(node: &Node, record: &Record, container_id: &str) -> Re
     let Ok(entries) = fs::read_dir(&dir) else { return Ok(()) };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let index = name.strip_suffix(WHOLE).unwrap_or(&name);
+        let index = [WHOLE, SHIFTED].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
         let failed = |error| Error::io(format!("unmounting {}", entry.path().display()), error);
         detach(&entry.path()).map_err(failed)?;
         node.images.unmake_writable(&format!("{container_id}{HELD}{index}")).await?;
@@ -82,6 +86,8 @@ fn held(container_id: &str, index: usize) -> String {
 
 /// The image as a whole, for the moment in which its sub path is looked for.
 const WHOLE: &str = ".whole";
+/// Its layers with other owners, until they are mounted together.
+const SHIFTED: &str = ".shifted";
 
 #[derive(Debug, thiserror::Error)]
 enum Failed {
@@ -103,13 +109,31 @@ impl Failed {
     }
 }
 
-/// An image, and the SELinux label that all of it shows.
+/// An image, and how it is to look.
+#[derive(Clone)]
 struct Shown {
     layers: RootfsPlan,
+    /// SELinux, of all of it.
     label: Option<String>,
+    /// The users that its files belong to, as the host's.
+    userns: Option<PathBuf>,
 }
 
 fn mount_one(shown: &Shown, target: &Path, sub_path: &str) -> Result<(), Failed> {
+    let Some(userns) = &shown.userns else { return mount_part(shown, target, sub_path) };
+    let place = target.with_extension(&SHIFTED[1..]);
+    fs::create_dir_all(&place).map_err(|error| Failed::Make(place.clone(), error))?;
+    let shifting = |source| Failed::Kernel { doing: "shifting the owners of the image's files", source };
+    let mounted = image_service::shift(&shown.layers, userns, &place)
+        .map_err(shifting)
+        .and_then(|layers| mount_part(&Shown { layers, userns: None, ..shown.clone() }, target, sub_path));
+    // The mount has its own of them.
+    let detached =
+        detach(&place).map_err(|source| Failed::Kernel { doing: "unmounting the image's layers", source });
+    mounted.and(detached)
+}
+
+fn mount_part(shown: &Shown, target: &Path, sub_path: &str) -> Result<(), Failed> {
     let make = |path: &Path| fs::create_dir_all(path).map_err(|error| Failed::Make(path.into(), error));
     if sub_path.is_empty() {
         make(target)?;
@@ -161,7 +185,7 @@ fn overlay(shown: &Shown, target: &Path) -> Result<(), Failed> {
     }
 }
 
-fn detached_overlay(Shown { layers, label }: &Shown) -> rustix::io::Result<OwnedFd> {
+fn detached_overlay(Shown { layers, label, .. }: &Shown) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let context = context.as_fd();
     fsconfig_set_string(context, "source", "overlay")?;
@@ -182,7 +206,7 @@ fn detached_overlay(Shown { layers, label }: &Shown) -> rustix::io::Result<Owned
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, sealed)
 }
 
-fn older_overlay(Shown { layers, label }: &Shown, target: &Path) -> Result<(), Failed> {
+fn older_overlay(Shown { layers, label, .. }: &Shown, target: &Path) -> Result<(), Failed> {
     let lower: Vec<String> = layers.lower.iter().map(|path| path.display().to_string()).collect();
     let label = label.as_ref().map_or_else(String::new, |label| format!(",context=\"{label}\""));
     let options = format!(

@@ -20,7 +20,7 @@ use super::describe::{self, Subject};
 use super::link::CallError;
 use super::merge::{self, Wishes};
 use super::plugin::Plugin;
-use super::{Created, Error, Updated, events, update};
+use super::{Created, Error, Updated, events, update, validator};
 use crate::node::Node;
 
 /// What is to be told or asked. Callers wait at most for one thing for each pod or container that is there, so the
@@ -267,6 +267,8 @@ impl Actor {
             owners: Some(wishes.owners()),
             plugins: asked.iter().map(instance).collect(),
         };
+        validator::judge(&self.node.config().nri.default_validator, &request)
+            .map_err(|reason| Error::Rejected { plugin: validator::NAME.to_owned(), reason })?;
         for judge in self.wanting(event) {
             let plugin = judge.identity.to_string();
             let judged: Result<ValidateContainerAdjustmentResponse, _> = judge.call(event, &request).await;

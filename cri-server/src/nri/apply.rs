@@ -12,8 +12,8 @@ use oci_spec::runtime::{
     Spec,
 };
 use proto::nri::{
-    ContainerAdjustment, Hook, Hooks, LinuxContainerAdjustment, LinuxDevice, LinuxNamespace, LinuxRdt, Mount,
-    PosixRlimit,
+    ContainerAdjustment, Hook, Hooks, LinuxContainerAdjustment, LinuxDevice, LinuxNamespace, LinuxRdt,
+    LinuxResources, Mount, PosixRlimit,
 };
 use proto::v1;
 use serde::de::DeserializeOwned;
@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::overlay::removed;
 use super::{resources, words};
+use crate::blockio;
 use crate::container::plan::{self, ContainerPlan, Invalid, Machine, Propagation};
 
 /// What plugins want and nobody can do.
@@ -56,6 +57,15 @@ pub(super) fn request(
     Ok(asked)
 }
 
+/// The node that a plan is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Here<'a> {
+    pub(super) driver: CgroupDriver,
+    pub(super) machine: &'a Machine,
+    /// What its operator has of classes of block I/O.
+    pub(super) blockio_config_file: &'a Path,
+}
+
 /// Everything else, in the configuration that the runtime is given. Looks at the host's mounts when a mount is to
 /// propagate.
 ///
@@ -64,21 +74,23 @@ pub(super) fn request(
 pub(super) fn plan(
     plan: &mut ContainerPlan,
     adjust: &ContainerAdjustment,
-    driver: CgroupDriver,
-    machine: &Machine,
+    here: &Here<'_>,
 ) -> Result<(), Unfit> {
     annotations(&mut plan.spec, adjust);
     add_hooks(&mut plan.spec, adjust.hooks.as_ref());
-    mounts(&mut plan.spec, &adjust.mounts)?;
+    mounts(&mut plan.spec, &adjust.mounts, plan.declared.bound())?;
     let mut process = plan.spec.process().clone().unwrap_or_default();
-    change_process(&mut process, adjust, machine)?;
+    change_process(&mut process, adjust, here.machine)?;
     plan.spec.set_process(Some(process));
     if let Some(wished) = &adjust.linux {
         let mut linux = plan.spec.linux().clone().unwrap_or_default();
         change_linux(&mut linux, wished)?;
+        if let Some(wished) = &wished.resources {
+            change_block_io(&mut linux, wished, here.blockio_config_file)?;
+        }
         plan.spec.set_linux(Some(linux));
         if !wished.cgroups_path.is_empty() {
-            plan.cgroup_path = counted(&wished.cgroups_path, driver)?;
+            plan.cgroup_path = counted(&wished.cgroups_path, here.driver)?;
         }
     }
     Ok(())
@@ -130,12 +142,14 @@ fn hook(wished: &Hook) -> OciHook {
     hook
 }
 
-/// A mount stands for the one that was at its destination. Parents come before what is below them.
-fn mounts(spec: &mut Spec, wished: &[Mount]) -> Result<(), Unfit> {
+/// A mount stands for the one that was at its destination. The first of them, volumes that the image declares, stay so;
+/// then parents come before what is below them.
+fn mounts(spec: &mut Spec, wished: &[Mount], declared: usize) -> Result<(), Unfit> {
     if wished.is_empty() {
         return Ok(());
     }
     let mut all = spec.mounts().clone().unwrap_or_default();
+    let first: Vec<OciMount> = all.iter().take(declared).cloned().collect();
     for mount in wished {
         let destination = removed(&mount.destination).unwrap_or(&mount.destination);
         all.retain(|other| other.destination() != Path::new(destination));
@@ -144,7 +158,7 @@ fn mounts(spec: &mut Spec, wished: &[Mount]) -> Result<(), Unfit> {
             propagate(spec, mount)?;
         }
     }
-    all.sort_by_key(|mount| mount.destination().components().count());
+    all.sort_by_key(|mount| (!first.contains(mount), mount.destination().components().count()));
     spec.set_mounts(Some(all));
     Ok(())
 }
@@ -345,6 +359,18 @@ fn change_namespace(linux: &mut Linux, wished: &LinuxNamespace) -> Result<(), Un
         all.push(namespace);
     }
     linux.set_namespaces(Some(all));
+    Ok(())
+}
+
+/// An empty class takes away what the pod's annotations named.
+fn change_block_io(linux: &mut Linux, wished: &LinuxResources, file: &Path) -> Result<(), Unfit> {
+    let Some(class) = &wished.blockio_class else { return Ok(()) };
+    let limits = Some(&class.value).filter(|class| !class.is_empty());
+    let limits = limits.map(|class| blockio::class(file, class)).transpose();
+    let limits = limits.map_err(|error| Unfit::new("blockio_class", error.to_string()))?;
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    resources.set_block_io(limits);
+    linux.set_resources(Some(resources));
     Ok(())
 }
 

@@ -37,8 +37,9 @@ pub(crate) async fn adjusted(
     };
     let container = describe::container(about);
     let mut birth = node.nri.birth(about.id.into(), pod.clone(), Some(container.clone()));
+    let always = node.config().nri.default_validator.enable;
     let Some(shared) = node.nri.shared.as_ref().filter(|shared| {
-        shared.wants(Event::CreateContainer) || shared.wants(Event::ValidateContainerAdjustment)
+        always || shared.wants(Event::CreateContainer) || shared.wants(Event::ValidateContainerAdjustment)
     }) else {
         return Ok((birth, None));
     };
@@ -60,8 +61,13 @@ impl Adjusted {
     /// # Errors
     /// Names what cannot be done.
     pub(crate) fn apply(&self, node: &Node, plan: &mut ContainerPlan) -> Result<(), NodeError> {
-        let driver = node.config().runtime.cgroup_driver;
-        apply::plan(plan, &self.adjust, driver, plan::machine()).map_err(|unfit| Error::from(unfit).into())
+        let config = node.config();
+        let here = apply::Here {
+            driver: config.runtime.cgroup_driver,
+            machine: plan::machine(),
+            blockio_config_file: &config.container.blockio_config_file,
+        };
+        apply::plan(plan, &self.adjust, &here).map_err(|unfit| Error::from(unfit).into())
     }
 
     /// The limits, when they are not those of the request any more.

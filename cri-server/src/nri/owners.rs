@@ -31,13 +31,18 @@ pub(super) struct Owners(BTreeMap<String, FieldOwners>);
 /// What stands before the name of a plugin that took away what was there.
 const CLEARED: &str = "-";
 
+/// The plugin that has a field, or has taken away what was there.
+pub(super) fn owner(told: &str) -> &str {
+    told.strip_prefix(CLEARED).unwrap_or(told)
+}
+
 impl Owners {
     /// # Errors
     /// When another plugin has it.
     pub(super) fn claim(&mut self, container_id: &str, plugin: &str, claim: Claim) -> Result<(), Conflict> {
         let (field, key) = claim;
         let before = self.slot(container_id, field, key.as_deref()).get(&key_of(key.as_deref())).cloned();
-        let other = before.as_deref().map(|owner| owner.strip_prefix(CLEARED).unwrap_or(owner));
+        let other = before.as_deref().map(owner);
         if let Some(other) = other.filter(|other| *other != plugin) {
             let (plugin, other) = (plugin.to_owned(), other.to_owned());
             return Err(Conflict { plugin, other, container_id: container_id.to_owned(), field, key });

@@ -76,10 +76,6 @@ pub(super) fn to_cri(wished: &LinuxResources) -> LinuxContainerResources {
 /// # Errors
 /// When there is something that nobody here can do.
 pub(super) fn rest(wished: &LinuxResources) -> Result<Option<OciResources>, Unfit> {
-    if let Some(class) = wished.blockio_class.as_ref().filter(|class| !class.value.is_empty()) {
-        let why = format!("this node has no classes, so none is named {:?}", class.value);
-        return Err(Unfit::new("blockio_class", why));
-    }
     let mut rest = OciResources::default();
     rest.set_devices(None);
     let nothing = rest.clone();
@@ -97,13 +93,13 @@ pub(super) fn rest(wished: &LinuxResources) -> Result<Option<OciResources>, Unfi
 /// # Errors
 /// When there is something that nobody here can do, or not any more.
 pub(super) fn rest_of_change(wished: &LinuxResources) -> Result<Option<OciResources>, Unfit> {
-    match &wished.rdt_class {
-        Some(class) => {
+    for (field, class) in [("rdt_class", &wished.rdt_class), ("blockio_class", &wished.blockio_class)] {
+        if let Some(class) = class {
             let why = format!("a container is given its class, here {:?}, when it is made", class.value);
-            Err(Unfit::new("rdt_class", why))
+            return Err(Unfit::new(field, why));
         }
-        None => rest(wished),
     }
+    rest(wished)
 }
 
 /// Zero and less: no limit (runtime-spec, config-linux.md, PIDs).
@@ -284,17 +280,15 @@ mod tests {
     }
 
     #[test]
-    fn a_class_that_nobody_described_is_refused_by_name() {
-        let wished = LinuxResources {
-            blockio_class: Some(OptionalString { value: "slow".into() }),
-            ..Default::default()
-        };
-        let error = rest(&wished).unwrap_err().to_string();
-        assert!(error.contains("blockio_class") && error.contains("slow"), "{error}");
-        let wished =
-            LinuxResources { rdt_class: Some(OptionalString { value: "gold".into() }), ..Default::default() };
-        assert_eq!(super::rest(&wished), Ok(None));
-        let error = rest_of_change(&wished).unwrap_err().to_string();
-        assert!(error.contains("rdt_class") && error.contains("gold"), "{error}");
+    fn a_container_that_is_there_keeps_its_classes() {
+        let class = Some(OptionalString { value: "gold".into() });
+        for (field, wished) in [
+            ("rdt_class", LinuxResources { rdt_class: class.clone(), ..Default::default() }),
+            ("blockio_class", LinuxResources { blockio_class: class.clone(), ..Default::default() }),
+        ] {
+            assert_eq!(rest(&wished), Ok(None));
+            let error = rest_of_change(&wished).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains("gold"), "{error}");
+        }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn add_to_linux(inputs: &Inputs<'_>, linux: &mut Linux) -> Result<(),
             .set_schemata(rdt.schemata.clone());
         linux.set_intel_rdt(Some(classes));
     }
-    if let Some(class) = super::rdt::class(inputs)? {
+    if let Some(class) = super::classes::rdt(inputs)? {
         let mut classes = linux.intel_rdt().clone().unwrap_or_default();
         classes.set_clos_id(Some(class.to_owned()));
         linux.set_intel_rdt(Some(classes));

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use conmon_protocol::Seen;
-use oci_spec::runtime::{Capability, LinuxDeviceType};
+use oci_spec::runtime::{Capability, LinuxBlockIo, LinuxDeviceType};
 use proto::v1;
 use rustix::fs::OFlags;
 
-use super::{Invalid, Settings, capabilities, security};
+use super::{Invalid, Settings, capabilities, classes, security};
 use crate::apparmor;
+use crate::blockio;
 use crate::cdi;
 use crate::config::HandlerSection;
 use crate::oci_hooks::{self, HookFile};
@@ -48,6 +49,8 @@ pub struct HostFacts {
     pub seccomp_profile: Option<Vec<u8>>,
     /// Whether the AppArmor profile that is asked for by name, if one is, is there.
     pub apparmor_loaded: bool,
+    /// The limits of the class of block I/O that is named, if one is.
+    pub block_io: Option<LinuxBlockIo>,
 }
 
 /// What does not change while berthd runs.
@@ -115,6 +118,7 @@ pub enum Propagation {
 /// for each. Blocking, for some tens of microseconds.
 pub fn gather(
     config: &v1::ContainerConfig,
+    pod: &v1::PodSandboxConfig,
     settings: &Settings,
     handler: Option<&HandlerSection>,
     seen: Vec<Seen>,
@@ -133,6 +137,7 @@ pub fn gather(
         mounts: mount_sources(&config.mounts, seen)?,
         seccomp_profile: seccomp_profile(&security, handler)?,
         apparmor_loaded: apparmor_loaded(&security)?,
+        block_io: block_io(config, pod, settings)?,
     })
 }
 
@@ -243,6 +248,16 @@ fn requested_devices(asked: &[v1::Device]) -> Result<Vec<HostDevice>, Invalid> {
         }
     }
     Ok(found)
+}
+
+fn block_io(
+    config: &v1::ContainerConfig,
+    pod: &v1::PodSandboxConfig,
+    settings: &Settings,
+) -> Result<Option<LinuxBlockIo>, Invalid> {
+    let Some(class) = classes::block_io(config, pod) else { return Ok(None) };
+    let limits = blockio::class(&settings.blockio_config_file, class);
+    limits.map(Some).map_err(|error| Invalid::wrong("annotations", error.to_string()))
 }
 
 fn cdi_edits(config: &v1::ContainerConfig, settings: &Settings) -> Result<cdi::Edits, Invalid> {

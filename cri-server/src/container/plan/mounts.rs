@@ -8,8 +8,8 @@ use proto::v1::{self, LinuxContainerSecurityContext, MountPropagation};
 
 use super::gather::{HostDevice, MountSource, Propagation, SourceKind, is_image};
 use super::invalid::require;
-use super::namespaces::{id_mapping, on_host};
-use super::{Inputs, Invalid, devices, edits, images_dir};
+use super::namespaces::{id_mapping, id_mappings, on_host};
+use super::{Declared, Inputs, Invalid, declared, devices, edits, images_dir};
 use crate::selinux::Labels;
 use crate::selinux::relabel::may_relabel;
 
@@ -32,11 +32,12 @@ const PROC_FILES: [&str; 9] = [
 
 #[derive(Debug)]
 pub(super) struct Mounts {
-    /// Parents before what lies below them.
+    /// The image's own volumes; then parents before what lies below them.
     pub(super) mounts: Vec<Mount>,
     pub(super) rootfs_propagation: Option<String>,
     pub(super) missing_sources: Vec<PathBuf>,
     pub(super) relabelled: Vec<PathBuf>,
+    pub(super) declared: Declared,
 }
 
 pub(super) fn mounts(
@@ -65,12 +66,15 @@ pub(super) fn mounts(
     mounts.retain(|mount| !replaced(mount.destination(), &asked));
     mounts.extend(asked);
     mounts.sort_by_key(|mount| mount.destination().components().count());
+    let (declared, bound) = declared::declared(inputs);
+    mounts.splice(0..0, bound);
     let missing = inputs.host.mounts.iter().filter(|source| source.kind == SourceKind::Missing);
     Ok(Mounts {
         mounts,
         rootfs_propagation: rootfs_propagation(inputs.config),
         missing_sources: missing.map(|source| source.path.clone()).collect(),
         relabelled,
+        declared,
     })
 }
 
@@ -153,11 +157,13 @@ fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> R
     })?;
     let private = asked_propagation(asked) == Some(MountPropagation::PropagationPrivate);
     require(private, &format!("{field}.propagation"), || "an image has nothing to propagate".to_owned())?;
-    require(
-        asked.uid_mappings.is_empty() && asked.gid_mappings.is_empty(),
-        &format!("{field}.uid_mappings"),
-        || "the kernel cannot map the owners of an image's files".to_owned(),
-    )?;
+    // Its layers are shifted before they are mounted together: the whole of it can't be (overlay has no ID maps).
+    let pod = inputs.sandbox.pod.user.as_ref();
+    let given = (mappings(&asked.uid_mappings), mappings(&asked.gid_mappings));
+    let pods = pod.map(|maps| (id_mappings(&maps.uids), id_mappings(&maps.gids)));
+    require(!is_mapped(asked) || pods == Some(given), &format!("{field}.uid_mappings"), || {
+        "the owners of an image's files can only be mapped as the pod's users are".to_owned()
+    })?;
     let nowhere = MountSource {
         path: PathBuf::new(),
         kind: SourceKind::Other,
@@ -167,6 +173,11 @@ fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> R
     let container_dir = inputs.sandbox.pod.pod_dir.join("containers").join(inputs.container_id);
     let source = images_dir(&container_dir).join(index.to_string());
     Ok(mount(&destination, "bind", source, &["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]))
+}
+
+/// Whether its owners are to be other ones on the host.
+pub(crate) fn is_mapped(asked: &v1::Mount) -> bool {
+    !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty()
 }
 
 fn bind(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<Mount, Invalid> {
@@ -184,7 +195,7 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<Mount, I
         })?);
     }
     let mut bound = mount(&destination, "bind", source.path.clone(), &options);
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
+    if is_mapped(asked) {
         bound.set_uid_mappings(Some(mappings(&asked.uid_mappings)));
         bound.set_gid_mappings(Some(mappings(&asked.gid_mappings)));
     }
@@ -226,7 +237,7 @@ fn destination(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<S
     Ok(clean)
 }
 
-fn clean(path: &Path) -> String {
+pub(super) fn clean(path: &Path) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.components() {
         match part {

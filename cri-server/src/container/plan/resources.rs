@@ -32,7 +32,8 @@ pub(super) fn resources(
         .set_memory(memory(asked, machine)?)
         .set_hugepage_limits(hugepages(asked, machine)?)
         .set_pids(pids(inputs.settings.pids_limit))
-        .set_unified(unified(asked, machine)?);
+        .set_unified(unified(asked, machine)?)
+        .set_block_io(inputs.host.block_io.clone());
     Ok(resources)
 }
 

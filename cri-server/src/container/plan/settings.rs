@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, capabilities};
+use super::{ImageVolumes, Invalid, capabilities};
 use crate::config::section::section;
 
 section! {
-    /// What every container gets.
+    /// What every container gets. (reload)
     pub struct Settings {
         /// Capabilities of a container that asks for nothing, without the `CAP_` prefix.
         default_capabilities: Vec<String> = DEFAULT_CAPABILITIES.map(String::from).to_vec(),
@@ -26,6 +26,14 @@ section! {
         /// Where hooks for all containers that fit are (oci-hooks(5) 1.0.0); a later directory wins. Each file that is
         /// there counts: a broken one keeps containers from being made.
         hooks_dirs: Vec<PathBuf> = vec!["/usr/share/containers/oci/hooks.d".into(), "/etc/containers/oci/hooks.d".into()],
+        /// What becomes of the volumes that an image declares (VOLUME) and no mount of the pod covers: `mkdir`, directories
+        /// of the container's root file system, counted and checkpointed with it, and read-only where that is; `bind`, as
+        /// containerd has them, directories beside it with a copy of what the image has there, always writable and never
+        /// on an overlay; `ignore`, nothing. Where the image has no such directory it belongs to the container's user.
+        image_volumes: ImageVolumes = ImageVolumes::Mkdir,
+        /// Classes of block I/O that annotations name (`blockio.resources.beta.kubernetes.io/pod` and the like), in the
+        /// format that containerd and CRI-O read. Empty: none. Read for each container that names one.
+        blockio_config_file: PathBuf = PathBuf::new(),
         /// Gives privileged containers the default devices only, not all of the host's.
         privileged_without_host_devices: bool = false,
         /// Seconds that a volume gets to answer while a container is made, from 1 to 90: one whose server is away fails the

@@ -28,6 +28,7 @@ struct TestImage {
     user: String,
     working_dir: String,
     stop_signal: String,
+    volumes: Vec<String>,
     passwd: Option<Vec<u8>>,
     group: Option<Vec<u8>>,
 }
@@ -105,6 +106,7 @@ impl Case {
                 mounts: Vec::new(),
                 seccomp_profile: None,
                 apparmor_loaded: true,
+                block_io: None,
             },
             settings: Settings::default(),
             target_pid: None,
@@ -141,6 +143,7 @@ impl Case {
             user: &self.image.user,
             working_dir: &self.image.working_dir,
             stop_signal: &self.image.stop_signal,
+            volumes: &self.image.volumes,
             passwd: self.image.passwd.as_deref(),
             group: self.image.group.as_deref(),
             accounts_unusable: None,
@@ -159,6 +162,7 @@ impl Case {
             host: &self.host,
             settings: &self.settings,
             handler: self.handler.as_ref(),
+            volumes_dir: Path::new("/var/lib/berth/containers/c1/volumes"),
         })
     }
 }
@@ -777,7 +781,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
     };
     let plan = planned(|case| {
         case.config.cdi_devices = vec![v1::CdiDevice { name: "v.com/gpu=0".into() }];
-        let found = gather(&case.config, &settings, None, seen_of(&case.config)).unwrap();
+        let found = gather(&case.config, &case.sandbox, &settings, None, seen_of(&case.config)).unwrap();
         (case.host.cdi, case.host.devices, case.host.hooks) = (found.cdi, found.devices, found.hooks);
     });
     let process = plan.spec.process().as_ref().unwrap();
@@ -807,6 +811,7 @@ fn what_devices_and_hook_files_add_is_in_the_plan() {
             cdi_devices: vec![v1::CdiDevice { name: "v.com/gpu=9".into() }],
             ..Default::default()
         },
+        &v1::PodSandboxConfig::default(),
         &settings,
         None,
         Vec::new(),
@@ -851,6 +856,28 @@ fn an_image_is_mounted_where_it_waits_below_the_containers_directory() {
     assert_eq!(mount.source().as_deref(), Some(Path::new("/run/berth/sandboxes/s1/containers/c1/images/0")));
     assert!(mount.options().as_ref().unwrap().contains(&"ro".to_owned()));
     assert!(plan.missing_sources.is_empty());
+}
+
+#[test]
+fn an_image_is_mapped_as_its_pod_is_or_not_at_all() {
+    let case = |pods: Option<u32>, asked: u32| {
+        let mut case = Case::new();
+        let map = |host_id| IdMap { container_id: 0, host_id, length: 65_536 };
+        case.pod.user = pods.map(|id| IdMaps { uids: vec![map(id)], gids: vec![map(id)] });
+        let mappings = vec![v1::IdMapping { host_id: asked, container_id: 0, length: 65_536 }];
+        let image = Some(v1::ImageSpec { image: "x".into(), ..Default::default() });
+        let (uid_mappings, gid_mappings) = (mappings.clone(), mappings);
+        let mount = v1::Mount { image, uid_mappings, gid_mappings, ..volume("/model", "") };
+        case.mount(mount, Propagation::Private);
+        case.plan().map_err(|error| error.to_string())
+    };
+    let plan = case(Some(200_000), 200_000).unwrap();
+    // What is mounted there is shifted already.
+    assert!(mount_at(&plan, "/model").unwrap().uid_mappings().is_none());
+    for (pods, asked) in [(Some(200_000), 300_000), (None, 200_000)] {
+        let error = case(pods, asked).unwrap_err();
+        assert!(error.starts_with("mounts[0].uid_mappings: the owners of an image's"), "{error}");
+    }
 }
 
 #[test]
@@ -1045,4 +1072,93 @@ fn a_class_of_service_is_named_by_an_annotation() {
     refused("no class of Intel RDT", |case| {
         case.config.annotations.insert("io.kubernetes.cri.rdt-class".into(), "../evil".into());
     });
+}
+
+#[test]
+fn an_images_own_volumes_are_made_bound_or_nothing_and_never_over_a_mount() {
+    let with = |kind: ImageVolumes, change: fn(&mut Case)| {
+        planned(|case| {
+            case.settings.image_volumes = kind;
+            case.image.volumes = strings(&["/srv/a/../b/", "data", "/", "/cache/deep", "/log", "/data"]);
+            case.mount(volume("/cache/./", "/host"), Propagation::Private);
+            case.mount(volume("/log", "/host"), Propagation::Private);
+            case.mount(volume("/data/inner", "/host"), Propagation::Private);
+            change(case);
+        })
+    };
+    let wanted = strings(&["/data", "/srv/b"]);
+    let plan = with(ImageVolumes::Mkdir, |_| {});
+    assert_eq!(plan.declared, Declared::Made(wanted.clone()));
+    assert!(mount_at(&plan, "/data").is_none());
+    assert_eq!(with(ImageVolumes::Ignore, |_| {}).declared, Declared::Nothing);
+
+    let plan = with(ImageVolumes::Bind, |_| {});
+    assert_eq!(plan.declared, Declared::Bound(wanted));
+    let mounts = plan.spec.mounts().as_ref().unwrap();
+    let first: Vec<_> = mounts.iter().take(2).map(|mount| mount.destination().as_path()).collect();
+    assert_eq!(first, [Path::new("/data"), Path::new("/srv/b")], "all else comes over them");
+    let bound = mount_at(&plan, "/srv/b").unwrap();
+    assert_eq!(bound.source().as_deref(), Some(Path::new("/var/lib/berth/containers/c1/volumes/1")));
+    assert!(bound.uid_mappings().is_none());
+    assert_eq!(mount_at(&plan, "/log").unwrap().source().as_deref(), Some(Path::new("/host")));
+    assert!(mount_at(&plan, "/cache/deep").is_none());
+}
+
+#[test]
+fn an_images_own_volumes_belong_to_the_user_as_the_disk_knows_it() {
+    let with = |kind: ImageVolumes| {
+        let mut case = Case::new();
+        case.settings.image_volumes = kind;
+        case.image.volumes = strings(&["/data"]);
+        case.image.user = "1000:1001".into();
+        let map = IdMap { container_id: 0, host_id: 200_000, length: 65_536 };
+        case.pod.user = Some(IdMaps { uids: vec![map], gids: vec![map] });
+        let plan = case.plan().unwrap();
+        (owners(&plan, &case.pod), plan)
+    };
+    let (made, _) = with(ImageVolumes::Mkdir);
+    assert_eq!(
+        (made.uid, made.gid, made.uids.len()),
+        (201_000, 201_001, 1),
+        "of a layer that shows host ids"
+    );
+    assert_eq!((made.uids[0].image, made.uids[0].disk), (0, 200_000));
+    let (bound, plan) = with(ImageVolumes::Bind);
+    assert_eq!((bound.uid, bound.gid, bound.uids.len()), (1000, 1001, 0), "of a mount that maps them");
+    assert_eq!(mount_at(&plan, "/data").unwrap().uid_mappings().as_ref().unwrap()[0].host_id(), 200_000);
+}
+
+#[test]
+fn a_class_of_block_io_is_named_by_an_annotation_and_its_limits_are_in_the_plan() {
+    let named = |own: Option<&str>, pod: &[(&str, &str)]| {
+        let mut case = Case::new();
+        let own = own.map(|class| ("io.kubernetes.cri.blockio-class".to_owned(), class.to_owned()));
+        case.config.annotations.extend(own);
+        let key = |key: &str| format!("blockio.resources.beta.kubernetes.io/{key}");
+        case.sandbox.annotations.extend(pod.iter().map(|(name, class)| (key(name), (*class).to_owned())));
+        classes::block_io(&case.config, &case.sandbox).map(str::to_owned)
+    };
+    assert_eq!(named(None, &[]), None);
+    assert_eq!(named(None, &[("pod", "slow"), ("container.app", "fast")]).as_deref(), Some("fast"));
+    assert_eq!(named(None, &[("pod", "slow"), ("container.other", "fast")]).as_deref(), Some("slow"));
+    assert_eq!(named(Some("own"), &[("pod", "slow")]).as_deref(), Some("own"));
+    assert_eq!(named(None, &[("container.app", ""), ("pod", "slow")]), None, "it is taken out of the pod's");
+
+    let mut limits = oci_spec::runtime::LinuxBlockIo::default();
+    limits.set_weight(Some(50));
+    let plan = planned(|case| case.host.block_io = Some(limits.clone()));
+    assert_eq!(plan.spec.linux().as_ref().unwrap().resources().as_ref().unwrap().block_io(), &Some(limits));
+
+    // What the machine is asked: the class, in the operator's file.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "Classes: {slow: [{Weight: 80}]}").unwrap();
+    let settings = Settings { blockio_config_file: file.path().into(), ..Settings::default() };
+    let gathered = |class: &str| {
+        let mut case = Case::new();
+        case.sandbox.annotations.insert("blockio.resources.beta.kubernetes.io/pod".into(), class.into());
+        gather(&case.config, &case.sandbox, &settings, None, Vec::new()).map(|host| host.block_io)
+    };
+    assert_eq!(gathered("slow").unwrap().unwrap().weight(), Some(80));
+    let error = gathered("fast").unwrap_err().to_string();
+    assert!(error.starts_with("annotations: ") && error.contains("\"fast\"; it has slow"), "{error}");
 }

@@ -5,9 +5,8 @@ use crate::container::plan::{CgroupVersion, User};
 use conmon_protocol::{Owner, Stdin};
 use proto::nri::{CdiDevice, LinuxMemory, LinuxMemoryPolicy, MpolMode};
 use proto::nri::{
-    IoPrioClass, KeyValue, LinuxIoPriority, LinuxNetDevice, LinuxPids, LinuxResources, LinuxScheduler,
-    LinuxSchedulerPolicy, LinuxSeccomp, LinuxSyscall, OptionalFileMode, OptionalInt, OptionalInt64,
-    OptionalString,
+    IoPrioClass, KeyValue, LinuxIoPriority, LinuxNetDevice, LinuxPids, LinuxScheduler, LinuxSchedulerPolicy,
+    LinuxSeccomp, LinuxSyscall, OptionalFileMode, OptionalInt, OptionalInt64, OptionalString,
 };
 
 fn machine() -> Machine {
@@ -20,6 +19,12 @@ fn machine() -> Machine {
         hugepage_sizes: Default::default(),
         swap_accounting: true,
     }
+}
+
+/// A node whose classes of block I/O are in a file.
+fn here(driver: CgroupDriver, blockio_config_file: &Path) -> Here<'_> {
+    static MACHINE: std::sync::LazyLock<Machine> = std::sync::LazyLock::new(machine);
+    Here { driver, machine: &MACHINE, blockio_config_file }
 }
 
 /// A container's plan, as far as plugins may change it.
@@ -54,6 +59,7 @@ fn before() -> ContainerPlan {
         missing_sources: vec![],
         relabelled: vec![],
         file_label: None,
+        declared: Default::default(),
     }
 }
 
@@ -65,14 +71,15 @@ fn linux(linux: LinuxContainerAdjustment) -> ContainerAdjustment {
 #[track_caller]
 fn check(adjust: &ContainerAdjustment, pointer: &str, expected: serde_json::Value) {
     let mut after = before();
-    plan(&mut after, adjust, CgroupDriver::Cgroupfs, &machine()).unwrap();
+    plan(&mut after, adjust, &here(CgroupDriver::Cgroupfs, Path::new(""))).unwrap();
     let spec = serde_json::to_value(&after.spec).unwrap();
     assert_eq!(spec.pointer(pointer), Some(&expected), "{spec:#}");
 }
 
 #[track_caller]
 fn check_refused(adjust: &ContainerAdjustment, words: &str) {
-    let error = plan(&mut before(), adjust, CgroupDriver::Cgroupfs, &machine()).unwrap_err().to_string();
+    let error =
+        plan(&mut before(), adjust, &here(CgroupDriver::Cgroupfs, Path::new(""))).unwrap_err().to_string();
     assert!(error.contains(words), "{error}");
 }
 
@@ -227,7 +234,7 @@ fn the_cgroup_is_counted_where_it_will_be() {
     let path = |path: &str, driver| {
         let adjust = linux(LinuxContainerAdjustment { cgroups_path: path.into(), ..Default::default() });
         let mut after = before();
-        plan(&mut after, &adjust, driver, &machine()).map(|()| after.cgroup_path)
+        plan(&mut after, &adjust, &here(driver, Path::new(""))).map(|()| after.cgroup_path)
     };
     assert_eq!(path("/other/c", CgroupDriver::Cgroupfs).unwrap(), "/other/c");
     assert!(path("a:b:c", CgroupDriver::Cgroupfs).is_err());
@@ -249,4 +256,44 @@ fn limits_and_vendors_devices_change_the_request() {
     let limits = asked.linux.unwrap().resources.unwrap();
     assert_eq!((limits.memory_limit_in_bytes, limits.cpu_shares), (1 << 20, 9));
     assert_eq!(request(&config, &ContainerAdjustment::default(), &machine()).unwrap(), config);
+}
+
+#[test]
+fn a_class_of_block_io_is_looked_up_and_one_that_is_not_there_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "Classes: {slow: [{Weight: 20}]}").unwrap();
+    let asked = |class: &str, file: &Path| {
+        let blockio_class = Some(OptionalString { value: class.into() });
+        let resources = Some(LinuxResources { blockio_class, ..Default::default() });
+        let adjust = linux(LinuxContainerAdjustment { resources, ..Default::default() });
+        let mut after = before();
+        let done = plan(&mut after, &adjust, &here(CgroupDriver::Cgroupfs, file));
+        done.map(|()| serde_json::to_value(&after.spec).unwrap()["linux"]["resources"]["blockIO"].take())
+    };
+    assert_eq!(asked("slow", file.path()).unwrap(), json!({"weight": 20}));
+    assert_eq!(asked("", file.path()).unwrap(), serde_json::Value::Null);
+    let error = asked("none", file.path()).unwrap_err().to_string();
+    assert!(error.contains("blockio_class") && error.contains("\"none\"; it has slow"), "{error}");
+    assert!(asked("slow", Path::new("")).unwrap_err().to_string().contains("blockio_config_file"));
+}
+
+#[test]
+fn volumes_that_the_image_declares_stay_below_all_other_mounts() {
+    let destinations = |declared| {
+        let mut after = before();
+        let mut mounts = after.spec.mounts().clone().unwrap();
+        let mut volume = OciMount::default();
+        volume.set_destination("/deep/er/volume".into());
+        mounts.insert(0, volume);
+        after.spec.set_mounts(Some(mounts));
+        after.declared = declared;
+        let mount = Mount { destination: "/new".into(), source: "/x".into(), ..Default::default() };
+        let adjust = ContainerAdjustment { mounts: vec![mount], ..Default::default() };
+        plan(&mut after, &adjust, &here(CgroupDriver::Cgroupfs, Path::new(""))).unwrap();
+        let mounts = after.spec.mounts().clone().unwrap();
+        mounts.iter().map(|mount| mount.destination().display().to_string()).collect::<Vec<_>>()
+    };
+    let bound = crate::container::plan::Declared::Bound(vec!["/deep/er/volume".into()]);
+    assert_eq!(destinations(bound), ["/deep/er/volume", "/proc", "/data", "/gone", "/new"]);
+    assert_eq!(destinations(crate::container::plan::Declared::Nothing).last().unwrap(), "/deep/er/volume");
 }

@@ -86,6 +86,7 @@ fn running(id: &str) -> Slot {
         missing_sources: vec![],
         relabelled: vec![],
         file_label: None,
+        declared: container::plan::Declared::default(),
     };
     let facts = container::Facts {
         id: id.into(),
