@@ -131,10 +131,11 @@ pub fn info(node: &Node) -> serde_json::Value {
 }
 
 /// Work that goes on to its end when the client goes away.
-async fn to_its_end<T: Send + 'static>(
+fn to_its_end<T: Send + 'static>(
     work: impl Future<Output = Result<T, crate::error::Error>> + Send + 'static,
-) -> Result<T, crate::error::Error> {
-    tokio::spawn(work).await.map_err(|_| crate::error::Error::Stopping)?
+) -> impl Future<Output = Result<T, crate::error::Error>> + Send {
+    let work = tokio::spawn(work);
+    async { work.await.map_err(|_| crate::error::Error::Stopping)? }
 }
 
 /// In a thread that may take long.
