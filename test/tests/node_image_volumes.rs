@@ -134,11 +134,7 @@ async fn an_images_volumes_may_be_left_alone() -> Result<()> {
 /// A pod whose users are others on the host, and a container for it.
 fn with_users_of_its_own(pod: &mut v1::PodSandboxConfig, config: &mut v1::ContainerConfig) {
     let map = v1::IdMapping { host_id: FIRST_ID, container_id: 0, length: IDS };
-    let users = v1::UserNamespace {
-        mode: v1::NamespaceMode::Pod.into(),
-        uids: vec![map.clone()],
-        gids: vec![map.clone()],
-    };
+    let users = v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), uids: vec![map], gids: vec![map] };
     let options = v1::NamespaceOption {
         pid: v1::NamespaceMode::Container.into(),
         userns_options: Some(users),
@@ -149,7 +145,7 @@ fn with_users_of_its_own(pod: &mut v1::PodSandboxConfig, config: &mut v1::Contai
     let security = config.linux.get_or_insert_default().security_context.get_or_insert_default();
     security.namespace_options = Some(options);
     for mount in config.mounts.iter_mut().filter(|mount| mount.image.is_none()) {
-        (mount.uid_mappings, mount.gid_mappings) = (vec![map.clone()], vec![map.clone()]);
+        (mount.uid_mappings, mount.gid_mappings) = (vec![map], vec![map]);
     }
 }
 
