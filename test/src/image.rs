@@ -268,6 +268,32 @@ pub struct Built {
     pub blobs: BTreeMap<String, Vec<u8>>,
 }
 
+/// An artifact as `oras push` makes it: an empty configuration, and a blob for each file, titled.
+pub fn artifact(files: &[(&str, &[u8])]) -> Built {
+    let mut blobs = BTreeMap::new();
+    let mut add = |media_type: &str, bytes: &[u8]| {
+        blobs.insert(digest(bytes), bytes.to_vec());
+        json!({"mediaType": media_type, "size": bytes.len(), "digest": digest(bytes)})
+    };
+    let config = add("application/vnd.oci.empty.v1+json", b"{}");
+    let titled = |(title, bytes): &(&str, &[u8])| {
+        let mut blob = add("application/octet-stream", bytes);
+        blob["annotations"] = json!({"org.opencontainers.image.title": title});
+        blob
+    };
+    let layers: Vec<Value> = files.iter().map(titled).collect();
+    let media_type = Format::Oci.manifest();
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": media_type,
+        "artifactType": "application/vnd.test.model",
+        "config": config,
+        "layers": layers,
+    });
+    let body = serde_json::to_vec(&manifest).expect("JSON of a manifest");
+    Built { top: Manifest { media_type, body }, children: Vec::new(), blobs }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
