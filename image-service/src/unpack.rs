@@ -14,8 +14,10 @@ mod error;
 mod gzip;
 mod making;
 mod place;
+pub(crate) mod prove;
 pub(crate) mod recipe;
 pub(crate) mod remove;
+mod replaced;
 pub(crate) mod stream;
 pub(crate) mod tree;
 pub(crate) mod usage;
@@ -73,7 +75,7 @@ pub struct Unpacked {
     pub opaque_root: bool,
     /// Directories that the archive puts something into without saying what they are like, sorted.
     pub undescribed: Vec<String>,
-    /// What writes the archive again. A process that unpacks for the daemon hands none over.
+    /// What writes the archive again. A process that unpacks for the daemon writes it to its standard output.
     #[serde(skip)]
     pub recorded: Recorded,
 }
@@ -137,6 +139,7 @@ fn unpack_blocks(
     let mut diff = Diff::new(blocks, expected.diff_id.algorithm(), limits);
     diff.record(Tape::beside(&root));
     let mut archive = Archive::new(diff, limits.entries);
+    let again = root.try_clone();
     let mut placer = Placer::new(root, limits.entries);
     while let Some(entry) = archive.next_entry()? {
         placer.place(&entry, &mut archive)?;
@@ -144,8 +147,11 @@ fn unpack_blocks(
     let replaced = placer.replaced();
     let mut unpacked = placer.finish()?;
     let recorded = verify(archive.into_inner(), expected)?;
-    // What a later entry replaced is not on the disk, so nobody could read it there again.
-    unpacked.recorded = if replaced { Recorded::default() } else { recorded };
+    unpacked.recorded = match (replaced, again) {
+        (None, _) => recorded,
+        (Some(replaced), Ok(root)) => replaced.join(&recorded, root, &expected.diff_id),
+        (Some(_), Err(_)) => Recorded::default(),
+    };
     Ok(unpacked)
 }
 

@@ -1,24 +1,18 @@
-//! What the store can prove of itself: documents against their digests, layers against their diff IDs, by
-//! writing the archive again from its recipe (`unpack::recipe`) and hashing that.
+//! What the store can prove of itself: documents against their digests, layers against their diff IDs
+//! (`unpack::prove`).
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::index::Change;
 use super::{Store, record};
-use crate::digest::{Algorithm, Digest, Hasher};
+use crate::digest::{Digest, Hasher};
 use crate::error::Error;
 use crate::image::Layer;
-use crate::unpack::archive::Archive;
-use crate::unpack::decrypt::Packed;
-use crate::unpack::entry::{Entry, Kind, split};
-use crate::unpack::recipe::{Rebuilt, Recorded};
-use crate::unpack::stream::{Diff, Inflater, Source};
-use crate::unpack::{Limits, open_root};
+use crate::unpack::open_root;
+use crate::unpack::prove::prove;
+use crate::unpack::recipe::Recorded;
 
 const READ_BYTES: usize = 256 << 10;
 
@@ -58,7 +52,9 @@ impl Store {
             Ok(recipe) => recipe,
             Err(_) if self.is_mended(diff_id) => return Proof::Unknown("berth made it itself"),
             Err(_) => {
-                return Proof::Unknown("it was unpacked without a record, or its archive has a file twice");
+                return Proof::Unknown(
+                    "it was unpacked without a record, or its archive replaces too much of itself",
+                );
             }
         };
         let proved = open_root(&self.layers.path(diff_id))
@@ -150,77 +146,4 @@ fn link(file: &File, place: &Path) -> rustix::io::Result<()> {
     use std::os::fd::AsRawFd;
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
     rustix::fs::linkat(rustix::fs::CWD, name, rustix::fs::CWD, place, rustix::fs::AtFlags::SYMLINK_FOLLOW)
-}
-
-/// Reads the archive that the layer is said to be, compares each entry with what lies there, and the whole with
-/// the diff ID.
-fn prove(recipe: File, root: OwnedFd, diff_id: &Digest) -> Result<(), String> {
-    let told = |error: std::io::Error| crate::unpack::stream::error(error).to_string();
-    let own = root.try_clone().map_err(|error| error.to_string())?;
-    let rebuilt = Rebuilt::open(recipe, own).map_err(told)?;
-    let source = Source::new(BufReader::with_capacity(READ_BYTES, rebuilt), Algorithm::Sha256);
-    let inflater = Inflater::new(Packed::new(source, None)).map_err(told)?;
-    let diff = Diff::new(inflater, diff_id.algorithm(), Limits::new(u64::MAX));
-    let mut archive = Archive::new(diff, u64::MAX);
-    while let Some(entry) = archive.next_entry().map_err(|error| told_all(&error))? {
-        compare(&root, &entry)?;
-    }
-    let mut diff = archive.into_inner();
-    diff.drain().map_err(told)?;
-    let (found, _) = diff.finish().map_err(told)?;
-    if found == *diff_id {
-        Ok(())
-    } else {
-        Err(format!("a file's content has changed: its digest is {found}"))
-    }
-}
-
-fn told_all(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// Of a directory only that it is one: an archive may say it twice, and the last word counts. Whiteouts are
-/// overlay's marks by now, and a hard link has its target's owner.
-fn compare(root: &OwnedFd, entry: &Entry) -> Result<(), String> {
-    let (_, name) = split(&entry.path);
-    if entry.path.is_empty() || name.starts_with(b".wh.") {
-        return Ok(());
-    }
-    let shown = String::from_utf8_lossy(&entry.path);
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
-    let opened = rustix::fs::openat2(root.as_fd(), entry.path.as_slice(), flags, Mode::empty(), inside);
-    let opened = opened.map_err(|errno| format!("{shown} can't be found: {errno}"))?;
-    let stat = rustix::fs::fstat(&opened).map_err(|errno| format!("{shown}: {errno}"))?;
-    let kind = FileType::from_raw_mode(stat.st_mode);
-    let (same_kind, has_owner) = match &entry.kind {
-        Kind::File { .. } => (kind == FileType::RegularFile, true),
-        Kind::HardLink { .. } => (kind != FileType::Directory, false),
-        Kind::Directory => (kind == FileType::Directory, false),
-        Kind::Symlink { target } => {
-            let found = rustix::fs::readlinkat(&opened, "", Vec::new());
-            if kind == FileType::Symlink && found.is_ok_and(|found| found.as_bytes() != target.as_slice()) {
-                return Err(format!("{shown} leads elsewhere"));
-            }
-            (kind == FileType::Symlink, true)
-        }
-        Kind::Device { character: true, .. } => (kind == FileType::CharacterDevice, true),
-        Kind::Device { character: false, .. } => (kind == FileType::BlockDevice, true),
-        Kind::Fifo => (kind == FileType::Fifo, true),
-    };
-    match () {
-        () if !same_kind => Err(format!("{shown} is something else")),
-        () if has_owner && (stat.st_uid, stat.st_gid) != (entry.uid, entry.gid) => {
-            Err(format!("{shown} has another owner"))
-        }
-        () if has_owner && kind != FileType::Symlink && mode(&stat) != entry.mode => {
-            Err(format!("{shown} has another mode"))
-        }
-        () => Ok(()),
-    }
-}
-
-fn mode(stat: &Stat) -> u32 {
-    stat.st_mode & 0o7777
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use super::location::{FileKind, Location};
@@ -76,21 +77,32 @@ pub(super) async fn pour(
     let blobs = blobs(documents)?;
     progress.send_replace(Progress { layers: blobs.iter().map(expected).collect() });
     let mut target = Target::open(to, registry)?;
-    let mut copied = Copied { digest: top.digest.clone(), sent: 0, were_there: 0 };
-    for (at, blob) in blobs.iter().enumerate() {
-        let mut came = |bytes| progress.send_modify(|all| all.layers[at].done_bytes += bytes);
-        let (stage, count) = match target.take(blob, source, &mut came).await? {
-            Taken::Sent => (LayerStage::Fetched, &mut copied.sent),
-            Taken::WasThere => (LayerStage::WasThere, &mut copied.were_there),
-        };
-        *count += 1;
-        progress.send_modify(|all| (all.layers[at].done_bytes, all.layers[at].stage) = (blob.size, stage));
-    }
+    let taken =
+        blobs.iter().enumerate().map(|(at, blob)| take(&target, source, blob, (progress, at)).boxed());
+    let taken: Vec<Taken> = stream::iter(taken).buffer_unordered(target.at_once()).try_collect().await?;
     for document in documents {
         target.document(document).await?;
     }
     target.finish(top, source.reference()).await?;
-    Ok(copied)
+    let sent = taken.iter().filter(|taken| **taken == Taken::Sent).count();
+    Ok(Copied { digest: top.digest.clone(), sent, were_there: taken.len() - sent })
+}
+
+/// One blob, which is at its place in the progress.
+async fn take(
+    target: &Target,
+    source: &Source,
+    blob: &Descriptor,
+    (progress, at): (&watch::Sender<Progress>, usize),
+) -> Result<Taken, Error> {
+    let mut came = |bytes| progress.send_modify(|all| all.layers[at].done_bytes += bytes);
+    let taken = target.take(blob, source, &mut came).await?;
+    let stage = match taken {
+        Taken::Sent => LayerStage::Fetched,
+        Taken::WasThere => LayerStage::WasThere,
+    };
+    progress.send_modify(|all| (all.layers[at].done_bytes, all.layers[at].stage) = (blob.size, stage));
+    Ok(taken)
 }
 
 fn expected(blob: &Descriptor) -> LayerProgress {

@@ -111,7 +111,7 @@ fn layer(store: &Arc<Store>, diff_id: &Digest, name: &str) -> Result<Descriptor,
     let size = File::open(store.recipe(diff_id)).and_then(Rebuilt::measure);
     let size = size.map_err(|_| {
         let why = format!(
-            "layer {diff_id} was unpacked without a record of its archive, or that has a file twice; \
+            "layer {diff_id} was unpacked without a record of its archive, or that replaces too much of itself; \
              copy the image from its registry (berth image copy)"
         );
         Error::invalid(name, why)

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::Mutex;
 
 use super::docker_archive::DockerArchive;
 use super::layout::Layout;
@@ -17,13 +18,19 @@ use crate::registry::{Raw, Registry, Repository};
 
 /// What is sent at once. A broken connection costs no more; registries take at least this much.
 const PIECE_BYTES: usize = 4 << 20;
+/// Blobs on their way side by side. Each has a piece or two in memory; more hardly help, since they share the way.
+const BLOBS_AT_ONCE: usize = 4;
 
 #[derive(Debug)]
 pub(super) enum Target {
-    Registry { repository: Repository, reference: Reference },
+    Registry {
+        repository: Repository,
+        reference: Reference,
+    },
     Layout(Layout),
-    OciArchive(OciArchive),
-    DockerArchive(Box<DockerArchive>),
+    /// One stream, into which one at a time writes.
+    OciArchive(Mutex<OciArchive>),
+    DockerArchive(Box<Mutex<DockerArchive>>),
 }
 
 /// What became of a blob.
@@ -46,16 +53,25 @@ impl Target {
         };
         match kind {
             FileKind::Layout => Layout::open(path, reference).map(Target::Layout),
-            FileKind::OciArchive => OciArchive::create(path, reference).map(Target::OciArchive),
-            FileKind::DockerArchive => {
-                DockerArchive::create(path, reference).map(|archive| Target::DockerArchive(Box::new(archive)))
+            FileKind::OciArchive => {
+                OciArchive::create(path, reference).map(|archive| Target::OciArchive(Mutex::new(archive)))
             }
+            FileKind::DockerArchive => DockerArchive::create(path, reference)
+                .map(|archive| Target::DockerArchive(Box::new(Mutex::new(archive)))),
+        }
+    }
+
+    /// How many blobs it takes side by side.
+    pub(super) fn at_once(&self) -> usize {
+        match self {
+            Target::Registry { .. } | Target::Layout(_) => BLOBS_AT_ONCE,
+            Target::OciArchive(_) | Target::DockerArchive(_) => 1,
         }
     }
 
     /// Takes a blob unless it is there. `came` hears of each piece that is safe on the other side.
     pub(super) async fn take(
-        &mut self,
+        &self,
         blob: &Descriptor,
         source: &Source,
         came: &mut (dyn FnMut(u64) + Send),
@@ -84,11 +100,13 @@ impl Target {
                 file.commit()?;
             }
             Target::OciArchive(archive) => {
+                let mut archive = archive.lock().await;
                 archive.begin(blob)?;
                 pour(blob, source, came, |bytes| archive.write(bytes)).await?;
                 archive.end(blob)?;
             }
             Target::DockerArchive(archive) => {
+                let mut archive = archive.lock().await;
                 archive.begin(blob)?;
                 pour(blob, source, came, |bytes| archive.write(bytes)).await?;
                 archive.end(blob)?;
@@ -106,8 +124,8 @@ impl Target {
                 put.map_err(|error| Error::pushed(&reference.to_string(), error))
             }
             Target::Layout(layout) => layout.document(raw),
-            Target::OciArchive(archive) => archive.document(raw),
-            Target::DockerArchive(archive) => archive.document(raw),
+            Target::OciArchive(archive) => archive.get_mut().document(raw),
+            Target::DockerArchive(archive) => archive.get_mut().document(raw),
         }
     }
 
@@ -125,8 +143,8 @@ impl Target {
                 put.map_err(pushed)
             }
             Target::Layout(layout) => layout.finish(top, name),
-            Target::OciArchive(archive) => archive.finish(top, name),
-            Target::DockerArchive(archive) => archive.finish(name),
+            Target::OciArchive(archive) => archive.get_mut().finish(top, name),
+            Target::DockerArchive(archive) => archive.get_mut().finish(name),
         }
     }
 }

@@ -4,17 +4,22 @@
 //! A thread won't do: version 2 counts memory by process, and version 1 a thread's pages with its process. The
 //! process is the daemon's program run again with another word. It hears what to do in a line of JSON and then the
 //! packed bytes, on its standard input; it answers on its standard error, where a panic's words go, too. When the
-//! daemon dies the bytes end early, their digest is wrong, and it ends.
+//! daemon dies the bytes end early, their digest is wrong, and it ends. Its standard output is a file without a
+//! name, for the layer's recipe; the daemon keeps that only when the answer says that it is one.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::Arc;
 
+use rustix::fd::AsFd;
 use serde::{Deserialize, Serialize};
 
 use super::decrypt::Cipher;
+use super::recipe::{Recorded, nameless};
 use super::{Error, Expected, Limits, Unpacked, Way, open_root, unpack_sealed};
 use crate::digest::Digest;
 
@@ -41,7 +46,7 @@ struct Job {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Made(Unpacked),
+    Made { unpacked: Unpacked, recorded: bool },
     Failed { why: String, blame: Blame },
 }
 
@@ -69,7 +74,9 @@ pub(crate) fn unpack_apart(
     limits: Limits,
     give_up: &(impl Fn() + Sync),
 ) -> Result<Unpacked, Error> {
-    let mut running = Running::start(program).map_err(machine("starting the process that unpacks"))?;
+    let recipe = place_for_recipe(dir);
+    let mut running =
+        Running::start(program, recipe.as_ref()).map_err(machine("starting the process that unpacks"))?;
     enter(running.0.id()).map_err(machine("putting the process that unpacks into its cgroup"))?;
     let job = Job {
         dir: dir.to_owned(),
@@ -87,7 +94,7 @@ pub(crate) fn unpack_apart(
     std::thread::scope(|scope| {
         let hearing = scope.spawn(move || {
             let answer = hear(said);
-            if !matches!(answer, Ok(Answer::Made(_))) {
+            if !matches!(answer, Ok(Answer::Made { .. })) {
                 give_up();
             }
             answer
@@ -98,10 +105,18 @@ pub(crate) fn unpack_apart(
         match (answer, fed) {
             (Ok(Answer::Failed { why, blame }), _) => Err(Error::Apart { why, blame }),
             (_, Err(error)) => Err(error),
-            (Ok(Answer::Made(unpacked)), Ok(())) => Ok(unpacked),
+            (Ok(Answer::Made { unpacked, recorded }), Ok(())) => {
+                let recorded = Recorded(recipe.filter(|_| recorded).map(Arc::new));
+                Ok(Unpacked { recorded, ..unpacked })
+            }
             (Err(text), Ok(())) => Err(Error::Apart { why: ended(status, &text), blame: Blame::Machine }),
         }
     })
+}
+
+/// Without one the layer is made all the same, and can't be proven later.
+fn place_for_recipe(dir: &Path) -> Option<File> {
+    nameless(&open_root(dir).ok()?).ok()
 }
 
 /// The answer, or whatever else was said.
@@ -125,12 +140,12 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn start(program: &[OsString]) -> io::Result<Running> {
+    fn start(program: &[OsString], recipe: Option<&File>) -> io::Result<Running> {
         let (first, rest) = program.split_first().ok_or(io::ErrorKind::NotFound)?;
+        let recipe = recipe.map(File::try_clone).transpose()?.map_or_else(Stdio::null, Stdio::from);
         let mut command = Command::new(first);
         command.args(rest).current_dir("/");
-        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        pipes.spawn().map(Running)
+        command.stdin(Stdio::piped()).stdout(recipe).stderr(Stdio::piped()).spawn().map(Running)
     }
 
     /// Hands the bytes on until there are no more or they are not wanted. Only whole bytes have a good end: when
@@ -176,7 +191,10 @@ fn machine(step: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// What the process does.
 pub fn work() -> ExitCode {
     let answer = match worked(&mut BufReader::with_capacity(READ_BYTES, io::stdin())) {
-        Ok(unpacked) => Answer::Made(unpacked),
+        Ok(unpacked) => {
+            let recorded = hand_over(&unpacked.recorded).unwrap_or(false);
+            Answer::Made { unpacked, recorded }
+        }
         Err(error) => failed(&error),
     };
     say(&answer)
@@ -197,6 +215,18 @@ fn worked(input: &mut (impl BufRead + Send)) -> Result<Unpacked, Error> {
         say(&failed(error));
         std::process::exit(0);
     })
+}
+
+/// Writes the recipe where the daemon looks for it; whatever the program said there before goes.
+fn hand_over(recorded: &Recorded) -> io::Result<bool> {
+    let Some(recipe) = &recorded.0 else { return Ok(false) };
+    let (mut recipe, mut place) =
+        (recipe.try_clone()?, File::from(io::stdout().as_fd().try_clone_to_owned()?));
+    recipe.rewind()?;
+    place.set_len(0)?;
+    place.rewind()?;
+    io::copy(&mut recipe, &mut place)?;
+    Ok(true)
 }
 
 fn failed(error: &Error) -> Answer {

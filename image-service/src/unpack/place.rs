@@ -12,6 +12,7 @@ use super::blocks::Blocks;
 use super::entry::{Entry, Kind, Time, split};
 use super::error::{Error, Refusal};
 use super::making::{Made, Making, owner, timestamps};
+use super::replaced::Replaced;
 use super::tree::{Cleared, Tree, open_child, set_opaque};
 
 /// OCI image-spec, layer.md, "Whiteouts".
@@ -65,9 +66,9 @@ impl Placer {
         }
     }
 
-    /// Whether something that an entry made is gone, since a later one had its name.
-    pub(crate) fn replaced(&self) -> bool {
-        self.tree.replaced
+    /// What is gone of what entries made, since later ones had its name; None when nothing is.
+    pub(super) fn replaced(&mut self) -> Option<Replaced> {
+        Some(std::mem::take(&mut self.tree.replaced)).filter(|replaced| !replaced.is_empty())
     }
 
     /// Sets what had to wait for the end.

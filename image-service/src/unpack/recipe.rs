@@ -5,14 +5,19 @@
 //! ```text
 //! zstd( { u32 length, bytes as they were; u32 length, path; u64 bytes of that file's content } … )
 //! ```
-//! An empty path is that of the last run. Nothing here is believed: what is written again is hashed.
+//! An empty path is that of the last run. Nothing here is believed: what is written again is hashed. Before it may
+//! lie what later entries replaced (`replaced`).
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
+
+use super::replaced::Kept;
 
 /// What is gathered before it is packed. Most of it is headers of 512 bytes.
 const GATHERED_BYTES: usize = 64 << 10;
@@ -34,9 +39,7 @@ pub(crate) struct Tape {
 impl Tape {
     /// Begins one in a file without a name, in the file system of the layer; None where there can be none.
     pub(crate) fn beside(root: &OwnedFd) -> Option<Tape> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(root, ".", flags, Mode::from_raw_mode(0o600)).ok()?;
-        let mut packed = zstd::stream::write::Encoder::new(File::from(file), LEVEL).ok()?;
+        let mut packed = zstd::stream::write::Encoder::new(nameless(root).ok()?, LEVEL).ok()?;
         packed.window_log(WINDOW_LOG).ok()?;
         Some(Tape { packed, gathered: Vec::with_capacity(GATHERED_BYTES), broken: false })
     }
@@ -74,6 +77,12 @@ impl Tape {
     }
 }
 
+/// A file without a name, in the file system of the layer.
+pub(super) fn nameless(root: &OwnedFd) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(root, ".", flags, Mode::from_raw_mode(0o600))?.into())
+}
+
 /// A recipe that may be kept. Whether there is one says nothing of what was unpacked, so all are equal.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded(pub(crate) Option<Arc<File>>);
@@ -89,23 +98,41 @@ impl Eq for Recorded {}
 /// An archive as it was, made of a recipe and the layer.
 pub(crate) struct Rebuilt {
     recipe: zstd::stream::read::Decoder<'static, BufReader<File>>,
+    /// The same file, for what was replaced.
+    file: Arc<File>,
+    kept: Kept,
     root: OwnedFd,
     /// What is left of the run of plain bytes, and what comes after it.
     plain: usize,
     next: Option<(Vec<u8>, u64)>,
-    content: Option<(File, u64)>,
+    content: Option<Content>,
     ended: bool,
 }
 
+/// A file's bytes that are still to come.
+struct Content {
+    file: Arc<File>,
+    at: u64,
+    left: u64,
+}
+
 impl Rebuilt {
-    pub(crate) fn open(recipe: File, root: OwnedFd) -> io::Result<Rebuilt> {
+    pub(crate) fn open(mut recipe: File, root: OwnedFd) -> io::Result<Rebuilt> {
+        let kept = Kept::read(&mut recipe)?;
+        let file = Arc::new(recipe.try_clone()?);
         let mut recipe = zstd::stream::read::Decoder::new(recipe)?;
         recipe.window_log_max(WINDOW_LOG)?;
-        Ok(Rebuilt { recipe, root, plain: 0, next: None, content: None, ended: false })
+        Ok(Rebuilt { recipe, file, kept, root, plain: 0, next: None, content: None, ended: false })
+    }
+
+    /// How often something of a name was replaced by a later entry.
+    pub(super) fn replaced(&self) -> BTreeMap<Vec<u8>, u32> {
+        self.kept.times.clone()
     }
 
     /// How long the archive is, by its recipe alone.
-    pub(crate) fn measure(recipe: File) -> io::Result<u64> {
+    pub(crate) fn measure(mut recipe: File) -> io::Result<u64> {
+        Kept::read(&mut recipe)?;
         let mut recipe = zstd::stream::read::Decoder::new(recipe)?;
         recipe.window_log_max(WINDOW_LOG)?;
         let mut total = 0u64;
@@ -119,7 +146,11 @@ impl Rebuilt {
 
     fn advance(&mut self) -> io::Result<()> {
         if let Some((path, bytes)) = self.next.take().filter(|(path, _)| !path.is_empty()) {
-            self.content = Some((open(&self.root, &path, bytes)?, bytes));
+            self.content = Some(match self.kept.next(&path) {
+                None => Content { file: Arc::new(open(&self.root, &path, bytes)?), at: 0, left: bytes },
+                Some((at, kept)) if kept == bytes => Content { file: self.file.clone(), at, left: bytes },
+                Some(_) => return Err(damaged()),
+            });
             return Ok(());
         }
         match length(&mut self.recipe)? {
@@ -143,16 +174,8 @@ impl Read for Rebuilt {
                 return Ok(wanted);
             }
             match &mut self.content {
-                Some((_, 0)) => self.content = None,
-                Some((file, left)) => {
-                    let wanted = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
-                    let read = file.read(&mut buffer[..wanted])?;
-                    if read == 0 {
-                        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter"));
-                    }
-                    *left -= read as u64;
-                    return Ok(read);
-                }
+                Some(Content { left: 0, .. }) => self.content = None,
+                Some(content) => return content.read(buffer),
                 None => {
                     self.advance()?;
                     // A run without plain bytes has its file right after it.
@@ -163,6 +186,19 @@ impl Read for Rebuilt {
             }
         }
         Ok(0)
+    }
+}
+
+impl Content {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(buffer.len());
+        let read = self.file.read_at(&mut buffer[..wanted], self.at)?;
+        if read == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "a file became shorter"));
+        }
+        self.at += read as u64;
+        self.left -= read as u64;
+        Ok(read)
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::entry::split;
 use super::error::{Error, Refusal, XATTR};
 use super::remove;
+use super::replaced::Replaced;
 
 /// Overlay's marks; the kernel's Documentation/filesystems/overlayfs.rst, "whiteouts and opaque directories".
 pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
@@ -36,13 +37,13 @@ pub(crate) struct Tree {
     max_implied: u64,
     /// Those of them that no entry has described since.
     pub(crate) undescribed: BTreeSet<Vec<u8>>,
-    /// Something made way for a later entry.
-    pub(crate) replaced: bool,
+    /// What made way for later entries.
+    pub(super) replaced: Replaced,
 }
 
 impl Tree {
     pub(crate) fn new(root: OwnedFd, max_implied: u64) -> Tree {
-        let (undescribed, replaced) = (BTreeSet::new(), false);
+        let (undescribed, replaced) = (BTreeSet::new(), Replaced::default());
         Tree { root: Rc::new(root), cache: Vec::new(), implied: 0, max_implied, undescribed, replaced }
     }
 
@@ -202,7 +203,7 @@ impl Tree {
             Err(Errno::NOENT) => return Ok(Cleared::Nothing),
             Err(errno) => return Err(Error::step(entry, "fstatat")(errno)),
         };
-        self.replaced |= !is_whiteout(&stat);
+        self.replaced.keep(parent, name, entry, &stat);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 self.forget();
