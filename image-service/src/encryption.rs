@@ -174,13 +174,26 @@ fn cipher(private: &[u8], mac: Vec<u8>) -> Result<Cipher, Shut> {
     Ok(Cipher { key, nonce, mac })
 }
 
-/// For fuzzing: everything that is read of a layer's annotations before a key is tried.
+/// For fuzzing: a line of public options, then a JWE; and each of them as whatever else a node reads.
 #[cfg(feature = "fuzzing")]
-pub(crate) fn read_annotations(bytes: &[u8]) {
+pub(crate) fn open_anything(bytes: &[u8]) {
+    use std::sync::LazyLock;
+    /// Made for this alone.
+    static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+        let pem = [&include_bytes!("../fuzz/keys/p256.pem")[..], include_bytes!("../fuzz/keys/rsa.pem")];
+        let keys = pem.into_iter().map(|pem| PrivateKey::from_pem(pem).expect("a key")).collect();
+        Keys { keys, ..Keys::default() }
+    });
+    let line = bytes.iter().position(|b| *b == b'\n').unwrap_or(bytes.len());
+    let (options, message) = (&bytes[..line], bytes.get(line + 1..).unwrap_or_default());
     let mut layer = Descriptor::new("", crate::digest::Digest::sha256(b""), 0);
-    layer.annotations.insert(PUBLIC_OPTIONS.to_owned(), BASE64.encode(bytes));
-    _ = mac(&layer).map_err(|shut| shut.to_string());
-    assert!(jwe::open(bytes, &[]).is_none(), "nothing is opened without a key");
+    layer.annotations.insert(PUBLIC_OPTIONS.to_owned(), BASE64.encode(options));
+    layer.annotations.insert(JWE.to_owned(), BASE64.encode(message));
+    match KEYS.open(&layer) {
+        Ok(cipher) => assert_eq!(cipher.mac.len(), 32, "nothing is opened that has no code"),
+        Err(shut) => _ = shut.to_string(),
+    }
+    assert!(jwe::open(message, &[]).is_none(), "nothing is opened without a key");
     _ = PrivateKey::from_pem(bytes).map(drop);
     _ = cipher(bytes, Vec::new()).map(drop);
 }

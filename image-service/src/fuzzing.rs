@@ -105,10 +105,14 @@ pub fn policy(bytes: &[u8]) {
     }
 }
 
-/// What says that it is a signature, a key or a certificate, or how a layer is encrypted.
+/// What says that it is a signature, a key or a certificate.
 pub fn signature(bytes: &[u8]) {
-    crate::encryption::read_annotations(bytes);
     crate::policy::read_signature(bytes);
+}
+
+/// How a layer is encrypted: a line of public options, then a JWE, for an EC key and an RSA key.
+pub fn encryption(bytes: &[u8]) {
+    crate::encryption::open_anything(bytes);
 }
 
 /// `registries.conf` and `hosts.toml`: an endpoint is a host and a path, whatever was rewritten.

@@ -1,6 +1,8 @@
 //! The service: what the daemon asks of images, each a few words long.
 
-use std::ffi::OsString;
+mod namespace;
+mod settings;
+
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,9 +13,8 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
 use crate::import::Opened;
-use crate::platform::Platform;
-use crate::policy::{Policy, Refusal};
-use crate::pull::counted::{Counted, PullCgroup};
+use crate::policy::Policy;
+use crate::pull::counted::Counted;
 use crate::pull::{PullRequest, Pulls, blocking};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
@@ -22,44 +23,8 @@ use crate::store::layers::Damaged;
 use crate::store::writable::Writables;
 use crate::store::{Content, Name, Store};
 
-/// Where things lie and how much may be done at once. [`Settings::new`] has the node's defaults.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// `ROOT/images`: blobs, layers, index.
-    pub root: PathBuf,
-    /// `ROOT/containers`: writable layers; on the same file system as `root`.
-    pub containers_dir: PathBuf,
-    pub registries_conf: PathBuf,
-    pub registries_conf_dir: PathBuf,
-    pub certs_dirs: Vec<PathBuf>,
-    pub auth_files: Vec<PathBuf>,
-    /// Has `NAMESPACE.json` for namespaces with credentials of their own, in the format of the others.
-    pub namespace_auth_dir: PathBuf,
-    pub policy: PathBuf,
-    /// Has `NAMESPACE.json` for namespaces with a policy of their own, in place of the node's.
-    pub policy_dir: PathBuf,
-    /// Has the private keys of encrypted layers, each a PEM file.
-    pub decryption_keys_path: PathBuf,
-    /// Says where signatures lie that no registry has.
-    pub registries_d: PathBuf,
-    pub platform: Platform,
-    /// Whose cgroup unpacking is counted in.
-    pub pull_cgroup: PullCgroup,
-    /// The program and the words that make [`crate::unpack_for_a_daemon`] run, where that is not the daemon's.
-    pub unpacker: Vec<OsString>,
-    /// Layers downloaded and unpacked at once on the whole node.
-    pub parallel_layers: usize,
-    /// An unpacked layer larger than this is refused.
-    pub max_layer_bytes: u64,
-    /// Of blobs this large, what has come is kept over broken pulls and crashes.
-    pub parts_from_bytes: u64,
-    /// Connections beyond the first that large blobs may have, over all pulls of the node.
-    pub more_connections: usize,
-    /// Which start of the machine this is (random(4), `boot_id`); a test of power cuts says another.
-    pub boot: String,
-    /// Names that are pinned: exact (`registry.k8s.io/pause:3.9`) or with `*` at the end.
-    pub pinned: Vec<String>,
-}
+pub(crate) use self::namespace::{namespace_auth_file, policy_in_force};
+pub use self::settings::Settings;
 
 /// What lies on the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,38 +55,6 @@ pub(crate) struct Inner {
     registry: Registry,
     pub(crate) pulls: Pulls,
     pub(crate) writables: Writables,
-}
-
-impl Settings {
-    /// The defaults of a node whose durable root is `root` (`/var/lib/berth`).
-    pub fn new(root: &Path) -> Settings {
-        Settings {
-            root: root.join("images"),
-            containers_dir: root.join("containers"),
-            registries_conf: PathBuf::from("/etc/containers/registries.conf"),
-            registries_conf_dir: PathBuf::from("/etc/containers/registries.conf.d"),
-            certs_dirs: vec![
-                PathBuf::from("/etc/containers/certs.d"),
-                PathBuf::from("/etc/docker/certs.d"),
-                PathBuf::from("/etc/containerd/certs.d"),
-            ],
-            auth_files: Vec::new(),
-            namespace_auth_dir: PathBuf::from("/etc/berth/auth.d"),
-            policy: PathBuf::from("/etc/containers/policy.json"),
-            policy_dir: PathBuf::from("/etc/berth/policies.d"),
-            decryption_keys_path: PathBuf::from("/etc/berth/decryption-keys"),
-            registries_d: PathBuf::from("/etc/containers/registries.d"),
-            platform: Platform::host(),
-            pull_cgroup: PullCgroup::Daemon,
-            unpacker: Vec::new(),
-            parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
-            max_layer_bytes: 256 << 30,
-            parts_from_bytes: 8 << 20,
-            more_connections: 8,
-            boot: boot_id(),
-            pinned: Vec::new(),
-        }
-    }
 }
 
 impl Images {
@@ -344,37 +277,6 @@ impl Drop for Inner {
 fn names(reference: &Reference, digest: &Digest) -> Vec<Name> {
     let by_digest = Name::Digest(reference.with_digest(digest.clone()).to_string());
     reference.repo_tag().map(Name::Tag).into_iter().chain([by_digest]).collect()
-}
-
-/// Another after every start of the machine (random(4)).
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
-}
-
-/// A namespace's own file with credentials.
-pub(crate) fn namespace_auth_file(settings: &Settings, namespace: Option<&str>) -> Option<PathBuf> {
-    namespace_file(&settings.namespace_auth_dir, namespace)
-}
-
-/// The policy for pods of the namespace, and its file: the namespace's own if it has one, else the node's.
-pub(crate) fn policy_in_force(
-    settings: &Settings,
-    namespace: Option<&str>,
-) -> Result<(PathBuf, Policy), Refusal> {
-    let own = namespace_file(&settings.policy_dir, namespace);
-    // One that is there and can't be read decides, too: then nothing is pulled.
-    let own = own.filter(|path| std::fs::symlink_metadata(path).is_ok());
-    let path = own.unwrap_or_else(|| settings.policy.clone());
-    let policy = Policy::in_force(&path)?;
-    Ok((path, policy))
-}
-
-/// A namespace's own file. One that is no name as Kubernetes has them (RFC 1123) has none: it could be a path.
-fn namespace_file(dir: &Path, namespace: Option<&str>) -> Option<PathBuf> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    let good = |name: &&str| !name.is_empty() && name.len() <= 63 && name.bytes().all(plain);
-    namespace.filter(good).map(|name| dir.join(format!("{name}.json")))
 }
 
 fn make_private_dir(path: &Path) -> std::io::Result<()> {

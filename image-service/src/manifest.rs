@@ -5,18 +5,21 @@
 //! read in two ways is refused (GHSA-5j5w-g665-5m35), and so is one whose type is not the type that
 //! the registry or the index named.
 
+mod error;
 mod files;
+mod kind;
 mod outline;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::platform::Platform;
 
+pub use error::Error;
 pub use files::ArtifactFile;
+pub use kind::MediaType;
 pub use outline::{Outline, outline};
 
 /// OCI distribution-spec asks registries to take at least 4 MiB; the peers read no more either.
@@ -29,46 +32,6 @@ pub const MAX_ENTRIES: usize = 1000;
 pub const MAX_INDEX_DEPTH: usize = 4;
 /// An image's configuration is JSON that is read whole.
 pub const MAX_CONFIG_BYTES: u64 = 8 << 20;
-
-/// The four kinds of document that are understood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MediaType {
-    OciManifest,
-    OciIndex,
-    DockerManifest,
-    DockerList,
-}
-
-impl MediaType {
-    pub const ALL: [MediaType; 4] =
-        [MediaType::OciManifest, MediaType::OciIndex, MediaType::DockerManifest, MediaType::DockerList];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            MediaType::OciManifest => "application/vnd.oci.image.manifest.v1+json",
-            MediaType::OciIndex => "application/vnd.oci.image.index.v1+json",
-            MediaType::DockerManifest => "application/vnd.docker.distribution.manifest.v2+json",
-            MediaType::DockerList => "application/vnd.docker.distribution.manifest.list.v2+json",
-        }
-    }
-
-    pub fn is_index(self) -> bool {
-        match self {
-            MediaType::OciIndex | MediaType::DockerList => true,
-            MediaType::OciManifest | MediaType::DockerManifest => false,
-        }
-    }
-
-    fn named(text: &str) -> Option<MediaType> {
-        MediaType::ALL.into_iter().find(|known| known.as_str() == text)
-    }
-}
-
-impl fmt::Display for MediaType {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.as_str())
-    }
-}
 
 /// What names a blob or a manifest: OCI image-spec, descriptor.md. Its `urls` are never read: a
 /// manifest must not say where we go (CVE-2020-15157).
@@ -158,46 +121,6 @@ impl Document {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("the manifest is larger than {MAX_DOCUMENT_BYTES} bytes")]
-    TooLarge,
-    #[error("the manifest is not the JSON it should be")]
-    Json(#[source] serde_json::Error),
-    #[error("the manifest is ambiguous: {0}")]
-    Ambiguous(&'static str),
-    #[error("the manifest says it is {found:?}, but was announced as {announced:?}")]
-    TypeMismatch { announced: String, found: String },
-    #[error("the manifest has the unknown type {0:?}")]
-    UnknownType(String),
-    #[error(
-        "the manifest is of Docker's schema 1, which can't be verified; push the image again with a tool of this decade"
-    )]
-    Schema1,
-    #[error("the manifest has schemaVersion {0}, and only 2 is known")]
-    SchemaVersion(u64),
-    #[error("the manifest has no {0}")]
-    Missing(&'static str),
-    #[error("the image has {0} layers, and at most {MAX_LAYERS} can be stacked")]
-    TooManyLayers(usize),
-    #[error("the index has {0} entries, more than {MAX_ENTRIES}")]
-    TooManyEntries(usize),
-    #[error("layer {0} is foreign: its bytes lie outside the registry, and are not fetched from there")]
-    ForeignLayer(Digest),
-    #[error("layer {digest} has the unknown type {media_type:?}")]
-    UnknownLayer { digest: Digest, media_type: String },
-    #[error(
-        "this is an artifact with a configuration of type {0:?} and no titled file, not a container image"
-    )]
-    Artifact(String),
-    #[error("layer {0} of the artifact has no title, so nobody can say what file it is")]
-    Untitled(Digest),
-    #[error("a file of the artifact can't be called {title:?}: {why}")]
-    Title { title: String, why: &'static str },
-    #[error("the sizes in the manifest add up to more than a disk holds")]
-    Size,
-}
-
 /// Reads a document. `announced` is its type by the registry's Content-Type or by the index above it.
 pub fn parse(bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
     let (raw, media_type) = parse_raw(bytes, announced)?;
@@ -221,7 +144,7 @@ fn parse_raw(bytes: &[u8], announced: Option<&str>) -> Result<(Raw, MediaType), 
         return Err(Error::TooLarge);
     }
     let raw: Raw = serde_json::from_slice(bytes).map_err(Error::Json)?;
-    let media_type = kind(&raw, announced)?;
+    let media_type = kind::kind(&raw, announced)?;
     match raw.schema_version {
         None if media_type == MediaType::OciIndex || media_type == MediaType::OciManifest => {}
         None => return Err(Error::Missing("schemaVersion")),
@@ -284,36 +207,6 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Which of the four the document is, by its own word, by the announcement and by its shape: all of
-/// those that speak must agree.
-fn kind(raw: &Raw, announced: Option<&str>) -> Result<MediaType, Error> {
-    if raw.fs_layers.is_some() || raw.history.is_some() || raw.schema_version == Some(1) {
-        return Err(Error::Schema1);
-    }
-    let announced = announced.and_then(specific);
-    let own = raw.media_type.as_deref().filter(|text| !text.is_empty());
-    if let (Some(announced), Some(own)) = (announced, own)
-        && announced != own
-    {
-        return Err(Error::TypeMismatch { announced: announced.to_owned(), found: own.to_owned() });
-    }
-    match own.or(announced) {
-        Some(text) if text.starts_with("application/vnd.docker.distribution.manifest.v1+") => {
-            Err(Error::Schema1)
-        }
-        Some(text) => MediaType::named(text).ok_or_else(|| Error::UnknownType(text.to_owned())),
-        None if raw.manifests.is_some() => Ok(MediaType::OciIndex),
-        None => Ok(MediaType::OciManifest),
-    }
-}
-
-/// The announcement, unless it is one of the words that servers say when they don't know.
-fn specific(announced: &str) -> Option<&str> {
-    let plain = announced.split(';').next().unwrap_or_default().trim();
-    let vague = ["", "application/json", "text/plain", "application/octet-stream", "binary/octet-stream"];
-    (!vague.contains(&plain)).then_some(plain)
 }
 
 fn index(raw: Raw, media_type: MediaType) -> Result<Document, Error> {

@@ -12,10 +12,13 @@ mod bring;
 pub(crate) mod counted;
 mod frontier;
 mod layer;
+mod progress;
 mod resumable;
 mod source;
 
 pub(crate) use self::layer::Sealed;
+pub(crate) use self::progress::LayerWatch;
+pub use self::progress::{LayerProgress, LayerStage, Progress};
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -50,39 +53,6 @@ pub struct PullRequest {
     pub pod_cgroup: Option<String>,
     /// Gets the newest state whenever it changes; a slow watcher misses steps, never the end.
     pub progress: Option<watch::Sender<Progress>>,
-}
-
-/// How far a pull is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Progress {
-    pub layers: Vec<LayerProgress>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LayerProgress {
-    pub digest: Digest,
-    pub size_bytes: u64,
-    pub done_bytes: u64,
-    pub stage: LayerStage,
-}
-
-/// How far one layer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerStage {
-    Coming,
-    /// Came with this pull; whole and verified.
-    Fetched,
-    /// Needed no fetching.
-    WasThere,
-}
-
-impl LayerStage {
-    pub fn is_finished(self) -> bool {
-        match self {
-            LayerStage::Coming => false,
-            LayerStage::Fetched | LayerStage::WasThere => true,
-        }
-    }
 }
 
 type Fetching = Shared<BoxFuture<'static, Result<Arc<Content>, Error>>>;
@@ -304,46 +274,6 @@ pub(crate) fn parse_config(
         return Err(Error::invalid(what(), why));
     }
     Ok((config, diff_ids))
-}
-
-/// One layer's place in the progress of its pull.
-#[derive(Clone, Copy)]
-pub(crate) struct LayerWatch<'a> {
-    progress: &'a watch::Sender<Progress>,
-    at: usize,
-}
-
-impl LayerWatch<'_> {
-    fn came(&self, bytes: usize) {
-        self.progress.send_modify(|progress| progress.layers[self.at].done_bytes += bytes as u64);
-    }
-
-    /// What had come was of no use.
-    fn again(&self) {
-        self.progress.send_modify(|progress| progress.layers[self.at].done_bytes = 0);
-    }
-
-    fn finished(&self, stage: LayerStage) {
-        self.progress.send_modify(|progress| {
-            let layer = &mut progress.layers[self.at];
-            layer.done_bytes = layer.size_bytes;
-            layer.stage = stage;
-        });
-    }
-}
-
-impl Progress {
-    fn of(manifest: &manifest::Manifest) -> Progress {
-        let coming = |blob: &manifest::Descriptor| LayerProgress {
-            digest: blob.digest.clone(),
-            size_bytes: blob.size,
-            done_bytes: 0,
-            stage: LayerStage::Coming,
-        };
-        let layers = manifest.layers.iter().map(|layer| &layer.descriptor);
-        let files = manifest.files.iter().map(|file| &file.blob);
-        Progress { layers: layers.chain(files).map(coming).collect() }
-    }
 }
 
 /// Waits for the pull and passes its progress on meanwhile.

@@ -4,12 +4,17 @@
 //!
 //! [`RegistriesConf::endpoints`] is a pure function of the files and a reference.
 
+mod endpoint;
+mod file;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use http::HeaderMap;
-use http::uri::Scheme;
 use serde::Deserialize;
+
+use self::endpoint::rewrite;
+pub use self::endpoint::{Access, Endpoint, Role, Tls};
+use self::file::{File, check_alias, location};
 
 use crate::bounded;
 use crate::reference::{self, InvalidReference, Reference};
@@ -24,55 +29,6 @@ pub struct RegistriesConf {
     short_names: ShortNames,
     aliases: BTreeMap<String, String>,
     registries: Vec<Rule>,
-}
-
-/// A place to ask: `host/path`, over TLS unless it is insecure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    pub host: String,
-    pub path: String,
-    /// TLS without verification is accepted, and plain HTTP after that.
-    pub insecure: bool,
-    pub role: Role,
-    pub access: Access,
-}
-
-/// How an endpoint is spoken to, where that is not as usual. `hosts.toml` says such things.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    /// The only scheme there is; None: https, and what `insecure` allows.
-    pub scheme: Option<Scheme>,
-    /// Where the API is: `/v2`, as the distribution-spec has it, unless the operator knows better.
-    pub base: String,
-    /// Instead of what `certs.d` has for the host.
-    pub tls: Option<Tls>,
-    /// Sent with each request to the endpoint itself.
-    pub headers: HeaderMap,
-    /// The registry that is meant, for a mirror of many (`?ns=`).
-    pub namespace: Option<String>,
-}
-
-impl Default for Access {
-    fn default() -> Access {
-        let base = "/v2".to_owned();
-        Access { scheme: None, base, tls: None, headers: HeaderMap::new(), namespace: None }
-    }
-}
-
-/// Roots and keys in files, read when a connection is made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Tls {
-    pub ca: Vec<PathBuf>,
-    /// Certificates with their keys; the first that can be read is shown.
-    pub client: Vec<(PathBuf, PathBuf)>,
-    pub skip_verify: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    Mirror,
-    /// Where the registry itself is, by its own name or by the `location` that the operator gave.
-    Primary,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -247,13 +203,6 @@ impl RegistriesConf {
     }
 }
 
-impl Endpoint {
-    fn of(reference: &Reference, insecure: bool, role: Role) -> Endpoint {
-        let (host, path) = (reference.domain().to_owned(), reference.path().to_owned());
-        Endpoint { host, path, insecure, role, access: Access::default() }
-    }
-}
-
 impl Serves {
     fn serves(self, reference: &Reference) -> bool {
         match self {
@@ -262,101 +211,6 @@ impl Serves {
             Serves::TagOnly => reference.digest().is_none(),
         }
     }
-}
-
-/// One file as it is written.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct File {
-    unqualified_search_registries: Option<Vec<String>>,
-    short_name_mode: Option<ShortNames>,
-    registry: Vec<RegistryTable>,
-    aliases: BTreeMap<String, String>,
-    registries: Option<toml::Table>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct RegistryTable {
-    prefix: String,
-    location: String,
-    insecure: bool,
-    blocked: bool,
-    mirror_by_digest_only: bool,
-    mirror: Vec<MirrorTable>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "kebab-case", default)]
-struct MirrorTable {
-    location: String,
-    insecure: bool,
-    pull_from_mirror: Option<Serves>,
-}
-
-impl RegistryTable {
-    fn check(self) -> Result<Rule, String> {
-        let wildcard = self.prefix.starts_with("*.");
-        let prefix = if self.prefix.is_empty() { location(&self.location)? } else { location(&self.prefix)? };
-        if prefix.contains('*') && (!wildcard || prefix[1..].contains('*')) {
-            return Err(format!("prefix {prefix}: a wildcard can only stand in front, as in *.example.com"));
-        }
-        let own = match (self.location.as_str(), wildcard) {
-            ("", true) => String::new(),
-            ("", false) => prefix.clone(),
-            (given, _) => location(given)?,
-        };
-        if own.contains('*') {
-            return Err(format!("location {own} can't have a wildcard"));
-        }
-        let by_digest = self.mirror_by_digest_only;
-        let mirrors =
-            self.mirror.into_iter().map(|mirror| mirror.check(by_digest)).collect::<Result<_, _>>()?;
-        Ok(Rule { prefix, location: own, insecure: self.insecure, blocked: self.blocked, mirrors })
-    }
-}
-
-impl MirrorTable {
-    fn check(self, by_digest_only: bool) -> Result<Mirror, String> {
-        let location = location(&self.location)?;
-        let serves = match (self.pull_from_mirror, by_digest_only) {
-            (Some(_), true) => {
-                return Err(format!(
-                    "mirror {location}: pull-from-mirror and mirror-by-digest-only contradict"
-                ));
-            }
-            (None, true) => Serves::DigestOnly,
-            (given, false) => given.unwrap_or_default(),
-        };
-        Ok(Mirror { location, insecure: self.insecure, serves })
-    }
-}
-
-/// A location as containers/image takes it: no scheme, a trailing slash is dropped.
-fn location(text: &str) -> Result<String, String> {
-    let plain = text.trim_end_matches('/');
-    if plain.is_empty() {
-        return Err("a registry or mirror has neither prefix nor location".to_owned());
-    }
-    if plain.contains("://") {
-        return Err(format!("{plain}: write the location without a scheme"));
-    }
-    if plain.contains(['@', '?', '#', ' ']) {
-        return Err(format!("{plain} is no location"));
-    }
-    Ok(plain.to_owned())
-}
-
-fn check_alias(name: &str, target: &str) -> Result<(), String> {
-    if !reference::is_short(name) || name_length(name) != name.len() {
-        return Err(format!("alias {name:?} must be a name without registry, tag and digest"));
-    }
-    let full =
-        !reference::is_short(target) && Reference::parse(target).is_ok_and(|r| r.repository() == target);
-    if target.is_empty() || full {
-        return Ok(());
-    }
-    Err(format!("alias {name} must lead to a full name without tag and digest, not to {target:?}"))
 }
 
 /// How much of a short reference is its name.
@@ -374,33 +228,6 @@ fn matched_length(name: &str, prefix: &str) -> Option<usize> {
         }
     };
     matches!(name.as_bytes().get(length), None | Some(b'/' | b':' | b'@')).then_some(length)
-}
-
-fn rewrite(
-    reference: &Reference,
-    location: &str,
-    rest: &str,
-    insecure: bool,
-    role: Role,
-) -> Result<Endpoint, Error> {
-    let text = format!("{location}{rest}");
-    let failed = |source| Error::Rewrite { reference: reference.to_string(), location: text.clone(), source };
-    // The location names a host even where the same word in a reference would not (`mirror/…`).
-    let (host, path) = text.split_once('/').unwrap_or((&text, ""));
-    let dotted = reference::is_short(&text);
-    let checked =
-        Reference::parse(&if dotted { format!("h.invalid/{path}") } else { text.clone() }).map_err(failed)?;
-    let host = if dotted { host } else { checked.domain() };
-    if dotted {
-        Reference::parse(&format!("{host}.invalid/a")).map_err(failed)?;
-    }
-    Ok(Endpoint {
-        host: host.to_owned(),
-        path: checked.path().to_owned(),
-        insecure,
-        role,
-        access: Access::default(),
-    })
 }
 
 fn list_drop_ins(dir: &Path) -> Result<Vec<PathBuf>, Error> {

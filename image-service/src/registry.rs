@@ -23,32 +23,30 @@ mod origin;
 mod push;
 mod raw;
 mod referrers;
+mod repository;
 mod retry;
 mod round;
 mod session;
+mod settings;
 mod signatures;
 mod transport;
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::uri::Scheme;
 
 use self::endpoint::Endpoint;
 use self::failure::Cause;
-use self::round::Round;
 use self::session::Tokens;
 use self::transport::Transport;
 use crate::auth::Credentials;
 use crate::digest::Digest;
-use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_INDEX_DEPTH, Manifest, MediaType};
-use crate::platform::Platform;
+use crate::manifest::{self, Document, Manifest, MediaType};
 use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
 
@@ -58,75 +56,11 @@ pub use self::failure::Failure;
 pub use self::push::Upload;
 pub use self::raw::Raw;
 pub use self::referrers::Artifact;
+use self::repository::Inner;
+pub use self::repository::Repository;
+pub use self::settings::{Patience, Proxies, Purpose, Settings};
 
 const AGENT: &str = concat!("berth/", env!("CARGO_PKG_VERSION"));
-
-/// What is to be done with a repository: no token is asked for that could do more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    Pull,
-    Push,
-}
-
-/// What the client is told once.
-#[derive(Debug, Clone, Default)]
-pub struct Settings {
-    pub registries: RegistriesConf,
-    /// Directories like `/etc/containers/certs.d`, the first that has the host wins.
-    pub certs_dirs: Vec<PathBuf>,
-    /// Files like `auth.json` and `~/.docker/config.json`, the first that knows the registry wins.
-    pub auth_files: Vec<PathBuf>,
-    pub patience: Patience,
-    pub proxies: Proxies,
-}
-
-/// How long to wait for what, and how often to ask again.
-#[derive(Debug, Clone)]
-pub struct Patience {
-    /// For a connection, TLS included.
-    pub connect: Duration,
-    /// For an answer to begin; a small one must also end within it.
-    pub answer: Duration,
-    /// For the next bytes of a blob.
-    pub idle: Duration,
-    /// Within each window of waiting, at least `floor_bytes` of a blob must come.
-    pub window: Duration,
-    pub floor_bytes: u64,
-    /// Tries at one endpoint; progress resets the count.
-    pub attempts: u32,
-    /// Between the first two tries; doubles with each.
-    pub pause: Duration,
-    /// The longest `Retry-After` that is waited for. The kubelet comes back by itself after longer.
-    pub retry_after: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Patience {
-        Patience {
-            connect: Duration::from_secs(10),
-            answer: Duration::from_secs(60),
-            idle: Duration::from_secs(60),
-            window: Duration::from_secs(60),
-            floor_bytes: 16 << 10,
-            attempts: 5,
-            pause: Duration::from_millis(250),
-            retry_after: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Which proxies stand between us and registries. The loopback is never asked for through one.
-#[derive(Debug, Clone, Default)]
-pub enum Proxies {
-    /// `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, as curl reads them.
-    #[default]
-    Environment,
-    Given {
-        http: String,
-        https: String,
-        no: String,
-    },
-}
 
 /// The client; cheap to clone. Connections and tokens are shared by all clones.
 #[derive(Debug, Clone)]
@@ -142,29 +76,6 @@ struct Shared {
     transport: Transport,
     tokens: Tokens,
     schemes: Schemes,
-}
-
-/// One repository as one caller sees it: its endpoints, and what may be shown to them. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Repository {
-    inner: Arc<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    reference: Reference,
-    endpoints: Vec<Endpoint>,
-    /// The one that answered last: what one has of an image, it most likely has all of.
-    preferred: AtomicUsize,
-    /// Which endpoint each blob came from last, and which ones gave a wrong one.
-    sources: Mutex<Sources>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Sources {
-    served: HashMap<Digest, usize>,
-    distrusted: BTreeSet<usize>,
 }
 
 /// A manifest or an index, verified against its digest.
@@ -337,122 +248,6 @@ impl Shared {
         }
         Ok((why, places))
     }
-}
-
-impl Repository {
-    /// Fetches what the reference names and follows indexes to the image for the platform.
-    pub async fn resolve(&self, platform: &Platform) -> Result<Resolved, Error> {
-        let (fetched, mut document) = self.inner.manifest(self.inner.reference.selector(), None).await?;
-        let mut documents = vec![fetched];
-        loop {
-            let index = match document {
-                Document::Manifest(manifest) => return Ok(Resolved { documents, manifest }),
-                Document::Index(index) => index,
-            };
-            if documents.len() > MAX_INDEX_DEPTH {
-                return Err(self.inner.failed(&Cause::Nonsense("its indexes are nested too deep")));
-            }
-            let Some(entry) = platform.choose(&index.manifests) else {
-                return Err(self.inner.failed(&no_platform(platform, &index.manifests)));
-            };
-            let (fetched, next) = self.inner.manifest(entry.digest.as_str(), Some(entry)).await?;
-            documents.push(fetched);
-            document = next;
-        }
-    }
-
-    /// Opens a blob at an offset. Broken connections are mended inside the stream.
-    pub async fn blob(&self, descriptor: &Descriptor, offset: u64) -> Result<Blob, Error> {
-        self.blob_range(descriptor, offset..descriptor.size).await
-    }
-
-    /// Opens a part of a blob.
-    pub async fn blob_range(&self, descriptor: &Descriptor, range: Range<u64>) -> Result<Blob, Error> {
-        Blob::open(self.inner.clone(), descriptor, range).await
-    }
-
-    /// The image's configuration, whole and verified.
-    pub async fn config(&self, descriptor: &Descriptor) -> Result<Bytes, Error> {
-        self.small_blob(descriptor, MAX_CONFIG_BYTES).await
-    }
-
-    /// A blob of at most `limit` bytes, whole and verified.
-    pub async fn small_blob(&self, descriptor: &Descriptor, limit: u64) -> Result<Bytes, Error> {
-        if descriptor.size > limit {
-            return Err(self.inner.failed(&Cause::TooLong(limit)));
-        }
-        loop {
-            let mut blob = self.blob(descriptor, 0).await?;
-            let mut whole = BytesMut::new();
-            while let Some(bytes) = blob.next().await? {
-                whole.extend_from_slice(&bytes);
-            }
-            let found = Digest::of(descriptor.digest.algorithm(), &whole);
-            if found == descriptor.digest {
-                return Ok(whole.freeze());
-            }
-            if !self.distrust(&descriptor.digest) {
-                let cause = Cause::Digest { expected: descriptor.digest.clone(), found };
-                return Err(self.inner.failed(&cause));
-            }
-        }
-    }
-
-    /// Says that a blob's bytes were not what its digest says, or no archive at all. Whoever gave it is asked last from now
-    /// on; true when another endpoint is left that may give a better one.
-    pub fn distrust(&self, blob: &Digest) -> bool {
-        let mut sources = self.inner.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(index) = sources.served.get(blob).copied() else { return false };
-        tracing::warn!(endpoint = self.inner.endpoints[index].name(), %blob, "a blob is not what its digest says");
-        sources.distrusted.insert(index) && sources.distrusted.len() < self.inner.endpoints.len()
-    }
-}
-
-impl Inner {
-    /// A document from the first endpoint that gives a good one.
-    async fn manifest(
-        &self,
-        selector: &str,
-        expected: Option<&Descriptor>,
-    ) -> Result<(Fetched, Document), Error> {
-        let what = match expected {
-            None => format!("fetching {}", self.reference),
-            Some(child) => format!("fetching {} of {}", child.digest, self.reference),
-        };
-        let mut round = Round::new(self, what);
-        loop {
-            match round.endpoint().manifest(&self.shared, selector, expected).await {
-                Ok(found) => return Ok(round.served(found)),
-                Err(cause) => round.failed(cause).await?,
-            }
-        }
-    }
-
-    /// The preferred endpoint, then the others in their order, and last those that gave wrong bytes.
-    fn order(&self) -> Vec<usize> {
-        let preferred = self.preferred.load(Ordering::Relaxed);
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut order: Vec<usize> = (0..self.endpoints.len()).collect();
-        order.sort_by_key(|index| (sources.distrusted.contains(index), *index != preferred));
-        order
-    }
-
-    fn served(&self, blob: &Digest, index: usize) {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).served.insert(blob.clone(), index);
-    }
-
-    fn failed(&self, cause: &Cause) -> Error {
-        let mut failure = Failure::new(format!("fetching {}", self.reference));
-        failure.add(self.endpoints[self.preferred.load(Ordering::Relaxed)].name(), cause);
-        failure.into_error()
-    }
-}
-
-fn no_platform(platform: &Platform, entries: &[Descriptor]) -> Cause {
-    let names = entries.iter().filter_map(|entry| entry.platform.as_ref()).map(ToString::to_string);
-    let there: Vec<String> = names.take(20).map(|name| name.chars().take(60).collect()).collect();
-    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-    Cause::Platform { platform: platform.to_string(), there }
 }
 
 /// Which scheme an insecure endpoint spoke when it was last asked.

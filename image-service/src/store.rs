@@ -14,7 +14,9 @@
 //! the disk, except [`Store::snapshot`].
 
 mod index;
+mod ingest;
 pub(crate) mod layers;
+mod load;
 mod parts;
 pub(crate) mod proof;
 mod record;
@@ -22,7 +24,7 @@ mod settle;
 mod snapshot;
 pub(crate) mod writable;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -31,6 +33,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fd::OwnedFd;
 
+pub(crate) use ingest::Ingest;
 pub(crate) use layers::{Hold, Layers};
 pub(crate) use parts::{Came, Part, Parts};
 pub(crate) use record::Name;
@@ -44,7 +47,7 @@ use crate::images::Settings;
 use crate::layered::Layered;
 use crate::manifest::{self, ArtifactFile, Document};
 use crate::{mend, mountplan, unpack};
-use index::{Change, Index, Read};
+use index::{Change, Index};
 use record::Record;
 
 /// The contract of [`Accounts`]: a node needs a few lines of them, not a database.
@@ -87,13 +90,6 @@ pub(crate) struct Content {
     pub(crate) hold: Hold,
     /// Manifests, indexes and the configuration.
     pub(crate) documents: Vec<(Digest, Vec<u8>)>,
-}
-
-/// A directory for a layer that is being unpacked. Unless committed, it goes to the trash.
-#[derive(Debug)]
-pub(crate) struct Ingest {
-    path: PathBuf,
-    trash: Arc<Trash>,
 }
 
 impl Store {
@@ -275,103 +271,8 @@ impl Store {
         }
     }
 
-    /// Reads the index; what is damaged is dropped from it, since it can be pulled again.
-    fn load(&self) -> Result<(), Error> {
-        let mut images = self.images();
-        let mut damaged = 0;
-        for Read { key, found } in self.index.read_all().map_err(|error| self.index_error(error))? {
-            match found.and_then(|(record, config)| self.check(&key, record, &config)) {
-                Some(entry) => _ = images.insert(entry.record.id.clone(), entry),
-                None => {
-                    tracing::warn!(image = %key, "an image is damaged and was dropped; pull it again");
-                    damaged += 1;
-                }
-            }
-        }
-        if damaged > 0 {
-            let whole: Vec<&Record> = images.values().map(|entry| &entry.record).collect();
-            self.index.keep(&whole).map_err(|error| self.index_error(error))?;
-        }
-        self.publish(&images);
-        Ok(())
-    }
-
-    /// A record that is whole, with everything it names.
-    fn check(&self, key: &str, record: Record, config: &[u8]) -> Option<Entry> {
-        let same = record.id.as_str() == key && Digest::of(record.id.algorithm(), config) == record.id;
-        let (parsed, diff_ids) = read_config(&record.id, config)?;
-        let mut layers = record.layers.iter().map(|layer| &layer.diff_id);
-        // One more than the configuration has may have been made by mending.
-        let whole = layers.by_ref().take(diff_ids.len()).eq(&diff_ids)
-            && layers.count() <= 1
-            && record.layers.iter().all(|layer| self.layers.path(&layer.diff_id).is_dir());
-        let arrived = record.unsynced_in.as_ref().is_none_or(|cache| *cache == self.page_cache);
-        if !same || !whole || !arrived {
-            return None;
-        }
-        let accounts = self.accounts(&record.layers);
-        let hold = self.layers.adopt(&record.layers, record.unsynced_in.is_none());
-        let image = Arc::new(self.image(&record, parsed, accounts));
-        Some(Entry { record, image, hold })
-    }
-
-    /// Removes layers that nobody holds: a crash came between their unpacking and their image.
-    fn sweep(&self) -> Result<(), Error> {
-        let dir = self.root.join("layers");
-        let failed = |error| Error::io("listing", &dir, error);
-        let held: BTreeSet<PathBuf> = self.layers.paths().into_iter().collect();
-        for found in std::fs::read_dir(&dir).map_err(failed)? {
-            let path = found.map_err(failed)?.path();
-            if !held.contains(&path) {
-                self.trash.take(&path).map_err(failed)?;
-            }
-        }
-        for found in std::fs::read_dir(self.root.join("recipes")).map_err(failed)? {
-            let path = found.map_err(failed)?.path();
-            let of = path.file_name().map(|name| dir.join(name)).unwrap_or_default();
-            if !held.contains(&of) {
-                self.trash.take(&path).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
     fn index_error(&self, error: redb::Error) -> Error {
         index_error(&self.root, error)
-    }
-}
-
-impl Ingest {
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    pub(crate) fn open(&self) -> Result<OwnedFd, Error> {
-        unpack::open_root(&self.path).map_err(|errno| Error::io("opening", &self.path, errno.into()))
-    }
-
-    /// Makes what was unpacked here a layer of the node.
-    pub(crate) fn commit(self, layers: &Arc<Layers>, layer: Layer) -> Result<Hold, Error> {
-        layers.add(layer, &self.path).map_err(|error| Error::io("committing", &self.path, error))
-    }
-}
-
-impl Drop for Ingest {
-    fn drop(&mut self) {
-        // After a commit there is nothing of this name.
-        if let Err(error) = self.trash.take(&self.path) {
-            let path = self.path.display();
-            tracing::warn!(%path, %error, "an unfinished layer can't be removed; a restart tries again");
-        }
-    }
-}
-
-/// What an image is made of. An artifact has its manifest where images have their configuration, and its files in
-/// one layer, known by the same digest.
-fn read_config(id: &Digest, bytes: &[u8]) -> Option<(ImageConfig, Vec<Digest>)> {
-    match ImageConfig::parse(bytes) {
-        Ok(read) => Some(read),
-        Err(_) => artifact_files(bytes).map(|_| (ImageConfig::default(), vec![id.clone()])),
     }
 }
 

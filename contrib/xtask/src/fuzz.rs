@@ -22,6 +22,7 @@ const TARGETS: [(&str, &[&str]); 2] = [
             "policy",
             "signature",
             "registries_conf",
+            "encryption",
         ],
     ),
 ];

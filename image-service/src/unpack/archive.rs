@@ -3,12 +3,17 @@
 //!
 //! Nothing is held but one entry's header and its extensions, each bounded.
 
+mod extensions;
+mod header;
+
 use std::io::{BufRead, Read};
 
 use super::blocks::Blocks;
 use super::entry::{Entry, Kind, Time, normalise};
 use super::error::{Error, MAX_EXTENSION, MAX_NAME, Refusal};
 use super::stream::{self, Diff};
+use extensions::Extensions;
+use header::{Header, until_nul};
 
 const BLOCK: usize = 512;
 
@@ -21,22 +26,6 @@ pub(crate) struct Archive<B> {
     padding: u64,
     entries: u64,
     max_entries: u64,
-}
-
-/// What extension headers said about the entry after them.
-#[derive(Default)]
-struct Extensions {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    /// GNU's long name and link are heard over PAX's, as in Go.
-    gnu_path: Option<Vec<u8>>,
-    gnu_link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<Time>,
-    xattrs: Vec<(Vec<u8>, Vec<u8>)>,
-    sparse: bool,
 }
 
 impl<B: Blocks> Archive<B> {
@@ -231,198 +220,5 @@ fn symlink_target(name: &[u8], target: Vec<u8>) -> Result<Vec<u8>, Error> {
         () if target.len() > MAX_NAME => Err(Error::refused(name, Refusal::LongName)),
         () if target.contains(&0) => Err(Error::refused(name, Refusal::Nul)),
         () => Ok(target),
-    }
-}
-
-impl Extensions {
-    /// Records are `LENGTH KEY=VALUE\n`. None when they are not.
-    fn read_pax(&mut self, mut body: &[u8]) -> Option<()> {
-        while !body.is_empty() {
-            let space = body.iter().take(20).position(|b| *b == b' ')?;
-            let length = usize::try_from(decimal(&body[..space])?).ok()?;
-            let record = body.get(space + 1..length)?.strip_suffix(b"\n")?;
-            body = &body[length..];
-            let equals = record.iter().position(|b| *b == b'=')?;
-            self.record(&record[..equals], &record[equals + 1..])?;
-        }
-        Some(())
-    }
-
-    fn record(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
-        if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-            self.xattrs.push((name.to_vec(), value.to_vec()));
-            return Some(());
-        }
-        if key.starts_with(b"GNU.sparse.") {
-            self.sparse = true;
-        }
-        // An empty value takes back what an earlier record said.
-        let given = (!value.is_empty()).then_some(value);
-        match key {
-            b"path" => self.path = given.map(<[u8]>::to_vec),
-            b"linkpath" => self.link = given.map(<[u8]>::to_vec),
-            b"size" => self.size = given.map(decimal).map_or(Some(None), |n| n.map(Some))?,
-            b"uid" => self.uid = given.map(decimal).map_or(Some(None), |n| n.map(Some))?,
-            b"gid" => self.gid = given.map(decimal).map_or(Some(None), |n| n.map(Some))?,
-            b"mtime" => self.mtime = given.map(time).map_or(Some(None), |n| n.map(Some))?,
-            _ => {}
-        }
-        Some(())
-    }
-}
-
-fn decimal(text: &[u8]) -> Option<u64> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// `-12.5`: seconds with any number of digits after the point; nanoseconds count forward.
-fn time(text: &[u8]) -> Option<Time> {
-    let (negative, text) = match text.strip_prefix(b"-") {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let point = text.iter().position(|b| *b == b'.').unwrap_or(text.len());
-    let seconds = i64::try_from(decimal(&text[..point])?).ok()?;
-    let fraction = text.get(point + 1..).unwrap_or_default();
-    if !fraction.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let digits = fraction.iter().copied().chain(std::iter::repeat(b'0')).take(9);
-    let nanoseconds = digits.fold(0, |n, digit| n * 10 + u32::from(digit - b'0'));
-    Some(match (negative, nanoseconds) {
-        (false, nanoseconds) => Time { seconds, nanoseconds },
-        (true, 0) => Time { seconds: -seconds, nanoseconds },
-        (true, nanoseconds) => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
-    })
-}
-
-fn until_nul(field: &[u8]) -> &[u8] {
-    field.split(|b| *b == 0).next().unwrap_or_default()
-}
-
-/// A raw header block, its checksum checked.
-struct Header([u8; BLOCK]);
-
-impl Header {
-    /// POSIX sums unsigned bytes; some old programs summed signed ones.
-    fn has_checksum(&self) -> bool {
-        let Some(said) = self.number(148..156) else { return false };
-        let bytes = || self.0[..148].iter().chain([b' '; 8].iter()).chain(&self.0[156..]);
-        let unsigned: u64 = bytes().map(|b| u64::from(*b)).sum();
-        let signed: i64 = bytes().map(|b| i64::from(*b as i8)).sum();
-        said == unsigned || i64::try_from(said) == Ok(signed)
-    }
-
-    /// Octal text, or GNU's base 256 where the first bit is set. Empty is zero; None when it is neither,
-    /// negative, or too large.
-    fn number(&self, field: std::ops::Range<usize>) -> Option<u64> {
-        let field = &self.0[field];
-        if field[0] & 0x80 != 0 {
-            return u64::try_from(base_256(field)?).ok();
-        }
-        let is_filler = |b: &u8| *b == b' ' || *b == 0;
-        let start = field.iter().position(|b| !is_filler(b)).unwrap_or(field.len());
-        let text = &field[start..];
-        let end = text.iter().position(is_filler).unwrap_or(text.len());
-        if end == 0 {
-            return Some(0);
-        }
-        let text = std::str::from_utf8(&text[..end]).ok()?;
-        if text.starts_with('+') { None } else { u64::from_str_radix(text, 8).ok() }
-    }
-
-    /// The modification time, the one number that may lie before 1970.
-    fn seconds(&self) -> Option<i64> {
-        let field = &self.0[136..148];
-        if field[0] & 0x80 != 0 { base_256(field) } else { i64::try_from(self.number(136..148)?).ok() }
-    }
-
-    fn path(&self) -> Vec<u8> {
-        let name = until_nul(&self.0[..100]);
-        let prefix = until_nul(&self.0[345..500]);
-        // GNU's own format (`ustar  `) has other things where POSIX has the prefix.
-        if &self.0[257..263] == b"ustar\0" && !prefix.is_empty() {
-            [prefix, b"/", name].concat()
-        } else {
-            name.to_vec()
-        }
-    }
-
-    fn link(&self) -> Vec<u8> {
-        until_nul(&self.0[157..257]).to_vec()
-    }
-
-    fn refused(&self, why: Refusal) -> Error {
-        Error::refused(&self.path(), why)
-    }
-}
-
-/// Two's complement, big-endian, the marker bit taken off.
-fn base_256(field: &[u8]) -> Option<i64> {
-    let negative = field[0] & 0x40 != 0;
-    let first = if negative { field[0] } else { field[0] & 0x7f };
-    let start = if negative { -1i128 } else { 0 };
-    let value = std::iter::once(first)
-        .chain(field[1..].iter().copied())
-        .try_fold(start, |value, byte| value.checked_mul(256).map(|value| value | i128::from(byte)))?;
-    i64::try_from(value).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pax_times_keep_their_fraction() {
-        let check = |text: &str, seconds, nanoseconds| {
-            assert_eq!(time(text.as_bytes()), Some(Time { seconds, nanoseconds }), "{text}");
-        };
-        check("12", 12, 0);
-        check("12.5", 12, 500_000_000);
-        check("12.0000000019", 12, 1);
-        check("-1.25", -2, 750_000_000);
-        check("-3", -3, 0);
-        for bad in ["", ".", "1.x", "x", "99999999999999999999"] {
-            assert_eq!(time(bad.as_bytes()), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn malformed_extensions_are_no_extensions() {
-        let read = |body: &[u8]| Extensions::default().read_pax(body).is_some();
-        assert!(read(b"11 path=ab\n"));
-        for bad in [
-            &b"12 path=ab\n"[..],
-            b"10 path=ab\n",
-            b"path=ab\n",
-            b"0 \n",
-            b"3 \n",
-            b"99999999999999999999999 path=ab\n",
-            b"12 size=abc\n\n",
-            b"9 pathab\n",
-        ] {
-            assert!(!read(bad), "{:?}", String::from_utf8_lossy(bad));
-        }
-    }
-
-    #[test]
-    fn numbers_are_octal_or_base_256() {
-        let check = |field: &[u8], number: Option<u64>| {
-            let mut header = Header([0; BLOCK]);
-            header.0[124..124 + field.len()].copy_from_slice(field);
-            assert_eq!(header.number(124..136), number, "{field:?}");
-        };
-        check(b"00000000017\0", Some(15));
-        check(b"   17 ", Some(15));
-        check(b"", Some(0));
-        check(b"18", None);
-        check(b"-1", None);
-        check(b"+1", None);
-        check(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2], Some(258));
-        check(&[0xff; 12], None);
-        check(&[0xbf; 12], None);
     }
 }
