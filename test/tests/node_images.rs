@@ -5,14 +5,17 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use berth_test::fixture::Fixture;
 use berth_test::image::{self, Layer, Recipe};
 use berth_test::node::{Options, container_config};
+use berth_test::programs::Programs;
 use proto::v1;
 use tonic::Code;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
+/// How long a command may take with 44 MB.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// How long a daemon that was started again may look for its monitors.
 const MEET_LIMIT: Duration = Duration::from_secs(5);
 
@@ -83,6 +86,45 @@ async fn an_artifact_is_a_volume_and_no_root_file_system() -> Result<()> {
     assert!(refused.contains("mount it as an image volume") && refused.contains(&id), "{refused}");
     fixture.node.remove_all_pods().await?;
     assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
+    Ok(())
+}
+
+/// Bytes that no packing makes fewer.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 1u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(bytes).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn large_images_are_given_out_and_taken_in_by_command() -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    // Large enough to come by way of the disk, where one thread writes what another reads.
+    let layers = [24 << 20, 20 << 20].map(|bytes| Layer::new().file("noise", 0o644, &noise(bytes)).finish());
+    let image = Recipe::new(layers.to_vec(), serde_json::json!({})).build();
+    fixture.registry.push("large", &["1"], &image).await?;
+    let reference = format!("{}/large:1", fixture.registry.address());
+    let socket = fixture.node.socket();
+    let dir = tempfile::tempdir()?;
+    let archive = format!("oci-archive:{}", dir.path().join("large.tar").display());
+    fixture.client.pull(&reference).await?;
+    let mut berth = tokio::process::Command::new(Programs::built().berth);
+    berth.arg("--socket").arg(&socket).args(["image", "export", &reference, &archive]);
+    let output = tokio::time::timeout(COMMAND_LIMIT, berth.kill_on_drop(true).output());
+    let output = output.await.context("the export does not end")??;
+    assert!(output.status.success(), "{output:?}");
+    forget(&mut fixture, &reference).await?;
+    let mut berth = tokio::process::Command::new(Programs::built().berth);
+    berth.arg("--socket").arg(&socket).args(["image", "import"]).arg(dir.path().join("large.tar"));
+    let output = tokio::time::timeout(COMMAND_LIMIT, berth.kill_on_drop(true).output());
+    let output = output.await.context("the import does not end")??;
+    assert!(output.status.success(), "{output:?}");
     Ok(())
 }
 

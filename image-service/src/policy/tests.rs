@@ -138,3 +138,64 @@ fn what_is_not_known_is_refused_with_its_place() {
         assert!(Policy::parse(bad.as_bytes()).is_err(), "{bad}");
     }
 }
+
+/// containers-policy.json(5), "Policy Requirements": every key of every kind, each of the keys that exclude one another.
+#[test]
+fn every_documented_form_is_taken() {
+    let check = |requirement: &str| {
+        let text = format!(
+            r#"{{"default": [{{"type": "reject"}}], "transports": {{"docker": {{"a.io": [{requirement}]}}}}}}"#
+        );
+        let parsed = Policy::parse(text.as_bytes());
+        assert!(parsed.is_ok(), "{requirement}: {}", parsed.unwrap_err());
+    };
+    let keys = [
+        r#""keyPath": "/k""#,
+        r#""keyPaths": ["/k", "/l"]"#,
+        r#""keyData": "eA==""#,
+        r#""keyDatas": ["eA==", "eQ=="]"#,
+    ];
+    let rekor = keys.map(|key| key.replacen("\"key", "\"rekorPublicKey", 1));
+    let identities = [
+        r#"{"type": "matchExact"}"#,
+        r#"{"type": "matchRepoDigestOrExact"}"#,
+        r#"{"type": "matchRepository"}"#,
+        r#"{"type": "exactReference", "dockerReference": "docker.io/library/busybox:1"}"#,
+        r#"{"type": "exactRepository", "dockerRepository": "docker.io/library/busybox"}"#,
+        r#"{"type": "remapIdentity", "prefix": "a.io/x", "signedPrefix": "vendor.example.com"}"#,
+    ];
+    for key in keys {
+        check(&format!(r#"{{"type": "sigstoreSigned", {key}}}"#));
+        for log in &rekor {
+            check(&format!(r#"{{"type": "sigstoreSigned", {key}, {log}}}"#));
+        }
+    }
+    for key in &keys[..3] {
+        check(&format!(r#"{{"type": "signedBy", "keyType": "GPGKeys", {key}}}"#));
+    }
+    for identity in identities {
+        check(&format!(
+            r#"{{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/k", "signedIdentity": {identity}}}"#
+        ));
+        check(&format!(r#"{{"type": "sigstoreSigned", "keyPath": "/k", "signedIdentity": {identity}}}"#));
+        check(&format!(r#"{{"type": "signedBaseLayer", "baseLayerIdentity": {identity}}}"#));
+    }
+    for authority in [r#""caPath": "/k""#, r#""caData": "eA==""#] {
+        for log in &rekor {
+            check(&format!(
+                r#"{{"type": "sigstoreSigned", "fulcio": {{{authority}, "oidcIssuer": "i", "subjectEmail": "e"}}, {log}}}"#
+            ));
+        }
+    }
+    for roots in [r#""caRootsPath": "/k""#, r#""caRootsData": "eA==""#] {
+        for between in ["", r#", "caIntermediatesPath": "/k""#, r#", "caIntermediatesData": "eA==""#] {
+            for subject in [
+                r#""subjectEmail": "e""#,
+                r#""subjectHostname": "h""#,
+                r#""subjectEmail": "e", "subjectHostname": "h""#,
+            ] {
+                check(&format!(r#"{{"type": "sigstoreSigned", "pki": {{{roots}{between}, {subject}}}}}"#));
+            }
+        }
+    }
+}

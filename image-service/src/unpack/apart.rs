@@ -14,6 +14,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fd::AsFd;
 use serde::{Deserialize, Serialize};
@@ -91,15 +92,17 @@ pub(crate) fn unpack_apart(
     };
     let job = serde_json::to_vec(&job).map_err(|error| machine("telling it what to do")(error.into()))?;
     let said = running.0.stderr.take();
+    let has_ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let hearing = scope.spawn(move || {
+        let hearing = scope.spawn(|| {
             let answer = hear(said);
             if !matches!(answer, Ok(Answer::Made { .. })) {
+                has_ended.store(true, Ordering::SeqCst);
                 give_up();
             }
             answer
         });
-        let fed = running.feed(&[&job[..], b"\n"].concat(), &mut source);
+        let fed = running.feed(&[&job[..], b"\n"].concat(), &mut source, &has_ended);
         let answer = hearing.join().unwrap_or_else(|_| Err(b"hearing it panicked".to_vec()));
         let status = running.0.wait().map_err(machine("waiting for the process that unpacks"))?;
         match (answer, fed) {
@@ -150,7 +153,7 @@ impl Running {
 
     /// Hands the bytes on until there are no more or they are not wanted. Only whole bytes have a good end: when
     /// they break off the process goes.
-    fn feed(&mut self, job: &[u8], source: &mut impl BufRead) -> Result<(), Error> {
+    fn feed(&mut self, job: &[u8], source: &mut impl BufRead, has_ended: &AtomicBool) -> Result<(), Error> {
         let Some(mut input) = self.0.stdin.take() else { return Ok(()) };
         if input.write_all(job).is_err() {
             return Ok(());
@@ -158,6 +161,8 @@ impl Running {
         loop {
             let bytes = match source.fill_buf() {
                 Ok(bytes) => bytes,
+                // They broke off because it had ended: it is for that to say why.
+                Err(_) if has_ended.load(Ordering::SeqCst) => return Ok(()),
                 Err(error) => {
                     // First, or it takes the cut for the end.
                     _ = self.0.kill();

@@ -12,8 +12,8 @@ impl Header {
         let Some(said) = self.number(148..156) else { return false };
         let bytes = || self.0[..148].iter().chain([b' '; 8].iter()).chain(&self.0[156..]);
         let unsigned: u64 = bytes().map(|b| u64::from(*b)).sum();
-        let signed: i64 = bytes().map(|b| i64::from(*b as i8)).sum();
-        said == unsigned || i64::try_from(said) == Ok(signed)
+        let signed = || bytes().map(|b| i64::from(*b as i8)).sum::<i64>();
+        said == unsigned || i64::try_from(said) == Ok(signed())
     }
 
     /// Octal text, or GNU's base 256 where the first bit is set. Empty is zero; None when it is neither,
