@@ -46,6 +46,7 @@ use apply::Made;
 use files::Held;
 pub(crate) use lacking::has_limits;
 use layout::{Hierarchy, Layout, Version};
+use limits::Write;
 pub(crate) use path::check_path;
 use path::checked;
 use systemd::Keeper;
@@ -64,6 +65,8 @@ pub struct Cgroup {
     keeper: Option<Keeper>,
     /// Files that have been written, to be closed with the others.
     written: Held,
+    /// Limits that wait until the container is made: `write_late`.
+    late: Vec<Write>,
 }
 
 /// Where a cgroup is in one hierarchy.
@@ -142,7 +145,8 @@ impl Cgroup {
 
     fn new(layout: &'static Layout, path: String) -> Cgroup {
         let written = Held::default();
-        Cgroup { layout, path, unified: None, tasks: Vec::new(), scope: None, keeper: None, written }
+        let (tasks, late) = (Vec::new(), Vec::new());
+        Cgroup { layout, path, unified: None, tasks, scope: None, keeper: None, written, late }
     }
 
     /// From the root of each hierarchy, with a slash in front.

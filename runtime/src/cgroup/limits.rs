@@ -49,6 +49,13 @@ impl Write {
         self.file == "cpu.cfs_period_us" && self.value == "100000"
     }
 
+    /// A limit that those would exceed who make the container, or hinder them: one that keeps a scope, a first child
+    /// that joins namespaces, and the init.
+    pub(super) fn leaves_no_room(&self) -> bool {
+        const MAKERS: u64 = 3;
+        self.file == "pids.max" && self.value.parse::<u64>().is_ok_and(|limit| limit < MAKERS)
+    }
+
     fn or_skip(self) -> Write {
         Write { absent: Absent::Skip, ..self }
     }

@@ -23,7 +23,7 @@ impl Cgroup {
     }
 
     pub(super) fn make(&mut self, resources: &Resources, made: &mut Made) -> Result<(), Error> {
-        let mut writes = self.plan(resources)?;
+        let mut writes = self.plan_now(resources)?;
         let policy = policy(&resources.devices)?;
         for hierarchy in &self.layout.hierarchies {
             let dir = made.make(&hierarchy.root, &self.path)?;
@@ -41,6 +41,26 @@ impl Cgroup {
         self.write(&writes)?;
         self.open_to_join()?;
         policy.map_or(Ok(()), |policy| self.set_devices(&policy))
+    }
+
+    /// All but what would keep the container from being made; that is left for later.
+    pub(super) fn plan_now(&mut self, resources: &Resources) -> Result<Vec<Write>, Error> {
+        let (late, now) = self.plan(resources)?.into_iter().partition(Write::leaves_no_room);
+        self.late = late;
+        Ok(now)
+    }
+
+    /// Once the container is made, and before anything of its own runs.
+    ///
+    /// # Errors
+    /// The kernel's answer, or systemd's.
+    pub(crate) fn write_late(&self) -> Result<(), Error> {
+        if self.late.is_empty() {
+            return Ok(());
+        }
+        self.pass_controllers_down_for(&self.late)?;
+        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(&self.late))?;
+        self.write(&self.late)
     }
 
     pub(super) fn plan(&self, resources: &Resources) -> Result<Vec<Write>, Error> {

@@ -233,7 +233,7 @@ impl Cgroup {
         if cgroup.layout.is_hybrid() || cgroup.layout.unified().is_none() {
             return Err(Error::NotUnified);
         }
-        let writes = cgroup.plan(resources)?;
+        let writes = cgroup.plan_now(resources)?;
         let policy = policy(&resources.devices)?;
         let keeper = cgroup.keeper(None)?;
         let scope_path = plan.start(&keeper, &writes)?;

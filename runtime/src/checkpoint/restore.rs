@@ -132,6 +132,7 @@ impl Restoring<'_> {
         let restored = self.run_criu(&given, &opened, &record);
         names.map_or(Ok(()), Names::give_back)?;
         let (pid, console) = restored?;
+        given.cgroup.write_late().map_err(|e| in_cgroup(&record.id, e))?;
         self.finish(record, pid, console)
     }
 
@@ -157,7 +158,9 @@ impl Restoring<'_> {
         };
         let criu = Criu::start(&opened.program, given.cgroup.unified_dir(), prepare)?;
         let (mut console, program) = (None, criu.pid());
-        let answer = criu.ask(request, Some(&log), |notice| {
+        // Its memory comes later, so what takes long otherwise does not.
+        let silence = self.request.images.lazy_pages.then_some(criu::SILENCE);
+        let answer = criu.ask_for(silence, request, Some(&log), |notice| {
             if notice.script == "pre-resume" && self.request.then == Then::Hold {
                 return self.hold(&given.cgroup, program);
             }

@@ -40,6 +40,28 @@ fn limits_change_and_what_is_not_named_stays() {
 }
 
 #[test]
+fn under_a_limit_of_no_tasks_or_one_the_program_runs_and_may_not_fork() {
+    if !is_root() {
+        return;
+    }
+    for asked in ["0", "1"] {
+        for kinds in [&["pid"][..], &["pid", "time"]] {
+            let mut bundle = Bundle::new("echo alive; (echo forked); echo on");
+            bundle.spec["linux"]["resources"]["pids"] = json!({"limit": asked.parse::<u32>().unwrap()});
+            // With a new time namespace it takes two children to make one init.
+            let list = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+            list.retain(|one| one["type"] != "pid");
+            list.extend(kinds.iter().map(|kind| json!({"type": kind})));
+            bundle.create();
+            assert_eq!(limit(&bundle, "pids.max", "pids.max"), asked);
+            bundle.say(&["start", "ID"]).ok();
+            bundle.wait_for("stopped");
+            assert_eq!(bundle.output(), "alive\n", "{asked} {kinds:?}");
+        }
+    }
+}
+
+#[test]
 fn limits_come_from_a_file_and_from_standard_input() {
     if !is_root() {
         return;

@@ -57,11 +57,38 @@ fn a_kubelets_limits_are_written() {
 
 #[test]
 fn zero_and_absent_limits_write_nothing() {
-    let json = r#"{"memory": {"limit": 0, "swap": 0, "reservation": 0, "kernel": 5}, "pids": {"limit": 0},
+    let json = r#"{"memory": {"limit": 0, "swap": 0, "reservation": 0, "kernel": 5}, "pids": {},
         "cpu": {"shares": 0, "quota": 0, "period": 0, "cpus": "", "mems": ""}, "blockIO": {"weight": 0}}"#;
     check_with(&on_v1, json, &[]);
     check_with(&on_v2, json, &[]);
     check_with(&on_v2, "{}", &[]);
+}
+
+#[test]
+fn of_tasks_zero_is_a_limit_and_less_is_none() {
+    for (limit, value) in
+        [("0", "0"), ("1", "1"), ("-1", "max"), ("-7", "max"), ("4194304", "4194304"), ("4194305", "max")]
+    {
+        let (json, file) = (format!(r#"{{"pids": {{"limit": {limit}}}}}"#), format!("pids.max={value}"));
+        check_with(&on_v1, &json, &[&file]);
+        check_with(&on_v2, &json, &[&file]);
+    }
+}
+
+#[test]
+fn a_limit_that_the_makers_would_exceed_waits_for_them() {
+    let late = |json: &str| {
+        let resources = serde_json::from_str(json).unwrap();
+        plan(&resources, &on_v2).unwrap().iter().all(Write::leaves_no_room)
+    };
+    for json in
+        [r#"{"pids": {"limit": 0}}"#, r#"{"pids": {"limit": 2}}"#, r#"{"unified": {"pids.max": "1"}}"#]
+    {
+        assert!(late(json), "{json}");
+    }
+    for json in [r#"{"pids": {"limit": 3}}"#, r#"{"pids": {"limit": -1}}"#, r#"{"memory": {"limit": 1}}"#] {
+        assert!(!late(json), "{json}");
+    }
 }
 
 #[test]

@@ -100,9 +100,11 @@ fn memory_writes(resources: &Resources) -> Vec<Write> {
     writes
 }
 
-/// v1 and v2 agree on this one.
+/// v1 and v2 agree on this one. Zero is a limit like any other (config-linux.md, PIDs): nobody may fork.
 pub(super) fn pids(resources: &Resources) -> Vec<Write> {
-    let limit = resources.pids.as_ref().and_then(|pids| given(pids.limit));
+    let limit = resources.pids.as_ref().and_then(|pids| pids.limit);
+    // As many as the kernel can have, PID_MAX_LIMIT, are never had; it refuses to be told more.
+    let limit = limit.map(|limit| if limit > 4 << 20 { -1 } else { limit });
     limit.map(|limit| Write::new("pids.limit", "pids.max", super::or_max(limit))).into_iter().collect()
 }
 

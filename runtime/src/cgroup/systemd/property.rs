@@ -33,6 +33,8 @@ pub(super) fn properties(writes: &[Write]) -> Result<Vec<Property>, Error> {
             "cpu.idle" if write.value == "1" => found.push(("CPUWeight".into(), Value::U64(0))),
             "io.max" => throttle(&write.value, &mut devices),
             "io.bfq.weight" | "io.weight" => found.extend(io_weight(write, &mut devices)),
+            // systemd has no 0; with the init there, it is the same.
+            "pids.max" if write.value == "0" => found.push(("TasksMax".into(), Value::U64(1))),
             file => found.extend(plain(file, &write.value)),
         }
     }
