@@ -8,8 +8,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use kernel::{CStringArray, Child};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -38,6 +40,9 @@ pub(super) enum Ask {
 const OLDEST: u64 = 31_700;
 /// How many errors of its log: what failed, in what, and that it failed.
 const SHOWN: usize = 4;
+/// How long a restore without its memory may say nothing and write nothing in its log: what it waits for then is who
+/// serves the memory, and criu itself waits for ever.
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// criu's own limit on a message.
 const MAX_MESSAGE: usize = 64 << 10;
 /// What criu says at the end.
@@ -118,11 +123,25 @@ impl Criu {
         self,
         request: Message,
         log: Option<&Path>,
+        notice: impl FnMut(Notice) -> Result<(), Error>,
+    ) -> Result<Answer, Error> {
+        self.ask_for(None, request, log, notice)
+    }
+
+    /// The same, with a bound on the time for which it may be silent; then it is killed, and the error says so.
+    pub(super) fn ask_for(
+        self,
+        silence: Option<Duration>,
+        request: Message,
+        log: Option<&Path>,
         mut notice: impl FnMut(Notice) -> Result<(), Error>,
     ) -> Result<Answer, Error> {
         self.send(request.bytes())?;
         let mut complaint = None;
         loop {
+            silence
+                .map_or(Ok(()), |silence| self.wait(silence, log))
+                .inspect_err(|_| make::end(&self.child))?;
             let Some((bytes, fd)) = self.receive()? else { break };
             let response = Response::read(&bytes).ok_or_else(|| self.at(Errno::PROTO))?;
             if let Some((script, pid)) = response.notice {
@@ -145,6 +164,32 @@ impl Criu {
             program: self.program.clone(),
             reason: format!("it ended without an answer{}", last_words(log)),
         }))
+    }
+
+    /// Until it says something. A log that grows is a sign of life.
+    fn wait(&self, silence: Duration, log: Option<&Path>) -> Result<(), Error> {
+        let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+        let length = || log.and_then(|log| fs::metadata(log).ok()).map_or(0, |log| log.len());
+        let (mut since, mut written) = (Instant::now(), length());
+        loop {
+            match poll(&mut [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)], Some(&second)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                other => return other.map(drop).map_err(|e| self.at(e)),
+            }
+            let now = length();
+            if now != written {
+                (since, written) = (Instant::now(), now);
+            }
+            if since.elapsed() >= silence {
+                let seconds = silence.as_secs();
+                let reason = format!(
+                    "it has said nothing for {seconds} s and was killed; does `criu lazy-pages` run on these images, \
+                     and the page server behind it?{}",
+                    last_words(log)
+                );
+                return Err(Error::Criu { program: self.program.clone(), reason });
+            }
+        }
     }
 
     fn go_on(&self, success: bool) -> Result<(), Error> {
