@@ -63,6 +63,15 @@ pub struct Runtime {
     pub cgroup_driver: cgroup::Driver,
     pub root_change: RootChange,
     pub cgroups: Cgroups,
+    pub notify: Notify,
+}
+
+/// Whether a container may say by sd_notify(3) that it is ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notify {
+    No,
+    /// It has a directory for the socket at [`Runtime::notify_dir`]; the configuration mounts it and names the socket.
+    Yes,
 }
 
 /// How a container gets into its root file system.
@@ -175,7 +184,16 @@ impl Runtime {
             root_change: RootChange::Pivot,
             cgroup_driver: cgroup::Driver::Cgroupfs,
             cgroups: Cgroups::AsAllowed,
+            notify: Notify::No,
         }
+    }
+
+    /// Where the container's socket for sd_notify(3) is to be, while there is the container.
+    ///
+    /// # Errors
+    /// `Invalid`: that is no container's id.
+    pub fn notify_dir(&self, id: &str) -> Result<PathBuf, Error> {
+        Ok(StateDir::of(&self.root, id)?.notify())
     }
 
     /// Makes a container whose init waits for `start`. Undone on any failure.

@@ -22,7 +22,7 @@ use crate::plan::{self, Pivot, Plan};
 use crate::report::lines;
 use crate::shared_root::SharedRoot;
 use crate::state::{Record, StateDir};
-use crate::{CreateRequest, Error, Kept, Process, Runtime, lsm, netdev, rdt, rootless, unmake, userns};
+use crate::{CreateRequest, Error, Kept, Notify, Process, Runtime, lsm, rdt, rootless, unmake, userns};
 
 /// Makes a container up to the point where its init waits for `start`. What failed half-way is unmade.
 pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Process, Error> {
@@ -50,8 +50,6 @@ pub(crate) struct Making<'a> {
     request: &'a CreateRequest<'a>,
     pub(crate) plan: Plan,
     pub(crate) dir: &'a StateDir,
-    /// Interfaces that are the container's until something fails.
-    moved: Option<netdev::Moved>,
     /// We are in the node's own user namespace.
     first_userns: bool,
     warnings: Vec<String>,
@@ -72,7 +70,7 @@ impl<'a> Making<'a> {
             plan.root.pivot = Pivot::AfterMounts;
         }
         let (warnings, later) = (Vec::new(), Later::default());
-        Making { runtime, request, plan, dir, moved: None, first_userns, warnings, later }
+        Making { runtime, request, plan, dir, first_userns, warnings, later }
     }
 
     fn make(mut self) -> Result<Process, Error> {
@@ -83,6 +81,9 @@ impl<'a> Making<'a> {
         }
         // On disk before anything that it names, so that whoever comes after a crash can take that away.
         self.dir.write_first(&record, &self.later)?;
+        if self.runtime.notify == Notify::Yes {
+            self.dir.make_notify()?;
+        }
         self.grant_capabilities()?;
         let mut opened = self.open()?;
         record.cgroup_path = opened.cgroup.path();
@@ -116,8 +117,6 @@ impl<'a> Making<'a> {
                 Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings, kept })
             }
             Err(error) => {
-                // Before the init, whose end would take virtual ones along.
-                self.moved.take().into_iter().for_each(netdev::Moved::give_back);
                 end(&init);
                 Err(error)
             }
@@ -140,6 +139,7 @@ impl<'a> Making<'a> {
             listener: self.listener(),
             rdt: None,
             shared_root: None,
+            net_devices: None,
             process: spec.process.clone().unwrap_or_default(),
             hooks: spec.hooks.clone().unwrap_or_default(),
             created_s: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

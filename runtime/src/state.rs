@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Cgroup, Scope};
 use crate::listener::Listener;
+use crate::netdev;
 use crate::plan::MemoryPolicy;
 use crate::rdt;
 use crate::shared_root::SharedRoot;
@@ -87,6 +88,9 @@ pub(crate) struct Record {
     pub(crate) listener: Option<Listener>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) shared_root: Option<SharedRoot>,
+    /// What was lent to it, until it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) net_devices: Option<netdev::Loan>,
     /// The container's place in resctrl.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rdt: Option<rdt::Groups>,

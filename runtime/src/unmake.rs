@@ -73,6 +73,10 @@ fn unmake_record(dir: &StateDir, record: &Record, has_ended: bool, left: &mut Ve
         // Nothing of ours ran in it, and it may be somebody else's: a path in use is what made `create` fail.
         cgroup.remove_if_empty();
     }
+    // Their namespace is held for that, so that they have not gone with the init.
+    if let Some(Err(error)) = record.net_devices.as_ref().map(|loan| loan.give_back(&dir.pinned_network())) {
+        left.push(error);
+    }
     if let Some(Err(error)) = record.shared_root.as_ref().map(SharedRoot::detach) {
         left.push(error);
     }

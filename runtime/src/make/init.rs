@@ -96,9 +96,7 @@ impl Making<'_> {
             userns::write_maps(init.pid, maps)?;
             userns::shift_to_own(&self.plan, &opened.trees, init.pid)?;
         }
-        if !self.plan.net_devices.is_empty() {
-            self.moved = Some(netdev::move_in(&self.plan.net_devices, joined::network_of(opened, init)?)?);
-        }
+        self.lend_interfaces(record, opened, init)?;
         if self.plan.waits_for_parent() {
             ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
         }
@@ -110,7 +108,26 @@ impl Making<'_> {
         if let Some(value) = self.plan.process.oom_score_adj {
             self.warnings.extend(set_oom_score_adj(init.pid, value, &self.later)?);
         }
-        self.hear_until_ready(record, ours, init)
+        let console = self.hear_until_ready(record, ours, init)?;
+        if record.net_devices.take().is_some() {
+            // From here on they are the container's.
+            netdev::unpin(&self.dir.pinned_network())?;
+            self.dir.write(record, &self.later)?;
+        }
+        opened.cgroup.write_late().map_err(|source| Error::Cgroup { id: record.id.clone(), source })?;
+        Ok(console)
+    }
+
+    /// On record before anything moves, and held: whoever comes after a crash brings them back.
+    fn lend_interfaces(&self, record: &mut Record, opened: &Opened, init: &Child) -> Result<(), Error> {
+        if self.plan.net_devices.is_empty() {
+            return Ok(());
+        }
+        let namespace = joined::network_of(opened, init)?;
+        record.net_devices = Some(netdev::Loan::of(&self.plan.net_devices, &namespace)?);
+        self.dir.write(record, &self.later)?;
+        netdev::pin(&self.dir.pinned_network(), &namespace)?;
+        record.net_devices.as_ref().map_or(Ok(()), |loan| loan.move_in(&namespace))
     }
 
     /// Ready it is when it says so and then hangs up, having let go of everything that it had from us.

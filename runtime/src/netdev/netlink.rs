@@ -4,6 +4,7 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, Result};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use serde::{Deserialize, Serialize};
 
 const NEW_LINK: u16 = 16;
 const GET_LINK: u16 = 18;
@@ -17,6 +18,7 @@ const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
 const CREATE_EXCLUSIVELY: u16 = 0x600;
 
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFA_ADDRESS: u16 = 1;
@@ -43,10 +45,19 @@ pub(super) struct Link {
     pub(super) index: i32,
     pub(super) name: String,
     pub(super) is_up: bool,
+    /// Its address on the wire.
+    pub(super) hardware: Vec<u8>,
+}
+
+impl Link {
+    /// What it is known by within one namespace, for a while.
+    pub(super) fn key(self) -> (i32, String) {
+        (self.index, self.name)
+    }
 }
 
 /// An address with what the administrator said of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Address {
     family: u8,
     prefix: u8,
@@ -168,7 +179,13 @@ fn link(bytes: &[u8]) -> Option<Link> {
     let (header, rest) = reply(bytes, NEW_LINK, 16)?;
     let name = attributes(rest).find(|(kind, _)| *kind == IFLA_IFNAME)?.1;
     let name = String::from_utf8_lossy(name.strip_suffix(b"\0").unwrap_or(name)).into_owned();
-    Some(Link { index: word(header, 4)? as i32, name, is_up: word(header, 8)? & IFF_UP != 0 })
+    let hardware = attributes(rest).find(|(kind, _)| *kind == IFLA_ADDRESS);
+    Some(Link {
+        index: word(header, 4)? as i32,
+        name,
+        is_up: word(header, 8)? & IFF_UP != 0,
+        hardware: hardware.map(|(_, address)| address.to_vec()).unwrap_or_default(),
+    })
 }
 
 fn address(bytes: &[u8], index: i32) -> Option<Address> {
@@ -238,11 +255,15 @@ mod tests {
     #[test]
     fn messages_are_read_as_they_are_written() {
         let mut message = Message::new(NEW_LINK, 0, &link_header(7, IFF_UP, 0));
+        message.attribute(IFLA_ADDRESS, &[2, 0, 0, 0, 0, 7]);
         message.attribute(IFLA_IFNAME, b"eth0\0");
         let (kind, body, rest) = split(&message.0).unwrap();
         assert!(rest.is_empty());
         let read = link(&[&kind.to_ne_bytes(), body].concat());
-        assert_eq!(read, Some(Link { index: 7, name: "eth0".into(), is_up: true }));
+        assert_eq!(
+            read,
+            Some(Link { index: 7, name: "eth0".into(), is_up: true, hardware: vec![2, 0, 0, 0, 0, 7] })
+        );
     }
 
     #[test]

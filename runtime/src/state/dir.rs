@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Record;
@@ -13,6 +13,8 @@ use crate::{Error, spec};
 const RECORD: &str = "state.json";
 const RECORD_NEW: &str = "state.json.new";
 const FILTER: &str = "seccomp.bpf";
+const NETWORK: &str = "netns";
+const NOTIFY: &str = "notify";
 const RESOURCES: &str = "resources.json";
 const RESOURCES_NEW: &str = "resources.json.new";
 /// No record, configuration or filter comes near.
@@ -57,6 +59,23 @@ impl StateDir {
 
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Where the container's network namespace is held while interfaces move into it.
+    pub(crate) fn pinned_network(&self) -> PathBuf {
+        self.path.join(NETWORK)
+    }
+
+    /// A directory of the container's own, which it finds at another place: its users may go through it.
+    pub(crate) fn make_notify(&self) -> Result<(), Error> {
+        let path = self.notify();
+        fs::create_dir(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .map_err(|e| Error::step("making", path.display().to_string(), e))
+    }
+
+    pub(crate) fn notify(&self) -> PathBuf {
+        self.path.join(NOTIFY)
     }
 
     pub(crate) fn exists(&self) -> bool {

@@ -75,6 +75,49 @@ fn a_create_that_fails_gives_the_interface_back_as_it_was() {
     }
 }
 
+/// What `run` makes, in the network namespace that we are in.
+fn renew_interfaces() {
+    let script = "ip link del v0 2>/dev/null; set -e; ip link add v0 type veth peer name v1; \
+        ip link set v0 address 02:00:00:00:00:07 mtu 1400; ip addr add 10.9.8.7/24 brd 10.9.8.255 dev v0; \
+        ip -6 addr add fd00:9::7/64 dev v0 nodad; ip link set v0 up; ip link set v1 up";
+    assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
+}
+
+#[test]
+fn a_create_killed_at_any_of_its_calls_gives_the_interface_back_when_it_is_deleted() {
+    if !can_run() || !crate::killed::can_run() {
+        return;
+    }
+    let bundle = || {
+        renew_interfaces();
+        let mut bundle = Bundle::new("exec sleep 100");
+        bundle.spec["linux"]["netDevices"] = json!({"v0": {"name": "inside%d"}});
+        bundle.spec["process"]["env"] = json!(["PATH=/bin", format!("BERTH_MARK={}", bundle.id)]);
+        bundle.write();
+        bundle
+    };
+    let after = |_: &Bundle, moment: &str| {
+        let said =
+            Said::from(Command::new(IP).args(["-o", "addr", "show", "dev", "v0", "up"]).output().unwrap());
+        // When the container was made it is the container's, and ends with it.
+        let may_be_gone = moment.ends_with("created");
+        for part in ["inet 10.9.8.7/24 brd 10.9.8.255", "inet6 fd00:9::7/64"] {
+            assert!(
+                may_be_gone || said.out.contains(part),
+                "{moment}: no {part} in {}{}",
+                said.out,
+                said.err
+            );
+        }
+    };
+    let test = move || {
+        kernel::unshare(kernel::clone_flags::NEWNET).unwrap();
+        crate::killed::everywhere(bundle, &["create", "ID"], |_| {}, after, 4);
+    };
+    // A thread of its own, since nothing leads back.
+    std::thread::spawn(test).join().unwrap();
+}
+
 #[test]
 fn a_name_that_is_taken_or_missing_is_an_error_and_nothing_moves() {
     if !can_run() {
