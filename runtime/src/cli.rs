@@ -14,6 +14,7 @@ mod help;
 mod inherited;
 mod list;
 mod log;
+mod notify;
 mod plain;
 mod ps;
 mod rootless;

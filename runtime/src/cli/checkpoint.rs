@@ -117,7 +117,7 @@ pub(crate) fn restore(global: &Global, args: Args) -> Result<u8, Error> {
     let signals = if options.detach { None } else { Some(wait::Signals::take()?) };
     let process = make(global, &options)?;
     let Some(signals) = signals else { return Ok(0) };
-    let code = signals.forward_until_end(&process);
+    let code = signals.forward_until_end(&process, None);
     global.runtime.delete(&options.id, Force::Kill)?;
     code
 }

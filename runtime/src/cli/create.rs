@@ -1,11 +1,12 @@
 //! `create` and `run`.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 use runtime::{CreateRequest, Force, Keyring, Process, RootChange, Rootfs, Runtime, Stdio};
 
 use super::args::{Args, unknown};
-use super::{Error, Global, bundle, console, handover, inherited, wait};
+use super::{Error, Global, bundle, console, handover, inherited, notify, wait};
 
 struct Options {
     bundle: PathBuf,
@@ -80,13 +81,17 @@ pub(crate) fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let options = Options::read(args, Mode::Foreground)?;
     if options.mode == Mode::Detached {
         let mut made = make(global, &options)?;
-        return start(global, &options, &mut made).map(|()| 0);
+        let proxy = notify::listen(global, &options.id);
+        start(global, &options, &mut made)?;
+        notify::wait(global, proxy.as_ref(), made.pidfd.as_fd(), made.pid);
+        return Ok(0);
     }
     // Signals for us are the container's from before it exists.
     let signals = wait::Signals::take()?;
     let mut process = make(global, &options)?;
+    let proxy = notify::listen(global, &options.id);
     start(global, &options, &mut process)?;
-    let code = signals.forward_until_end(&process);
+    let code = signals.forward_until_end(&process, proxy);
     match code {
         _ if options.keep => {}
         Ok(_) => warn(global, &global.runtime.delete_ended(&process)?),
@@ -107,9 +112,10 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
     let terminal = spec.process.as_ref().is_some_and(|process| process.terminal);
     console::check(terminal, options.mode == Mode::Detached, options.console_socket.as_deref())?;
     inherited::announce(options.sockets, &mut spec);
+    let notify = notify::announce(global, &options.id, &mut spec)?;
     runtime::enter_user_namespace(&mut spec)?;
     let (keyring, root_change) = (options.keyring, options.root_change);
-    let runtime = Runtime { keyring, root_change, ..global.runtime.clone() };
+    let runtime = Runtime { keyring, root_change, notify, ..global.runtime.clone() };
     let process = runtime.create(CreateRequest {
         id: &options.id,
         bundle: &bundle,

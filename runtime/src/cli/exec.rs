@@ -168,7 +168,7 @@ pub(crate) fn exec(global: &Global, mut args: Args) -> Result<u8, Error> {
     }
     handover::hand_over(&made, options.console_socket.as_deref(), options.pid_file.as_deref())?;
     match signals {
-        Some(signals) => signals.forward_until_end(&made),
+        Some(signals) => signals.forward_until_end(&made, None),
         None => Ok(0),
     }
 }

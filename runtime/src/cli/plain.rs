@@ -1,15 +1,27 @@
 //! `start`, `kill` and `delete`.
 
+use std::os::fd::AsFd as _;
+
 use nix::sys::signal::Signal;
 use runtime::{Force, Scope};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::args::{Args, unknown};
-use super::{Error, Global};
+use super::{Error, Global, notify};
 
 pub(crate) fn start(global: &Global, mut args: Args) -> Result<u8, Error> {
     let id = only_id(&mut args)?;
     args.end()?;
+    let proxy = notify::listen(global, &id);
     global.runtime.start(&id)?;
+    if proxy.is_some() {
+        // One that has ended already has nothing more to say.
+        let pid = global.runtime.state(&id)?.pid.and_then(Pid::from_raw);
+        let init = pid.and_then(|pid| Some((pid, pidfd_open(pid, PidfdFlags::empty()).ok()?)));
+        if let Some((pid, init)) = init {
+            notify::wait(global, proxy.as_ref(), init.as_fd(), pid.as_raw_nonzero().get());
+        }
+    }
     Ok(0)
 }
 

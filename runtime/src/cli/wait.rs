@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::console::{Raw, copy_size};
+use super::notify::Proxy;
 use super::{Error, console};
 
 /// All signals that can be taken, as a descriptor.
@@ -27,15 +28,20 @@ impl Signals {
             .map_err(|e| Error::io("taking", "signals", e))
     }
 
-    /// Until the process ends; answers its exit code.
-    pub(crate) fn forward_until_end(&self, process: &Process) -> Result<u8, Error> {
+    /// Until the process ends; answers its exit code. `proxy` has its readiness, which is ours to those above us.
+    pub(crate) fn forward_until_end(&self, process: &Process, mut proxy: Option<Proxy>) -> Result<u8, Error> {
         let _raw = process.console.as_ref().map(|master| {
             console::copy_size(master);
             Raw::enter()
         });
         let mut stdin_open = true;
         loop {
-            let ready = self.wait(process, stdin_open)?;
+            let ready = self.wait(process, stdin_open, proxy.as_ref())?;
+            if ready.notice {
+                let us = rustix::process::getpid().as_raw_nonzero().get();
+                // Once is enough; and who cannot be told is told no more.
+                proxy = proxy.filter(|proxy| proxy.pass_on(us) == Ok(false));
+            }
             if ready.signal {
                 self.forward(process);
             }
@@ -55,7 +61,7 @@ impl Signals {
         }
     }
 
-    fn wait(&self, process: &Process, stdin_open: bool) -> Result<Ready, Error> {
+    fn wait(&self, process: &Process, stdin_open: bool, proxy: Option<&Proxy>) -> Result<Ready, Error> {
         let stdin = rustix::stdio::stdin();
         let mut fds = vec![
             PollFd::from_borrowed_fd(process.pidfd.as_fd(), PollFlags::IN),
@@ -67,6 +73,10 @@ impl Signals {
                 fds.push(PollFd::from_borrowed_fd(stdin, PollFlags::IN));
             }
         }
+        let notice = proxy.map(|proxy| {
+            fds.push(PollFd::from_borrowed_fd(proxy.fd(), PollFlags::IN));
+            fds.len() - 1
+        });
         loop {
             match poll(&mut fds, None) {
                 Err(Errno::INTR) => {}
@@ -75,9 +85,11 @@ impl Signals {
             }
         }
         let is = |i: usize| fds.get(i).is_some_and(|fd: &PollFd<'_>| !fd.revents().is_empty());
+        let has_terminal = process.console.is_some();
         // A master whose slaves are all closed stays "ready" with an error: only what it still holds counts.
-        let master = fds.get(2).is_some_and(|fd| fd.revents().contains(PollFlags::IN));
-        Ok(Ready { end: is(0), signal: is(1), master, stdin: is(3) })
+        let master = has_terminal && fds.get(2).is_some_and(|fd| fd.revents().contains(PollFlags::IN));
+        let stdin = has_terminal && stdin_open && is(3);
+        Ok(Ready { end: is(0), signal: is(1), master, stdin, notice: notice.is_some_and(is) })
     }
 
     fn forward(&self, process: &Process) {
@@ -100,6 +112,7 @@ struct Ready {
     signal: bool,
     master: bool,
     stdin: bool,
+    notice: bool,
 }
 
 /// What there is, once; false when there will be no more.

@@ -19,6 +19,7 @@ mod lsm;
 mod mounts;
 mod namespaces;
 mod netdev;
+mod notify;
 mod races;
 mod reach;
 mod refusals;
