@@ -1,10 +1,13 @@
 //! A bundle with a busybox root, the command that runs it, and the proof that nothing of it is left.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,6 +19,28 @@ const APPLETS: &[&str] = &[
 ];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A process that is told of each bundle, and waits for our end: a test that is killed drops nothing.
+static KEEPER: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+    let script = r#"
+        all=$(cat)
+        echo "$all" | while read -r program dir; do
+            [ -d "$dir" ] || continue
+            for container in "$dir"/state/*; do
+                [ -d "$container" ] && "$program" --root "$dir/state" delete --force "${container##*/}"
+            done
+            rm -rf "$dir"
+        done"#;
+    let mut command = Command::new("sh");
+    // In a group of its own, out of the reach of what ends ours.
+    command
+        .args(["-c", script])
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Mutex::new(command.spawn().unwrap().stdin.take().unwrap())
+});
 
 pub(crate) struct Bundle {
     pub(crate) dir: tempfile::TempDir,
@@ -48,7 +73,9 @@ impl Bundle {
         let id = format!("rt-{}-{number}", std::process::id());
         make_root(&dir.path().join("rootfs"));
         let spec = spec(&id, script);
-        Bundle { dir, id, spec, program: env!("CARGO_BIN_EXE_berth-runtime").into() }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_berth-runtime"));
+        writeln!(KEEPER.lock().unwrap(), "{} {}", program.display(), dir.path().display()).unwrap();
+        Bundle { dir, id, spec, program }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -243,4 +270,34 @@ fn spec(id: &str, script: &str) -> Value {
             "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger", "/nosuch"]
         }
     })
+}
+
+/// Set in the process that is to be killed.
+const HANGS: &str = "BERTH_TEST_HANGS";
+
+#[test]
+fn a_test_that_is_killed_leaves_no_container() {
+    if !is_root() {
+        return;
+    }
+    if std::env::var_os(HANGS).is_some() {
+        let bundle = Bundle::new("while true; do sleep 1; done");
+        bundle.start();
+        println!("made {} {}", bundle.id, bundle.path().display());
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    let name = "bundle::a_test_that_is_killed_leaves_no_container";
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]).env(HANGS, "1").stdout(Stdio::piped());
+    let mut test = command.spawn().unwrap();
+    let mut lines = BufReader::new(test.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let made = lines.find(|line| line.contains("made ")).unwrap();
+    let mut words = made.rsplit(' ');
+    let (dir, id) = (PathBuf::from(words.next().unwrap()), words.next().unwrap());
+    let cgroups =
+        || fs::read_dir("/sys/fs/cgroup").unwrap().flatten().filter(|one| one.path().join(id).exists());
+    assert!(dir.exists() && cgroups().count() > 0);
+    test.kill().unwrap();
+    test.wait().unwrap();
+    wait_until(|| !dir.exists() && cgroups().count() == 0, "cleared away");
 }
