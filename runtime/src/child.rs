@@ -16,13 +16,13 @@ mod mounts;
 mod place;
 mod root;
 mod terminal;
+mod wait;
 
 pub(crate) use exec::{ExecKit, exec, exec_first_of_two};
 pub(crate) use place::is_on_proc as is_proc;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 
 use kernel::{CStringArray, MountAttr, clone_flags as flag};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -127,7 +127,7 @@ pub(crate) fn init(kit: &Kit<'_>) -> i32 {
 
 fn rest_of_init(kit: &Kit<'_>, make: impl FnOnce(&Kit<'_>) -> Result<Found, Failure>) -> i32 {
     match make(kit) {
-        Ok(found) => run(kit, &found),
+        Ok(found) => wait::run(kit, &found),
         Err(failure) => {
             kit.line.failed(failure);
             FAILED
@@ -220,60 +220,6 @@ fn renew_keyring(keyring: Keyring) -> Done {
         Ok(()) | Err(Errno::NOSYS | Errno::PERM) => Ok(()),
         Err(errno) => Err(Failure { step: Step::Keyring, errno, index: 0 }),
     }
-}
-
-/// Waits for `start`, then becomes the program.
-fn run(kit: &Kit<'_>, found: &Found) -> i32 {
-    // It may wait for long, and what it inherited by the clone is the maker's: sockets, locks, other containers'
-    // streams, whose other ends wait for their end. Our line ends as well, which tells the parent that this is done.
-    let first = 3 + kit.preserve_fds;
-    let closed = match kit.outcome {
-        Some(outcome) => kernel::close_all_but(first, [kit.start.as_fd(), outcome.as_fd()]),
-        None => kernel::close_all_but(first, [kit.start.as_fd()]),
-    };
-    if let Err(failure) = closed.at(Step::Stdio, 3) {
-        kit.line.failed(failure);
-        return FAILED;
-    }
-    if wait_for_start(kit.start).is_err() {
-        return FAILED;
-    }
-    if let Err(error) = kit.hooks.start_container() {
-        // `start` hears it too: runtime.md, "Lifecycle" 7.
-        if let (Some(outcome), crate::Error::Hook { path, reason }) = (kit.outcome, &error) {
-            let text = [path.as_os_str().as_bytes(), b"\0", reason.as_bytes()].concat();
-            let _ = rustix::io::write(outcome, &text);
-        }
-        complain(&crate::chain(&error));
-        return FAILED;
-    }
-    let process = &kit.plan.process;
-    let filter = kit.filter.filter(|filter| !filter.listener);
-    if let Err(failure) = identity::load_last(process, filter, kit.line) {
-        complain(&format!("{}: {}", failure.step.words(), failure.errno));
-        return FAILED;
-    }
-    let env = found.env.as_ref().unwrap_or(&process.env);
-    let errno = kernel::execve(&process.candidates[found.program], &process.args, env);
-    complain(&format!("{}: {errno}", process.candidates[found.program].to_string_lossy()));
-    CANNOT_EXEC
-}
-
-/// The FIFO is open for reading and writing, so this blocks until somebody writes and never sees its end.
-fn wait_for_start(fifo: &OwnedFd) -> rustix::io::Result<()> {
-    let mut byte = [0_u8];
-    loop {
-        match rustix::io::read(fifo, &mut byte) {
-            Err(Errno::INTR) => {}
-            other => return other.map(drop),
-        }
-    }
-}
-
-/// After `start` has answered, the container's standard error is all there is.
-fn complain(text: &str) {
-    let line = format!("berth-runtime: {text}\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
 }
 
 fn become_root() -> Done {

@@ -19,6 +19,7 @@ mod events;
 mod exec;
 mod freeze;
 mod hooks;
+mod kill;
 mod later;
 mod list;
 mod listener;
@@ -39,17 +40,19 @@ pub use binary::run_from_readonly_mount;
 pub use error::{Error, chain};
 pub use events::{Event, Watch};
 pub use exec::{ExecRequest, Paused};
+pub use kill::Scope;
 pub use list::Listed;
 pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
 pub use rootless::{enter_user_namespace, in_first_user_namespace};
 pub use state::read_whole;
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use kill::KILL;
 use later::Later;
 use spec::Spec;
-use state::{Init, Outcome, State, StateDir, Status};
+use state::{Outcome, State, StateDir, Status};
 
 /// The containers under one directory.
 #[derive(Debug, Clone)]
@@ -156,15 +159,6 @@ struct Kept {
     start: Option<OwnedFd>,
     /// What the container was made of. It is closed when the container starts, all at once.
     later: Later,
-}
-
-const KILL: i32 = rustix::process::Signal::KILL.as_raw();
-
-/// Whom a signal is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    Init,
-    All,
 }
 
 /// What `delete` does to a container that still runs.
@@ -290,52 +284,6 @@ impl Runtime {
     pub fn cgroup(&self, id: &str) -> Result<cgroup::Cgroup, Error> {
         let record = StateDir::of(&self.root, id)?.read()?;
         record.cgroup().map_err(|source| Error::Cgroup { id: id.to_owned(), source })
-    }
-
-    /// Signals the init, or everything in the container's cgroup.
-    ///
-    /// # Errors
-    /// `State` when it has ended, `NotFound`.
-    pub fn kill(&self, id: &str, signal: i32, scope: Scope) -> Result<(), Error> {
-        let record = StateDir::of(&self.root, id)?.read()?;
-        let cgroup = || freeze::cgroup_of(&record);
-        let to_all = |cgroup: &cgroup::Cgroup| {
-            cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id.to_owned(), source })
-        };
-        match scope {
-            Scope::All => match cgroup()? {
-                none if none.is_none() => self.kill_init(id, record.init, signal),
-                some => to_all(&some),
-            },
-            Scope::Init if signal == KILL && record.outlives_its_init() => match cgroup()? {
-                some if some.pids().is_ok_and(|pids| !pids.is_empty()) => to_all(&some),
-                _ => self.kill_init(id, record.init, signal),
-            },
-            Scope::Init => {
-                self.kill_init(id, record.init.filter(|_| !record.of_earlier_boot), signal)?;
-                if signal == KILL {
-                    // v1: a frozen process does not die.
-                    let _ = cgroup().map(|cgroup| cgroup.release());
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn kill_init(&self, id: &str, init: Option<Init>, signal: i32) -> Result<(), Error> {
-        let ended = || Error::State {
-            id: id.to_owned(),
-            is: Status::Stopped.as_str(),
-            wanted: Status::Running.as_str(),
-        };
-        let pidfd = init.and_then(|init| init.open()).ok_or_else(ended)?;
-        match kernel::pidfd_send_signal(pidfd.as_fd(), signal) {
-            Err(rustix::io::Errno::INVAL) => {
-                Err(Error::invalid("signal", format!("there is no signal {signal}")))
-            }
-            Err(rustix::io::Errno::SRCH) => Err(ended()),
-            other => other.map_err(|e| Error::step("signalling", id, e)),
-        }
     }
 
     /// Takes away a container that we have made ourselves and whose init we have seen end and reaped.

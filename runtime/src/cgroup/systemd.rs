@@ -7,7 +7,9 @@
 //! The client is our own, some 400 lines: what there is for D-Bus is asynchronous or links libdbus, and would be
 //! larger than the rest of the runtime. `name`, `property` and `variant` decide; `wire` is bytes; `bus` talks.
 
+mod annotation;
 mod bus;
+mod in_scope;
 mod keeper;
 mod name;
 mod near;
@@ -19,14 +21,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::apply::{self, Made};
-use super::device_rules::policy;
 use super::limits::Write;
-use super::{Cgroup, Error, files};
-use crate::spec::Resources;
+use super::{Error, files};
+use annotation::annotated;
 use bus::{Bus, Manager};
 pub(super) use keeper::Keeper;
 use property::Property;
@@ -34,11 +33,6 @@ use wire::Value;
 
 /// The container's own cgroup in its scope; crun's name for it, which monitoring agents know.
 const SUB_CGROUP: &str = "container";
-/// Annotations that are properties of the scope, with their values as GVariant text.
-const ANNOTATION: &str = "org.systemd.property.";
-/// A container without one of these would be no container of ours.
-const OURS: [&str; 3] = ["PIDs", "Slice", "Delegate"];
-const SECOND_US: f64 = 1_000_000.0;
 
 /// Who makes a container's cgroup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -223,82 +217,6 @@ impl Scope {
     }
 }
 
-impl Cgroup {
-    /// The same as `create` in a scope that systemd makes for it.
-    ///
-    /// # Errors
-    /// cgroup2 is not alone on this node, systemd refuses, or as `create`.
-    pub fn create_in_scope(plan: &ScopePlan, resources: &Resources) -> Result<Cgroup, Error> {
-        let mut cgroup = Cgroup::at(&plan.cgroup_path())?.in_scope(Some(plan.scope.clone()));
-        if cgroup.layout.is_hybrid() || cgroup.layout.unified().is_none() {
-            return Err(Error::NotUnified);
-        }
-        let writes = cgroup.plan_now(resources)?;
-        let policy = policy(&resources.devices)?;
-        let keeper = cgroup.keeper(None)?;
-        let scope_path = plan.start(&keeper, &writes)?;
-        if let Err(error) = plan.scope.come_near(&scope_path) {
-            let _ = plan.scope.stop();
-            return Err(error);
-        }
-        cgroup.path = format!("{scope_path}/{SUB_CGROUP}");
-        let mut made = Made::default();
-        let settled = cgroup
-            .settle(&scope_path, keeper, &writes, &mut made)
-            .and_then(|()| policy.map_or(Ok(()), |policy| cgroup.set_devices(&policy)));
-        match settled {
-            Ok(()) => Ok(cgroup),
-            Err(error) => {
-                cgroup.release_keeper();
-                made.undo();
-                // Why it failed is what the caller wants to hear; without processes it goes by itself, too.
-                let _ = plan.scope.stop();
-                Err(error)
-            }
-        }
-    }
-
-    /// One keeper after another, as no cgroup may have both processes and controllers for those below it.
-    fn settle(
-        &mut self,
-        scope_path: &str,
-        first: Keeper,
-        writes: &[Write],
-        made: &mut Made,
-    ) -> Result<(), Error> {
-        let root = self.layout.unified().ok_or(Error::NotUnified)?.root.clone();
-        made.make(&root, &self.path)?;
-        self.open_to_join()?;
-        self.keeper = Some(self.keeper(self.unified_dir())?);
-        drop(first);
-        // A limit that needs one which is refused here will say so at its own file.
-        let _ = apply::pass_own_controllers_down(&root.join(scope_path));
-        self.pass_controllers_down_for(writes)?;
-        self.write(writes)
-    }
-
-    /// The container is in it: nobody else need be.
-    pub(crate) fn release_keeper(&mut self) {
-        drop(self.keeper.take());
-    }
-
-    fn keeper(&self, cgroup: Option<std::os::fd::BorrowedFd<'_>>) -> Result<Keeper, Error> {
-        let at = |source: Errno| Error::Kernel {
-            doing: "cloning a process to keep",
-            object: self.path.clone().into(),
-            source,
-        };
-        Keeper::new(cgroup).map_err(at)
-    }
-
-    /// A cgroup that is in a scope, if it is in one.
-    #[must_use]
-    pub fn in_scope(mut self, scope: Option<Scope>) -> Cgroup {
-        self.scope = scope;
-        self
-    }
-}
-
 /// Whose user namespace maps every id onto itself. Anybody else has a manager of their own to ask.
 fn is_root_of_the_host() -> bool {
     let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
@@ -311,87 +229,9 @@ fn pairs(properties: Vec<Property>) -> Value {
     Value::Array("(sv)".into(), properties.into_iter().map(pair).collect())
 }
 
-fn annotated(annotations: &BTreeMap<String, String>) -> Result<Vec<Property>, Error> {
-    let named = annotations.iter().filter_map(|(key, text)| Some((key.strip_prefix(ANNOTATION)?, text)));
-    named.map(|(name, text)| annotated_one(name, text)).collect()
-}
-
-fn annotated_one(name: &str, text: &str) -> Result<Property, Error> {
-    let refuse = |reason| Error::Annotation { key: format!("{ANNOTATION}{name}"), reason };
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if !is_plain || !name.starts_with(|first: char| first.is_ascii_uppercase()) {
-        return Err(refuse("names no property of a unit"));
-    }
-    if OURS.contains(&name) {
-        return Err(refuse("is the runtime's own property"));
-    }
-    let value = variant::parse(text).ok_or_else(|| refuse("has no value in GVariant's text format"))?;
-    match name.strip_suffix("Sec") {
-        // Unit files have seconds; the properties behind them are in microseconds.
-        Some(stem) if !name.ends_with("USec") => {
-            let value = microseconds(&value).ok_or_else(|| refuse("is no number of seconds"))?;
-            Ok((format!("{stem}USec"), Value::U64(value)))
-        }
-        _ => Ok((name.to_owned(), value)),
-    }
-}
-
-fn microseconds(value: &Value) -> Option<u64> {
-    let seconds = match value {
-        Value::Double(seconds) => *seconds,
-        Value::I32(seconds) => f64::from(*seconds),
-        Value::U32(seconds) => f64::from(*seconds),
-        Value::I64(seconds) => *seconds as f64,
-        Value::U64(seconds) => *seconds as f64,
-        _ => return None,
-    };
-    (seconds >= 0.0).then_some((seconds * SECOND_US) as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn annotation(key: &str, value: &str) -> Result<Vec<Property>, Error> {
-        annotated(&[(key.to_owned(), value.to_owned())].into())
-    }
-
-    #[test]
-    fn annotations_are_properties() {
-        let check = |key: &str, text: &str, name: &str, value: Value| {
-            assert_eq!(annotation(key, text).unwrap(), [(name.to_owned(), value)]);
-        };
-        check(
-            "org.systemd.property.CollectMode",
-            "'inactive-or-failed'",
-            "CollectMode",
-            Value::text("inactive-or-failed"),
-        );
-        check(
-            "org.systemd.property.TimeoutStopUSec",
-            "uint64 5000000",
-            "TimeoutStopUSec",
-            Value::U64(5_000_000),
-        );
-        check("org.systemd.property.TimeoutStopSec", "1.5", "TimeoutStopUSec", Value::U64(1_500_000));
-        assert_eq!(annotation("org.systemd.propertyX", "1").unwrap(), []);
-    }
-
-    #[test]
-    fn an_annotation_that_is_no_property_is_refused() {
-        for (key, value) in [
-            ("org.systemd.property.", "1"),
-            ("org.systemd.property.A-b", "1"),
-            ("org.systemd.property.Slice", "'x.slice'"),
-            ("org.systemd.property.PIDs", "@au [1]"),
-            ("org.systemd.property.Wants", "x.service"),
-            ("org.systemd.property.TimeoutStopSec", "'soon'"),
-            ("org.systemd.property.TimeoutStopSec", "-1"),
-        ] {
-            let error = annotation(key, value).unwrap_err().to_string();
-            assert!(error.contains(key), "{error}");
-        }
-    }
 
     #[test]
     fn the_systems_manager_puts_a_container_below_its_scope() {

@@ -1,12 +1,14 @@
 //! criu as a process of ours: `criu swrk N` serves one request over the socket that is its descriptor N, telling on
 //! the way where it is (notices), and waiting for our word each time.
 
+mod program;
+mod response;
+
 use std::ffi::CString;
 use std::fs;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,15 +16,17 @@ use kernel::{CStringArray, Child};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags,
+    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
-use super::message::{Message, Value, fields};
+use super::message::Message;
 use crate::later::Later;
 use crate::{Error, make};
+use program::{become_criu, candidates, environment};
+use response::{Answer, Response};
 
 /// `criu_req_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,15 +49,6 @@ const SHOWN: usize = 4;
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
 /// criu's own limit on a message.
 const MAX_MESSAGE: usize = 64 << 10;
-/// What criu says at the end.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    pub(super) pid: Option<i32>,
-    version: u64,
-    memory_tracking: bool,
-    lazy_pages: bool,
-}
-
 /// A place on criu's way, at which it waits.
 #[derive(Debug)]
 pub(super) struct Notice {
@@ -297,140 +292,6 @@ pub(super) fn check_feature(program: &Path, feature: Feature) -> Result<(), Erro
     Err(Error::Criu { program: program.to_owned(), reason })
 }
 
-/// `criu_resp`.
-#[derive(Debug, Default)]
-struct Response {
-    success: bool,
-    notice: Option<(String, i32)>,
-    errno: Option<i32>,
-    message: Option<String>,
-    answer: Answer,
-}
-
-impl Response {
-    fn read(bytes: &[u8]) -> Option<Response> {
-        let mut response = Response::default();
-        let mut is_notice = false;
-        for field in fields(bytes)? {
-            match field {
-                (1, Value::Number(kind)) => is_notice = kind == Ask::Notify as u64,
-                (2, Value::Number(success)) => response.success = success != 0,
-                (4, Value::Bytes(restored)) => {
-                    response.answer.pid = number(restored, 1)?.and_then(|pid| pid.try_into().ok());
-                }
-                (5, Value::Bytes(notice)) => response.notice = Some(read_notice(notice)?),
-                (7, Value::Number(errno)) => response.errno = i32::try_from(errno).ok(),
-                (8, Value::Bytes(features)) => {
-                    response.answer.memory_tracking = number(features, 1)? == Some(1);
-                    response.answer.lazy_pages = number(features, 2)? == Some(1);
-                }
-                (9, Value::Bytes(text)) => {
-                    response.message = Some(String::from_utf8_lossy(text).into_owned());
-                }
-                (10, Value::Bytes(version)) => response.answer.version = read_version(version)?,
-                _ => {}
-            }
-        }
-        if is_notice {
-            response.notice.get_or_insert_default();
-        }
-        Some(response)
-    }
-}
-
-fn read_notice(bytes: &[u8]) -> Option<(String, i32)> {
-    let script = fields(bytes)?.iter().find_map(|field| match field {
-        (1, Value::Bytes(script)) => Some(String::from_utf8_lossy(script).into_owned()),
-        _ => None,
-    });
-    let pid = number(bytes, 2)?.unwrap_or(0);
-    Some((script.unwrap_or_default(), i32::try_from(pid).unwrap_or(0)))
-}
-
-/// As criu counts itself: 3.17.1 is 31701.
-fn read_version(bytes: &[u8]) -> Option<u64> {
-    let part = |field| number(bytes, field).map(|part| part.unwrap_or(0));
-    Some(part(1)? * 10_000 + part(2)? * 100 + part(4)?)
-}
-
-/// The outer `None`: what is no message.
-fn number(bytes: &[u8], wanted: u64) -> Option<Option<u64>> {
-    let found = fields(bytes)?.iter().find_map(|field| match field {
-        (field, Value::Number(number)) if *field == wanted => Some(*number),
-        _ => None,
-    });
-    Some(found)
-}
-
-/// In the child: nothing of ours but the socket, and signals as they are by default.
-fn become_criu(
-    socket: &OwnedFd,
-    ignored: u64,
-    prepare: impl FnOnce() -> rustix::io::Result<()>,
-    (candidates, args, env): (&[CString], &CStringArray, &CStringArray),
-) {
-    kernel::reset_signals(ignored);
-    if let Err(errno) = prepare().and_then(|()| own_socket(socket)) {
-        complain(&format!("preparing for criu: {errno}"));
-        return;
-    }
-    for candidate in candidates {
-        let _ = kernel::execve(candidate, args, env);
-    }
-}
-
-/// criu opens the folders by the number that they have in whoever made the socket pair: to see those of its own mount
-/// namespace it must be itself. The other end goes to the parent, and this one takes the number that criu is told.
-fn own_socket(line: &OwnedFd) -> rustix::io::Result<()> {
-    let (theirs, own) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    let fds = [theirs.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(line, &[IoSlice::new(b"0")], &mut control, SendFlags::NOSIGNAL)?;
-    kernel::dup_onto(own.as_fd(), line.as_raw_fd())
-}
-
-/// Open across exec, under its own number.
-pub(super) fn keep(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    kernel::dup_onto(fd, fd.as_raw_fd())
-}
-
-fn complain(text: &str) {
-    let line = format!("berth-runtime: {text}\n");
-    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
-}
-
-/// Where it may be; that it is nowhere is said before anything is done.
-fn candidates(program: &Path) -> Result<Vec<CString>, Error> {
-    let missing = |reason: &str| Error::Criu { program: program.to_owned(), reason: reason.to_owned() };
-    let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
-    let places: Vec<PathBuf> = if program.components().count() > 1 {
-        vec![program.to_owned()]
-    } else {
-        std::env::split_paths(&path).map(|dir| dir.join(program)).collect()
-    };
-    let there: Vec<CString> = places
-        .into_iter()
-        .filter(|place| place.is_file())
-        .filter_map(|place| CString::new(place.into_os_string().into_vec()).ok())
-        .collect();
-    if there.is_empty() {
-        return Err(missing("it is not installed (Debian's package criu), or --criu names another place"));
-    }
-    Ok(there)
-}
-
-fn environment() -> Vec<CString> {
-    let variable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-        let mut variable = name.into_vec();
-        variable.push(b'=');
-        variable.extend(value.into_vec());
-        CString::new(variable).ok()
-    };
-    std::env::vars_os().filter_map(variable).collect()
-}
-
 /// The last errors of criu's log, which say what its answer does not. Those before them are of attempts that it can do
 /// without, such as a tun device.
 fn last_words(log: Option<&Path>) -> String {
@@ -442,31 +303,7 @@ fn last_words(log: Option<&Path>) -> String {
     format!(" ({last}; all of it is in {})", log.display())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_response_is_read_with_its_parts() {
-        let mut restored = Message::default();
-        restored.number(1, 4242);
-        let mut version = Message::default();
-        version.number(1, 3).number(2, 17).number(4, 1);
-        let mut bytes = Message::default();
-        bytes.number(1, 2).number(2, 1).message(4, &restored).message(10, &version).text(9, "why");
-        let response = Response::read(&bytes.bytes()).unwrap();
-        assert!(response.success && response.notice.is_none());
-        assert_eq!((response.answer.pid, response.answer.version), (Some(4242), 31_701));
-        assert_eq!(response.message.as_deref(), Some("why"));
-    }
-
-    #[test]
-    fn a_notice_is_told_from_an_answer() {
-        let mut notice = Message::default();
-        notice.text(1, "post-restore").number(2, 7);
-        let mut bytes = Message::default();
-        bytes.number(1, 6).number(2, 1).message(5, &notice);
-        let response = Response::read(&bytes.bytes()).unwrap();
-        assert_eq!(response.notice, Some(("post-restore".into(), 7)));
-    }
+/// Open across exec, under its own number.
+pub(super) fn keep(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    kernel::dup_onto(fd, fd.as_raw_fd())
 }
