@@ -20,6 +20,13 @@ use crate::reap::{self, Birth};
 use crate::record::{self, ContainerRecord};
 use crate::stdio::{self, Ends, Streams};
 
+mod begun;
+mod streams;
+mod unmake;
+
+pub(crate) use begun::{Begun, Origin};
+pub(crate) use unmake::{unmake, unmake_unfinished};
+
 /// A number that is never used twice in this monitor.
 pub(crate) type Key = u32;
 
@@ -49,65 +56,6 @@ pub(crate) struct Container {
     pub(crate) dies_until_ns: u64,
     /// What was asked and done in part only.
     pub(crate) warnings: Vec<String>,
-}
-
-/// A container that is being made: written down, with its log and its streams, and no process yet.
-#[derive(Debug)]
-pub(crate) struct Begun {
-    pub(crate) record: ContainerRecord,
-    streams: Streams,
-    log: Log,
-}
-
-/// What a container is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Origin {
-    Command,
-    /// The images of another container's processes.
-    Images,
-}
-
-impl Begun {
-    /// With the container's side of its streams, or none for a terminal.
-    pub(crate) fn begin(plan: &ContainerPlan, origin: Origin) -> Result<(Begun, Option<Ends>), Error> {
-        let record = ContainerRecord {
-            plan: plan.clone(),
-            process: None,
-            started_at_ns: None,
-            cgroup: None,
-            owns_pid_namespace: false,
-            restored: origin == Origin::Images,
-        };
-        record.write()?;
-        let log = Log::open(plan.log_path.as_deref())?;
-        if plan.terminal {
-            return Ok((Begun { record, streams: Streams::default(), log }, None));
-        }
-        let (streams, ends) = stdio::make(plan)?;
-        Ok((Begun { record, streams, log }, Some(ends)))
-    }
-
-    /// Now that it has a process.
-    pub(crate) fn finish(self, key: Key, made: Made, poll: &Poll) -> Result<Container, Error> {
-        let Begun { record, mut streams, log } = self;
-        let process = made.process;
-        streams.console = process.console;
-        let record = ContainerRecord {
-            process: Some(Birth::of(process.pid)),
-            cgroup: made.cgroup,
-            owns_pid_namespace: made.owns_pid_namespace,
-            ..record
-        };
-        record.write()?;
-        let mut container = Container::new(key, record, Life::Created { pid: process.pid }, streams, log);
-        container.warnings = process.warnings;
-        container.watch_streams(poll)?;
-        // It only makes the telling of a kill later: its end tells of it too.
-        if let Err(error) = container.watch_memory(poll) {
-            container.warnings.push(error.chain());
-        }
-        Ok(container)
-    }
 }
 
 impl Container {
@@ -327,84 +275,6 @@ impl Container {
         fds.into_iter().flatten().for_each(|fd| poll.unwatch(fd));
         self.oom.iter().for_each(|oom| poll.unwatch(oom));
     }
-
-    /// Gives input to the container; what it doesn't take at once is the rest, and it is asked again.
-    pub(crate) fn feed(&mut self, bytes: &[u8], poll: &Poll) {
-        let taken = match self.input() {
-            None => bytes.len(),
-            Some((fd, _)) => match rustix::io::write(fd, bytes) {
-                Ok(count) => count,
-                Err(Errno::AGAIN | Errno::INTR) => 0,
-                // Nobody reads any more, so nobody misses it.
-                Err(_) => bytes.len(),
-            },
-        };
-        self.stdin_rest = bytes[taken..].to_vec();
-        self.watch_stdin(poll);
-        if self.stdin_ends {
-            self.end_stdin(poll);
-        }
-    }
-
-    /// Asks to be told when the rest may be written. A FIFO with no reader is always ready to fail, so it is watched
-    /// only while something is to be written; a terminal is watched for its output all the time.
-    fn watch_stdin(&self, poll: &Poll) {
-        let has_rest = !self.stdin_rest.is_empty();
-        // It fails for what is already as wanted.
-        let _ = match self.input() {
-            Some((fd, token @ Token::Console(_))) if has_rest => {
-                poll.rewatch(fd, token, EventFlags::IN | EventFlags::OUT)
-            }
-            Some((fd, token @ Token::Console(_))) => poll.rewatch(fd, token, EventFlags::IN),
-            Some((fd, token)) if has_rest => poll.watch(fd, token, EventFlags::OUT),
-            Some((fd, _)) => {
-                poll.unwatch(fd);
-                Ok(())
-            }
-            None => Ok(()),
-        };
-    }
-
-    /// A client has no more input. Where stdin is for one client only, that is its end for the container too.
-    pub(crate) fn end_stdin(&mut self, poll: &Poll) {
-        if self.record.plan.stdin != Stdin::Once {
-            return;
-        }
-        self.stdin_ends = true;
-        if self.stdin_rest.is_empty()
-            && let Some(fd) = self.streams.stdin.take()
-        {
-            poll.unwatch(&fd);
-        }
-    }
-
-    fn input(&self) -> Option<(&OwnedFd, Token)> {
-        let stdin = self.streams.stdin.as_ref().map(|fd| (fd, Token::Stdin(self.key)));
-        stdin.or_else(|| self.streams.console.as_ref().map(|fd| (fd, Token::Console(self.key))))
-    }
-
-    /// A stream's descriptor, while it is open.
-    pub(crate) fn output(&self, token: Token) -> Option<(&OwnedFd, Stream)> {
-        match token {
-            Token::Stdout(_) => Some((self.streams.stdout.as_ref()?, Stream::Stdout)),
-            Token::Stderr(_) => Some((self.streams.stderr.as_ref()?, Stream::Stderr)),
-            Token::Console(_) => Some((self.streams.console.as_ref()?, Stream::Stdout)),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
-        let Some(console) = &self.streams.console else {
-            let message = format!("container {} has no terminal", self.id());
-            return Err(Error::refused(RefusalKind::Invalid, message));
-        };
-        resize(console, columns, rows).named("resizing the terminal of", self.id())
-    }
-}
-
-fn resize(console: &OwnedFd, columns: u16, rows: u16) -> Result<(), Errno> {
-    let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    rustix::termios::tcsetwinsize(console, size)
 }
 
 fn life_of(record: &ContainerRecord) -> Life {
@@ -414,28 +284,4 @@ fn life_of(record: &ContainerRecord) -> Life {
         Some(started_at_ns) => Life::Running { pid, started_at_ns },
         None => Life::Created { pid },
     }
-}
-
-/// Takes away what was never whole. Its processes are killed; those that the kernel holds are not waited for longer than
-/// this, since that may be for ever.
-pub(crate) fn unmake_unfinished(plan: &ContainerPlan, patience: Timespec) -> Result<(), Error> {
-    let held = handler::kill_unfinished(plan, patience);
-    if held.is_empty() {
-        return unmake(plan);
-    }
-    let message = format!(
-        "processes {held:?} of container {} were killed and the kernel holds them; a volume does not answer",
-        plan.container_id
-    );
-    Err(Error::refused(RefusalKind::Failed, message))
-}
-
-/// Takes all of it away, from any point, and past failures. Safe twice. Its process is expected to have ended.
-pub(crate) fn unmake(plan: &ContainerPlan) -> Result<(), Error> {
-    let mut left = Leftovers::default();
-    left.note(handler::delete(plan));
-    left.note(stdio::unmake(&plan.container_dir));
-    left.note(stdio::remove(&record::exit_path(&plan.container_dir)));
-    left.note(stdio::remove(&ContainerRecord::path(&plan.container_dir)));
-    left.result()
 }

@@ -4,13 +4,12 @@
 //! events go to all who listen. It notices the monitor's death at once (the socket ends), and is then of
 //! no more use: the sandbox's task gets another from [`Monitors`].
 
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use conmon_protocol::{
@@ -21,15 +20,15 @@ use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use keep::{Keeping, Keepings};
+use talk::{Forget, Outgoing, Pending, read, write};
 
 mod keep;
 mod link;
 mod program;
+mod talk;
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// Events that a slow listener may fall behind; beyond that it asks with Hello for what it missed.
-const EVENTS: usize = 256;
 /// Asks that wait for the socket.
 const ASKS: usize = 64;
 /// A monitor answers in milliseconds; one that takes this long is stopped or stuck in the kernel. Less
@@ -358,64 +357,6 @@ impl Monitor {
     }
 }
 
-type Answered = (Result<Answer, Refusal>, Vec<OwnedFd>);
-
-#[derive(Debug)]
-struct Outgoing {
-    bytes: Vec<u8>,
-    fds: Vec<OwnedFd>,
-}
-
-/// Who waits for what. Emptied when the connection ends, which tells them that the monitor is gone.
-#[derive(Debug)]
-struct Pending {
-    answers: Mutex<Waiting<u64, Answered>>,
-    events: broadcast::Sender<Event>,
-}
-
-/// `None` once the connection has ended.
-type Waiting<K, V> = Option<HashMap<K, oneshot::Sender<V>>>;
-
-impl Pending {
-    fn new() -> Self {
-        let (events, _) = broadcast::channel(EVENTS);
-        Self { answers: Mutex::new(Some(HashMap::new())), events }
-    }
-
-    fn expect_answer(&self, seq: u64) -> oneshot::Receiver<Answered> {
-        expect(&self.answers, seq)
-    }
-
-    fn hear(&self, message: Message, fds: Vec<OwnedFd>) {
-        match message {
-            Message::Answer { seq, answer } => {
-                if let Some(waiting) = take(&self.answers, &seq) {
-                    let _ = waiting.send((answer, fds));
-                }
-            }
-            // Nobody listening is fine: what matters is asked for with Hello.
-            Message::Event(event) => drop(self.events.send(event)),
-            Message::Keep { .. } | Message::KeepExec(_) | Message::ExecBegins { .. } => {}
-        }
-    }
-
-    fn end(&self) {
-        self.answers.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-}
-
-fn expect<K: std::hash::Hash + Eq, V>(waiting: &Mutex<Waiting<K, V>>, key: K) -> oneshot::Receiver<V> {
-    let (sender, receiver) = oneshot::channel();
-    if let Some(map) = waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        map.insert(key, sender);
-    }
-    receiver
-}
-
-fn take<K: std::hash::Hash + Eq, V>(waiting: &Mutex<Waiting<K, V>>, key: &K) -> Option<oneshot::Sender<V>> {
-    waiting.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.remove(key)
-}
-
 /// Forgets an exec that did not come to be.
 struct ForgetEnd<'a> {
     keeping: &'a Keeping,
@@ -432,54 +373,6 @@ impl Drop for ForgetEnd<'_> {
     fn drop(&mut self) {
         self.keeping.forget_end(self.exec_id);
     }
-}
-
-/// Forgets a question whose asker went away before the answer came.
-struct Forget<'a> {
-    pending: &'a Pending,
-    seq: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        take(&self.pending.answers, &self.seq);
-    }
-}
-
-/// Sends until all handles are gone or the socket is, and then ends the connection.
-async fn write(stream: Arc<UnixStream>, mut outgoing: mpsc::Receiver<Outgoing>) {
-    while let Some(Outgoing { bytes, fds }) = outgoing.recv().await {
-        if link::send(&stream, &bytes, &fds).await.is_err() {
-            break;
-        }
-    }
-    let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Both);
-}
-
-/// Hears until the socket ends, and then tells all who wait.
-async fn read(
-    stream: Arc<UnixStream>,
-    pending: Arc<Pending>,
-    keeping: Arc<Keeping>,
-    closing: watch::Sender<bool>,
-) {
-    let mut receiver = link::Receiver::default();
-    while let Ok(Some((frame, mut fds))) = receiver.next(&stream).await {
-        match frame.parse::<Message>() {
-            Ok(message) => {
-                keeping.hear(&message, &mut fds);
-                pending.hear(message, fds);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a monitor spoke nonsense; leaving it");
-                break;
-            }
-        }
-    }
-    let _ = rustix::net::shutdown(&stream, rustix::net::Shutdown::Both);
-    // First, so that whoever hears of the death from an answer finds it so.
-    let _ = closing.send(true);
-    pending.end();
 }
 
 /// Through the directory's descriptor, since a pod's path may be longer than the 107 bytes of unix(7). A Unix

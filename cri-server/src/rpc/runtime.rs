@@ -5,19 +5,21 @@ use std::sync::Arc;
 use conmon_protocol::CgroupDriver;
 use proto::v1;
 use proto::v1::runtime_service_server::RuntimeService;
-use tokio::sync::oneshot;
 use tonic::{Request, Response};
 
 use super::streamed::{self, Streamed, pieces, small_pieces};
 use super::{Reply, answer, deadline, health, words};
 use crate::container::life::Ask as ContainerAsk;
-use crate::error::{Error, Noun};
+use crate::error::Error;
 use crate::exec::{self, Streams};
 use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
-use crate::sandbox::task::{self, Message};
 use crate::stream::{AttachSession, ExecSession, PortForwardSession};
-use crate::{checkpoint, container, monitor, monitoring, nri, sandbox, usage};
+use crate::{checkpoint, monitoring, nri, usage};
+
+mod work;
+
+use work::{check_command, check_streams, not_ready, ports};
 
 /// No grace is longer; more than that is for ever.
 const GRACE_MAX_S: i64 = 365 * 24 * 3600;
@@ -471,144 +473,4 @@ impl Runtime {
     pub fn new(node: Arc<Node>) -> Self {
         Self { node }
     }
-
-    async fn create(
-        &self,
-        request: v1::CreateContainerRequest,
-        deadline: Option<tokio::time::Instant>,
-    ) -> Result<String, Error> {
-        let config = request.config.ok_or_else(|| Error::Request("config: is missing".into()))?;
-        let sandbox = self.node.world.now().sandbox(&request.pod_sandbox_id)?;
-        let (reply, heard) = oneshot::channel();
-        let message = Message::Create { config: Box::new(config), from: None, reply };
-        let gone = || not_found(Noun::Sandbox, &request.pod_sandbox_id);
-        sandbox.task.send(message).await.map_err(|_| gone())?;
-        let underway = heard.await.map_err(|_| gone())??;
-        Ok(underway.wait(deadline).await?.to_string())
-    }
-
-    /// Unknown is done: stop and remove are idempotent (CRI).
-    async fn ask_sandbox(&self, id: &str, ask: SandboxAsk) -> Result<(), Error> {
-        self.node.wait_recovered().await?;
-        let sandbox = match self.node.world.now().sandbox(id) {
-            Err(Error::NotFound { .. }) => return Ok(()),
-            found => found?,
-        };
-        let (reply, heard) = oneshot::channel();
-        // A task that is gone has taken its sandbox with it.
-        match sandbox.task.send(Message::Sandbox { ask, reply }).await {
-            Ok(()) => heard.await.unwrap_or(Ok(())),
-            Err(_) => Ok(()),
-        }
-    }
-
-    async fn ask_container(&self, id: &str, ask: ContainerAsk) -> Result<(), Error> {
-        self.node.wait_recovered().await?;
-        let world = self.node.world.now();
-        let container = match world.container(id) {
-            Err(Error::NotFound { .. }) => return task::without(id, ask),
-            found => found?,
-        };
-        let Ok(sandbox) = world.sandbox(&container.facts.sandbox_id) else { return task::without(id, ask) };
-        let (reply, heard) = oneshot::channel();
-        let container_id = container.facts.id.clone();
-        match sandbox.task.send(Message::Container { container_id, ask, reply }).await {
-            Ok(()) => heard.await.unwrap_or_else(|_| task::without(id, ask)),
-            Err(_) => task::without(id, ask),
-        }
-    }
-
-    /// A container that runs, and the monitor that watches it.
-    fn running(
-        &self,
-        id: &str,
-    ) -> Result<(Arc<container::Container>, Arc<sandbox::Sandbox>, monitor::Monitor), Error> {
-        let world = self.node.world.now();
-        let container = world.container(id)?;
-        if !container.life.is_running() {
-            let id = container.facts.id.to_string();
-            return Err(Error::State { noun: Noun::Container, id, why: "is not running" });
-        }
-        let sandbox = world.sandbox(&container.facts.sandbox_id)?;
-        let monitor = sandbox.monitor.clone().ok_or(monitor::Error::Gone)?;
-        Ok((container, sandbox, monitor))
-    }
-
-    fn container_info(&self, container: &container::Container) -> std::collections::HashMap<String, String> {
-        let record = self.node.store.sandbox(&container.facts.sandbox_id).container(&container.facts.id);
-        words::container_info(container, record.read_json("bundle/config.json").ok())
-    }
-
-    async fn containers_stats(
-        &self,
-        filter: Option<v1::ContainerStatsFilter>,
-    ) -> Result<Vec<v1::ContainerStats>, Error> {
-        let containers = words::running(&self.node.world.now(), filter);
-        let read = move |node: &Node| {
-            containers.iter().map(|container| usage::of_container(node, container)).collect()
-        };
-        self.in_thread(read).await
-    }
-
-    async fn sandboxes_stats(
-        &self,
-        filter: Option<v1::PodSandboxStatsFilter>,
-    ) -> Result<Vec<v1::PodSandboxStats>, Error> {
-        let sandboxes = words::ready(&self.node.world.now(), filter);
-        self.in_thread(move |node| usage::of_sandboxes(node, &sandboxes)).await
-    }
-
-    async fn pods_metrics(&self) -> Result<Vec<v1::PodSandboxMetrics>, Error> {
-        let world = self.node.world.now();
-        self.in_thread(move |node| Ok(monitoring::sandboxes(node, &world))).await
-    }
-
-    async fn change_limits(&self, request: v1::UpdateContainerResourcesRequest) -> Result<(), Error> {
-        self.node.wait_recovered().await?;
-        if request.windows.is_some() {
-            return Err(Error::Request("windows: this is a Linux node".into()));
-        }
-        nri::change_limits(&self.node, &request.container_id, request.linux.unwrap_or_default()).await
-    }
-
-    async fn in_thread<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Node) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, Error> {
-        let node = self.node.clone();
-        tokio::task::spawn_blocking(move || work(&node)).await.map_err(|_| Error::Stopping)?
-    }
-}
-
-fn check_command(command: &[String]) -> Result<(), Error> {
-    match command.first() {
-        Some(program) if !program.is_empty() => Ok(()),
-        _ => Err(Error::Request("cmd: must name a program".into())),
-    }
-}
-
-/// As the CRI has them: at least one, and a terminal has no stderr of its own.
-fn check_streams(asked: Streams) -> Result<(), Error> {
-    if asked.terminal && asked.stderr {
-        return Err(Error::Request("tty and stderr: a terminal has only one output".into()));
-    }
-    if !asked.stdin && !asked.stdout && !asked.stderr {
-        return Err(Error::Request("stdin, stdout, stderr: one must be asked for".into()));
-    }
-    Ok(())
-}
-
-/// None at all leaves the choice to the client.
-fn ports(asked: &[i32]) -> Result<Vec<u16>, Error> {
-    let port = |number: &i32| u16::try_from(*number).ok().filter(|port| *port != 0).ok_or(*number);
-    let ports: Result<Vec<u16>, i32> = asked.iter().map(port).collect();
-    ports.map_err(|number| Error::Request(format!("port: {number} is not a port")))
-}
-
-fn not_ready(sandbox: &sandbox::Sandbox) -> Error {
-    Error::State { noun: Noun::Sandbox, id: sandbox.facts.id.to_string(), why: "is not ready" }
-}
-
-fn not_found(noun: Noun, id: &str) -> Error {
-    Error::NotFound { noun, id: id.into() }
 }

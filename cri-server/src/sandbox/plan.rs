@@ -1,18 +1,23 @@
 //! What a sandbox is to be: the request in; namespaces, network wishes and files out. Pure.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
-use conmon_protocol::{CgroupDriver, IdMap, IdMaps, MonitorCgroup, PidSharing, PodPlan, Sharing};
-use network::{Dns, PortMapping, Protocol};
-use proto::v1::{self, NamespaceMode};
+use conmon_protocol::{CgroupDriver, MonitorCgroup, PodPlan, Sharing};
+use network::PortMapping;
+use proto::v1;
 use serde::{Deserialize, Serialize};
 
 use crate::selinux::{self, Trust};
 
+mod net;
+mod spaces;
 #[cfg(test)]
 mod tests;
+
+pub use net::network_pod;
+
+use net::{port_mappings, resolv_conf};
+use spaces::Spaces;
 
 /// Everything that the plan of a sandbox depends on.
 #[derive(Debug, Clone, Copy)]
@@ -72,9 +77,6 @@ pub enum Invalid {
 
 /// A kernel's hostname is no longer (`__NEW_UTS_LEN`).
 const HOSTNAME_MAX: usize = 64;
-/// What the kernel takes in one map file line by line is more; the kubelet sends one.
-const ID_MAPS_MAX: usize = 32;
-
 /// Asks the kernel about a plan's labels: only its policy knows which user may have which role, and what there is.
 ///
 /// # Errors
@@ -130,120 +132,6 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         created_at_ns: 0,
         labels,
     })
-}
-
-/// The pod in the words of the network.
-pub fn network_pod(plan: &Plan, config: &v1::PodSandboxConfig) -> network::Pod {
-    let metadata = config.metadata.clone().unwrap_or_default();
-    network::Pod {
-        sandbox_id: plan.pod.sandbox_id.clone(),
-        name: metadata.name,
-        namespace: metadata.namespace,
-        uid: metadata.uid,
-        netns: plan.pod.pod_dir.join("ns/net"),
-        port_mappings: plan.port_mappings.clone(),
-        dns: config.dns_config.as_ref().map(|dns| Dns {
-            nameservers: dns.servers.clone(),
-            domain: None,
-            search: dns.searches.clone(),
-            options: dns.options.clone(),
-        }),
-        cgroup_parent: Some(plan.pod.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
-        annotations: config.annotations.clone().into_iter().collect::<BTreeMap<_, _>>(),
-        ..network::Pod::default()
-    }
-}
-
-/// Which namespaces the pod owns.
-struct Spaces {
-    network: Sharing,
-    ipc: Sharing,
-    uts: Sharing,
-    pid: PidSharing,
-    user: Option<IdMaps>,
-}
-
-impl Spaces {
-    fn of(options: &v1::NamespaceOption) -> Result<Self, Invalid> {
-        let network = sharing("namespace_options.network", options.network)?;
-        let user = user("namespace_options.userns_options", options.userns_options.as_ref())?;
-        if user.is_some() && network == Sharing::Host {
-            let what = "a user namespace in a pod of the host's network".into();
-            return Err(Invalid::Unsupported { field: "namespace_options.userns_options", what });
-        }
-        Ok(Self {
-            network,
-            ipc: sharing("namespace_options.ipc", options.ipc)?,
-            // The host's name belongs to the host's network (CRI: hostname is for pods with their own).
-            uts: network,
-            pid: pid("namespace_options.pid", options.pid)?,
-            user,
-        })
-    }
-}
-
-fn mode(field: &'static str, mode: i32) -> Result<NamespaceMode, Invalid> {
-    NamespaceMode::try_from(mode).map_err(|_| wrong(field, format!("{mode} is not a namespace mode")))
-}
-
-fn sharing(field: &'static str, number: i32) -> Result<Sharing, Invalid> {
-    match mode(field, number)? {
-        NamespaceMode::Pod => Ok(Sharing::Own),
-        NamespaceMode::Node => Ok(Sharing::Host),
-        NamespaceMode::Container | NamespaceMode::Target => Err(wrong(field, "a sandbox takes POD or NODE")),
-    }
-}
-
-fn pid(field: &'static str, number: i32) -> Result<PidSharing, Invalid> {
-    match mode(field, number)? {
-        NamespaceMode::Pod => Ok(PidSharing::Pod),
-        NamespaceMode::Container => Ok(PidSharing::Container),
-        NamespaceMode::Node => Ok(PidSharing::Host),
-        NamespaceMode::Target => Err(wrong(field, "a sandbox takes POD, CONTAINER or NODE")),
-    }
-}
-
-fn user(field: &'static str, options: Option<&v1::UserNamespace>) -> Result<Option<IdMaps>, Invalid> {
-    let Some(options) = options else { return Ok(None) };
-    match mode(field, options.mode)? {
-        NamespaceMode::Node if options.uids.is_empty() && options.gids.is_empty() => Ok(None),
-        NamespaceMode::Node => Err(wrong(field, "the host's user namespace takes no mappings")),
-        NamespaceMode::Pod => {
-            Ok(Some(IdMaps { uids: maps(field, &options.uids)?, gids: maps(field, &options.gids)? }))
-        }
-        NamespaceMode::Container | NamespaceMode::Target => Err(wrong(field, "a sandbox takes POD or NODE")),
-    }
-}
-
-fn maps(field: &'static str, asked: &[v1::IdMapping]) -> Result<Vec<IdMap>, Invalid> {
-    if asked.is_empty() || asked.len() > ID_MAPS_MAX {
-        return Err(wrong(
-            field,
-            format!("{} mappings, and a user namespace takes 1 to {ID_MAPS_MAX}", asked.len()),
-        ));
-    }
-    let map = |m: &v1::IdMapping| {
-        let fits = |start: u32| start.checked_add(m.length).is_some();
-        if m.length == 0 || !fits(m.host_id) || !fits(m.container_id) {
-            let reason = format!("{}:{}:{} is not a range of IDs", m.container_id, m.host_id, m.length);
-            return Err(wrong(field, reason));
-        }
-        Ok(IdMap { container_id: m.container_id, host_id: m.host_id, length: m.length })
-    };
-    let maps = asked.iter().map(map).collect::<Result<Vec<_>, _>>()?;
-    if overlap(&maps, |m| m.container_id) || overlap(&maps, |m| m.host_id) {
-        return Err(wrong(field, "two mappings overlap"));
-    }
-    if !maps.iter().any(|m| m.container_id == 0) {
-        return Err(wrong(field, "no mapping has the container's ID 0, which makes the container"));
-    }
-    Ok(maps)
-}
-
-fn overlap(maps: &[IdMap], start: impl Fn(&IdMap) -> u32) -> bool {
-    let mut ranges: Vec<(u32, u32)> = maps.iter().map(|m| (start(m), start(m) + m.length)).collect();
-    ranges.sort_unstable();
-    ranges.windows(2).any(|pair| pair[0].1 > pair[1].0)
 }
 
 fn check_metadata(config: &v1::PodSandboxConfig) -> Result<(), Invalid> {
@@ -379,57 +267,6 @@ fn handler(name: &str, known: &crate::config::RuntimeSection) -> Result<String, 
         return Err(wrong("runtime_handler", reason));
     }
     Ok(name.to_string())
-}
-
-fn port_mappings(asked: &[v1::PortMapping], network: Sharing) -> Result<Vec<PortMapping>, Invalid> {
-    // Port 0 on the host means: only tells that the container listens (CRI). On the host's network the
-    // container's port is the host's already.
-    let wanted = asked.iter().filter(|mapping| mapping.host_port != 0 && network == Sharing::Own);
-    wanted.map(port_mapping).collect()
-}
-
-fn port_mapping(asked: &v1::PortMapping) -> Result<PortMapping, Invalid> {
-    const FIELD: &str = "config.port_mappings";
-    let port = |number: i32| {
-        let port = u16::try_from(number).ok().filter(|port| *port != 0);
-        port.ok_or_else(|| wrong(FIELD, format!("{number} is not a port")))
-    };
-    let protocol = match v1::Protocol::try_from(asked.protocol) {
-        Ok(v1::Protocol::Tcp) => Protocol::Tcp,
-        Ok(v1::Protocol::Udp) => Protocol::Udp,
-        Ok(v1::Protocol::Sctp) => Protocol::Sctp,
-        Err(_) => return Err(wrong(FIELD, format!("{} is not a protocol", asked.protocol))),
-    };
-    let host_ip = match asked.host_ip.as_str() {
-        "" => None,
-        ip => Some(ip.parse::<IpAddr>().map_err(|_| wrong(FIELD, format!("{ip:?} is not an IP address")))?),
-    };
-    Ok(PortMapping {
-        protocol,
-        container_port: port(asked.container_port)?,
-        host_port: port(asked.host_port)?,
-        host_ip,
-    })
-}
-
-/// No wishes at all: as the host does.
-fn resolv_conf(dns: Option<&v1::DnsConfig>, host: &str) -> Result<String, Invalid> {
-    let Some(dns) = dns.filter(|dns| **dns != v1::DnsConfig::default()) else { return Ok(host.to_string()) };
-    let words = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
-    if let Some(word) = words.into_iter().find(|word| word.contains(|c: char| c.is_control())) {
-        return Err(wrong("config.dns_config", format!("{word:?} would break the lines of resolv.conf")));
-    }
-    let mut text = String::new();
-    if !dns.searches.is_empty() {
-        text.push_str(&format!("search {}\n", dns.searches.join(" ")));
-    }
-    for server in &dns.servers {
-        text.push_str(&format!("nameserver {server}\n"));
-    }
-    if !dns.options.is_empty() {
-        text.push_str(&format!("options {}\n", dns.options.join(" ")));
-    }
-    Ok(text)
 }
 
 fn wrong(field: &'static str, reason: impl Into<String>) -> Invalid {

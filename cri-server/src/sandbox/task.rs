@@ -39,8 +39,10 @@ mod creation;
 mod mailbox;
 mod pace;
 mod plugins;
+mod removal;
 mod slot;
 mod stop;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -372,118 +374,6 @@ impl Task {
     /// Begins a piece of work, in the span of the request that led to it.
     fn work_on(&mut self, work: impl Future<Output = Outcome> + Send + 'static) {
         self.work.spawn(work.in_current_span());
-    }
-
-    fn begin_removal(&mut self) {
-        let (node, id, monitor) = (self.node.clone(), self.facts.id.clone(), self.monitor.clone());
-        self.work_on(async move { Outcome::Unmade(unmake::unmake(&node, &id, monitor).await) });
-    }
-
-    fn hear_unmade(&mut self, ended: Result<(), Error>) {
-        self.say_caught_up();
-        match ended {
-            Ok(()) => self.be_gone(),
-            Err(error) => {
-                tracing::error!(
-                    sandbox = &*self.facts.id,
-                    error = chain(&error),
-                    "removing a sandbox failed"
-                );
-                self.set(Event::RemovalFailed);
-                self.refuse_all(&error);
-            }
-        }
-    }
-
-    fn be_gone(&mut self) {
-        self.tell(ContainerEventType::ContainerDeletedEvent);
-        self.tell_plugins_of_the_end();
-        self.node.world.forget_sandbox(&self.facts.id);
-        self.node.release(&Name::of(&self.facts.request), &self.facts.id);
-        self.life = Life::Removing;
-        for (_, reply) in self.waiting.drain(..) {
-            let _ = reply.send(Ok(()));
-        }
-        for (id, slot) in self.containers.drain() {
-            for (ask, reply) in slot.waiting {
-                let _ = reply.send(without(&id, ask));
-            }
-        }
-        self.monitor = None;
-        self.events = None;
-    }
-
-    /// Its entry in the world is what makes it be there.
-    fn is_gone(&self) -> bool {
-        self.life == Life::Removing && !self.node.world.now().sandboxes.contains_key(&self.facts.id)
-    }
-
-    fn set(&mut self, event: Event) {
-        let Some(life) = self.life.after(event) else {
-            return tracing::error!(sandbox = &*self.facts.id, life = ?self.life, ?event, "cannot happen");
-        };
-        self.life = life;
-        let kept = self.node.store.sandbox(&self.facts.id).write_json("life", &life);
-        // A removal that failed at the network has taken the record away already.
-        if let Err(error) = kept
-            && !(error.is_missing() && life == Life::Broken)
-        {
-            tracing::error!(
-                sandbox = &*self.facts.id,
-                error = chain(&error),
-                "keeping the sandbox's state failed"
-            );
-        }
-        self.publish();
-    }
-
-    /// The kubelet owns the pod's cgroup and has written to it before it says so here (CRI
-    /// UpdatePodSandboxResources): what is left is to know it, for whoever asks and for the next daemon.
-    fn note_limits(&mut self, limits: PodLimits) -> Result<(), Error> {
-        match self.life {
-            Life::Ready => {}
-            Life::Making | Life::Stopping | Life::Stopped | Life::Broken | Life::Removing => {
-                return Err(self.state_error("the sandbox is not ready"));
-            }
-        }
-        self.node.store.sandbox(&self.facts.id).write_message(super::LIMITS, &limits)?;
-        self.limits = Some(Arc::new(limits));
-        self.publish();
-        Ok(())
-    }
-
-    fn refuse_all(&mut self, error: &Error) {
-        for (_, reply) in self.waiting.drain(..) {
-            let _ = reply.send(Err(error.clone()));
-        }
-    }
-
-    fn publish(&self) {
-        self.node.world.publish_sandbox(Arc::new(self.sandbox()));
-    }
-
-    fn sandbox(&self) -> Sandbox {
-        Sandbox {
-            facts: self.facts.clone(),
-            life: self.life,
-            ips: self.ips.clone(),
-            limits: self.limits.clone(),
-            monitor: self.monitor.clone().or_else(|| self.lost.clone()),
-            task: self.own.clone(),
-        }
-    }
-
-    fn tell(&self, kind: ContainerEventType) {
-        self.tell_of(kind, self.facts.id.clone());
-    }
-
-    fn tell_of(&self, kind: ContainerEventType, id: Arc<str>) {
-        let at_ns = self.node.now_ns();
-        self.node.world.tell(Change { kind, id, at_ns, sandbox: Arc::new(self.sandbox()) });
-    }
-
-    fn state_error(&self, why: &'static str) -> Error {
-        Error::State { noun: Noun::Sandbox, id: self.facts.id.to_string(), why }
     }
 }
 
