@@ -136,7 +136,11 @@ fn make(layers: &Layered, plan: &RootfsPlan, path: &str, owners: &Owners) -> Res
         };
     }
     for name in &way.missing {
-        here = make_dir(&here, name)?;
+        here = match make_dir(&here, name) {
+            // Only a mark that hides what is below: the container that this one is restored from took it away.
+            Err(Errno::EXIST) => return Ok(()),
+            made => made?,
+        };
         fresh(&here, owners)?;
     }
     Ok(())

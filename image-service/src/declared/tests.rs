@@ -59,6 +59,15 @@ fn what_an_image_lacks_is_made_and_the_way_to_it_looks_as_before() {
 }
 
 #[test]
+fn what_a_restored_container_had_taken_away_stays_away() {
+    let Some((_dir, plan)) = layers() else { return };
+    let gone = plan.upper.join("srv");
+    mknodat(CWD, &gone, FileType::CharacterDevice, Mode::empty(), makedev(0, 0)).unwrap();
+    made(&plan, "/srv/data", &owners()).unwrap();
+    assert!(!gone.is_dir());
+}
+
+#[test]
 fn a_way_stays_inside_of_the_layers() {
     let Some((dir, plan)) = layers() else { return };
     symlink(dir.path(), plan.lower[0].join("out")).unwrap();
