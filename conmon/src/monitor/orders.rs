@@ -125,7 +125,9 @@ impl Monitor {
         work: impl FnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
         let key = self.next_key();
-        let job = Job::order(key, task, work, patience_for(plan))?;
+        let enters = matches!(task, Task::Start { .. });
+        let until = if enters { patience_to_enter(plan) } else { patience_for(plan) };
+        let job = Job::order(key, task, work, until)?;
         self.add_job(job)
     }
 
@@ -150,7 +152,7 @@ impl Monitor {
         let Some(container) = self.containers.get(&of) else { return Err(gone()) };
         let plan = &container.record.plan;
         if container.may_hang() {
-            let until = patience_for(plan).or_at(asked.begun.deadline_ns);
+            let until = patience_to_enter(plan).or_at(asked.begun.deadline_ns);
             let job = Job::exec(key, asker, plan, asked, until)?;
             return self.add_job(job);
         }
@@ -264,6 +266,11 @@ impl Monitor {
 
 fn patience_for(plan: &ContainerPlan) -> Until {
     until(if handler::is_command(plan) { COMMAND_MS } else { plan.patience_ms })
+}
+
+/// A program or a working directory may lie on a volume, which gets its own time, whosever command asks it.
+fn patience_to_enter(plan: &ContainerPlan) -> Until {
+    if plan.volumes.is_empty() { patience_for(plan) } else { until(plan.patience_ms) }
 }
 
 fn gone() -> Error {
