@@ -2,23 +2,22 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use conmon_protocol::{ContainerPlan, Exit, RefusalKind, Stdin};
+use conmon_protocol::{ContainerPlan, Exit, RefusalKind};
 use runtime::cgroup::OomWatch;
 use rustix::event::{Timespec, epoll::EventFlags};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
 use crate::clock;
 use crate::error::{Error, Leftovers, Named as _};
-use crate::handler::{self, Made, Started};
+use crate::handler::{self, Started};
 use crate::keep::Returned;
 use crate::life::{Answer, Asked, Heard, Life};
-use crate::logfile::{Log, Stream};
+use crate::logfile::Log;
 use crate::oom;
 use crate::poll::{Poll, Token};
 use crate::reap::{self, Birth};
 use crate::record::{self, ContainerRecord};
-use crate::stdio::{self, Ends, Streams};
+use crate::stdio::{self, Streams};
 
 mod begun;
 mod streams;

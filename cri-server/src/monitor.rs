@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use conmon_protocol::{
-    Answer, Ask, Event, ExecPlan, FrameError, Message, PodState, Refusal, RefusalKind, Request, VERSION,
+    Answer, Ask, Event, ExecPlan, FrameError, PodState, Refusal, RefusalKind, Request, VERSION,
 };
 use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;

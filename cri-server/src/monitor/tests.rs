@@ -1,7 +1,7 @@
 //! A monitor played by the test, over a real socket.
 
 use super::*;
-use conmon_protocol::{Decoder, Exit};
+use conmon_protocol::{Decoder, Exit, Message};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as Stream;
 

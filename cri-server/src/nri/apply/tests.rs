@@ -5,9 +5,11 @@ use crate::container::plan::{CgroupVersion, User};
 use conmon_protocol::{Owner, Stdin};
 use proto::nri::{CdiDevice, LinuxMemory, LinuxMemoryPolicy, MpolMode};
 use proto::nri::{
-    IoPrioClass, KeyValue, LinuxIoPriority, LinuxNetDevice, LinuxPids, LinuxScheduler, LinuxSchedulerPolicy,
-    LinuxSeccomp, LinuxSyscall, OptionalFileMode, OptionalInt, OptionalInt64, OptionalString,
+    IoPrioClass, KeyValue, LinuxContainerAdjustment, LinuxDevice, LinuxIoPriority, LinuxNamespace,
+    LinuxNetDevice, LinuxPids, LinuxRdt, LinuxResources, LinuxScheduler, LinuxSchedulerPolicy, LinuxSeccomp,
+    LinuxSyscall, OptionalFileMode, OptionalInt, OptionalInt64, OptionalString, PosixRlimit,
 };
+use serde_json::json;
 
 fn machine() -> Machine {
     Machine {

@@ -1,5 +1,8 @@
 //! Requests in, plans or refusals out.
 
+use conmon_protocol::PidSharing;
+use proto::v1::NamespaceMode;
+
 use super::*;
 use crate::config::RuntimeSection;
 
