@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use conmon_protocol::{CgroupDriver, MonitorCgroup, PodPlan, Sharing};
+use conmon_protocol::{CgroupDriver, MonitorCgroup, PidSharing, PodPlan, Sharing};
 use network::PortMapping;
 use proto::v1;
 use serde::{Deserialize, Serialize};

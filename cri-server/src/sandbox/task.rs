@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::life::{Answer, Ask, Event};
-use super::{Facts, Life, Name, PodLimits, Sandbox, make, unmake};
+use super::{Facts, Life, Name, PodLimits, make, unmake};
 use crate::container;
 use crate::container::life::{Ask as ContainerAsk, Event as ContainerEvent};
 use crate::error::{Error, Noun, chain};
@@ -27,7 +27,6 @@ use crate::making::{Done, Underway};
 use crate::monitor::{Monitor, Reached};
 use crate::node::Node;
 use crate::step::Progress;
-use crate::world::Change;
 use pace::Pace;
 use plugins::Plugins;
 use slot::{Slot, Stage};

@@ -1,6 +1,5 @@
 //! Requests in, plans or refusals out.
 
-use conmon_protocol::PidSharing;
 use proto::v1::NamespaceMode;
 
 use super::*;
