@@ -2,7 +2,8 @@
 //!
 //! A volume is other containers' too, who may move things about meanwhile. So each directory is held by descriptor, no
 //! symbolic link is followed, and a name is looked up in the directory that is held: nothing outside of the volume can
-//! be reached (CVE-2021-43816 was about a path that was looked up again). A file that has the label already costs one
+//! be reached (CVE-2021-43816 was about a path that was looked up again). The volume's own path was judged by the daemon
+//! with all links followed, so one that has a link now was changed since, and is refused. A file that has the label already costs one
 //! read, so that a volume too large for one attempt is done after some.
 
 use std::ffi::CStr;
@@ -11,7 +12,8 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    Dir, FileType, Mode, OFlags, XattrFlags, fstat, getxattr, lgetxattr, lsetxattr, openat, setxattr,
+    CWD, Dir, FileType, Mode, OFlags, ResolveFlags, XattrFlags, fstat, getxattr, lgetxattr, lsetxattr,
+    openat, openat2, setxattr,
 };
 use rustix::io::Errno;
 
@@ -50,8 +52,8 @@ fn is(told: &[u8], label: &str) -> bool {
 /// Gives a file or directory, and all that is below it, their label. A file system that has no labels is left as it
 /// is: there the policy speaks for all of it (`genfs_context`), or its mount did (`context=`).
 pub(crate) fn all(path: &Path, label: &str) -> Result<(), Error> {
-    let top = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
-    let top = match top {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let top = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         Err(Errno::NOENT) => return Ok(()),
         top => top.named("opening the volume", path)?,
     };
@@ -136,7 +138,6 @@ impl Walk<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fs::CWD;
     use std::os::unix::fs::symlink;
 
     fn label_of(path: &Path) -> Option<String> {
@@ -173,5 +174,20 @@ mod tests {
             Some("system_u:object_r:container_file_t:s0")
         );
         all(&volume.join("nothing"), label).unwrap();
+    }
+
+    #[test]
+    fn a_volume_whose_way_became_a_link_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        std::fs::create_dir_all(dir.join("hosts/volume")).unwrap();
+        symlink(dir.join("hosts"), dir.join("users")).unwrap();
+        symlink(dir.join("hosts"), dir.join("volume")).unwrap();
+        for path in ["users/volume", "volume"] {
+            let refused = all(&dir.join(path), "system_u:object_r:container_file_t:s0").unwrap_err();
+            assert!(refused.chain().contains("symbolic links"), "{}", refused.chain());
+        }
+        assert_eq!(label_of(&dir.join("hosts/volume")), None);
+        assert_eq!(label_of(&dir.join("volume")), None);
     }
 }
