@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::container::{Container, Key};
 use crate::error::{Error, Leftovers};
 use crate::handler;
-use crate::job::{self, Job, Task};
+use crate::job::{self, Job, Task, Until};
 use crate::life::Asked;
 use crate::monitor::{Asker, Monitor};
 use crate::reap::{self, Birth};
@@ -39,6 +39,13 @@ pub(crate) struct Checkpoint {
     pub(crate) until_ns: u64,
     /// Execs in containers that are frozen: they begin when those run on.
     waiting: Vec<(Asker, ExecPlan, Vec<OwnedFd>)>,
+}
+
+impl Checkpoint {
+    pub(crate) fn begun(asker: Asker, containers: Vec<Key>, job: Key, until: Until) -> Checkpoint {
+        let (stage, until_ns) = (Stage::Dumping { job }, until.at_ns);
+        Checkpoint { asker, containers, stage, until_ns, waiting: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +101,15 @@ impl Monitor {
         let job = Job::order(key, task, || dump(&orders, &criu), until)?;
         mark.child = Some(Birth::of(job.child.pid));
         let marked = write_mark(&self.pod_dir, &mark);
-        self.add_job(job)?;
-        let stage = Stage::Dumping { job: key };
-        let (until_ns, waiting) = (until.at_ns, Vec::new());
-        self.checkpoint = Some(Checkpoint { asker, containers, stage, until_ns, waiting });
+        self.checkpoint = Some(Checkpoint::begun(asker, containers, key, until));
+        // The child freezes from now on. When it is not to go on, it ends as one whose time is over: killed, and then its
+        // containers are thawed and the mark is removed.
+        let kept = self.keep_job(job);
         if marked.is_err() {
             self.give_up_job(key);
         }
+        self.note(marked);
+        self.note(kept);
         Ok(())
     }
 
@@ -143,7 +152,7 @@ impl Monitor {
         let Some(checkpoint) = self.checkpoint.take() else { return };
         let mut left = Leftovers::default();
         for container in checkpoint.containers.iter().filter_map(|key| self.containers.get(key)) {
-            left.note(handler::thaw(container.record.cgroup.as_deref()));
+            left.note(handler::thaw(&container.record.plan));
         }
         self.note(left.result());
         self.note(remove_mark(&self.pod_dir));
@@ -159,6 +168,15 @@ impl Monitor {
     pub(crate) fn is_frozen(&self, container_id: &str) -> bool {
         let keys = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.containers);
         keys.filter_map(|key| self.containers.get(key)).any(|container| container.id() == container_id)
+    }
+
+    /// One that is killed before it began never begins.
+    pub(crate) fn forget_waiting_exec(&mut self, exec_id: &str) {
+        let Some(Checkpoint { waiting, .. }) = &mut self.checkpoint else { return };
+        let Some(at) = waiting.iter().position(|(_, plan, _)| plan.exec_id == exec_id) else { return };
+        let (asker, ..) = waiting.remove(at);
+        let message = format!("exec {exec_id} was given up as it waited for the end of a checkpoint");
+        self.answer(asker, Err(Error::refused(RefusalKind::State, message)), Vec::new());
     }
 
     pub(crate) fn exec_later(&mut self, asker: Asker, plan: ExecPlan, fds: Vec<OwnedFd>) {
@@ -185,8 +203,7 @@ impl Monitor {
             mark.child.filter(|child| child.open().is_some()).map(|child| child.pid).into_iter().collect();
         reap::those_that_stay(&pids, LAST_DEATH);
         let left = self.containers.values().filter(|it| mark.container_ids.iter().any(|id| id == it.id()));
-        let thawed: Vec<_> =
-            left.map(|container| handler::thaw(container.record.cgroup.as_deref())).collect();
+        let thawed: Vec<_> = left.map(|container| handler::thaw(&container.record.plan)).collect();
         thawed.into_iter().for_each(|thawed| self.note(thawed));
         self.journal.note("a checkpoint was not finished; its containers run on");
         self.note(remove_mark(&self.pod_dir));

@@ -95,11 +95,9 @@ pub(crate) fn freeze(plan: &ContainerPlan) -> Result<(), Error> {
     in_tree(plan)?.freeze(&plan.container_id)
 }
 
-/// Lets the processes of a cgroup run. Those that run already, and one that is gone, are fine.
-pub(crate) fn thaw(cgroup: Option<&str>) -> Result<(), Error> {
-    let Some(path) = cgroup else { return Ok(()) };
-    let thawed = Cgroup::at(path).and_then(|cgroup| cgroup.thaw());
-    thawed.map_err(|source| runtime::Error::Cgroup { id: path.to_owned(), source }.into())
+/// Lets its processes run. Those that run already, and one that is gone, are fine.
+pub(crate) fn thaw(plan: &ContainerPlan) -> Result<(), Error> {
+    in_tree(plan)?.thaw(&plan.container_id)
 }
 
 /// Writes its processes to images; they stand still and stay so.

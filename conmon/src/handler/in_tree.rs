@@ -57,6 +57,16 @@ impl InTree<'_> {
         Ok(self.runtime().pause(id)?)
     }
 
+    /// By the runtime's own record, as it was frozen: below a scope of systemd its processes are in a cgroup of their own,
+    /// and what the monitor knows is the scope.
+    pub(super) fn thaw(self, id: &str) -> Result<(), Error> {
+        let cgroup = match self.runtime().cgroup(id) {
+            Err(runtime::Error::NotFound { .. }) => return Ok(()),
+            cgroup => cgroup?,
+        };
+        Ok(cgroup.thaw().map_err(|source| runtime::Error::Cgroup { id: id.to_owned(), source })?)
+    }
+
     pub(super) fn dump(self, id: &str, dump: &Dump, criu: &Path) -> Result<(), Error> {
         let request = CheckpointRequest {
             images: images(criu, &dump.dir, &dump.work_dir),

@@ -190,6 +190,8 @@ impl Monitor {
             exec.kill()?;
         } else if let Some(key) = self.exec_job(id) {
             self.give_up_job(key);
+        } else {
+            self.forget_waiting_exec(id);
         }
         Ok(Answer::Done)
     }

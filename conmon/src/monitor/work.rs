@@ -66,6 +66,19 @@ impl Monitor {
         Ok(())
     }
 
+    /// The same for a child that is not simply to be dropped: one that can't be heard is given up, and what it began is
+    /// settled as with any that is.
+    pub(crate) fn keep_job(&mut self, job: Job) -> Result<(), Error> {
+        let key = job.key;
+        let watched =
+            self.poll.watch(&job.line, Token::Job(key), EventFlags::IN).named("watching", "a child");
+        self.jobs.insert(key, job);
+        if watched.is_err() {
+            self.give_up_job(key);
+        }
+        watched
+    }
+
     /// Whoever asks a server that is known to be silent would only be one more to wait for it.
     fn refuse_what_hangs<'a>(
         &mut self,
@@ -334,4 +347,34 @@ fn out_of_time() -> Error {
 
 fn unwanted() -> Error {
     Error::refused(RefusalKind::State, "the container was taken away meanwhile")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::poll::Poll;
+
+    /// As when the kernel has no memory to watch it with: a child that nobody would hear freezes nothing for ever.
+    #[test]
+    fn a_checkpoint_whose_child_can_not_be_watched_is_given_up_and_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut monitor = Monitor::new(Poll::new().unwrap(), dir.path());
+        let (key, asker) = (monitor.next_key(), Asker { daemon: 7, seq: 1 });
+        let task = Task::Dump { asker, names: "c1".into() };
+        let hang = || loop {
+            std::thread::sleep(std::time::Duration::from_secs(1000));
+        };
+        let mut job = Job::order(key, task, hang, until(60_000)).unwrap();
+        job.line = tempfile::tempfile().unwrap().into();
+        monitor.checkpoint = Some(Checkpoint::begun(asker, Vec::new(), key, until(60_000)));
+        let mark = dir.path().join("monitor.frozen");
+        std::fs::write(&mark, "").unwrap();
+        monitor.keep_job(job).unwrap_err();
+        assert!(mark.exists(), "as long as the child may freeze, the next monitor must know");
+        let later = monitor.jobs[&key].until_ns;
+        monitor.meet_jobs_deadlines(later);
+        assert!(monitor.jobs.is_empty() && monitor.abandoned.is_empty(), "the child lives on");
+        assert!(monitor.checkpoint.is_none() && !mark.exists());
+    }
 }

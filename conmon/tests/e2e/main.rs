@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the harness of a test is a test")]
 
+mod checkpoint;
 mod container;
 #[path = "../../../test/src/dead_volume.rs"]
 #[expect(unreachable_pub, reason = "it is public for the node tests")]
