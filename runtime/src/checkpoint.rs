@@ -23,6 +23,7 @@ use kernel::clone_flags as flag;
 use rustix::fs::{Mode, OFlags};
 
 use crate::freeze::{cgroup_of, in_cgroup, shown_status};
+use crate::spec::Spec;
 use crate::state::{Record, StateDir, Status};
 use crate::{Error, Force, Runtime};
 use criu::{Ask, Criu, Feature};
@@ -106,14 +107,15 @@ impl Runtime {
         if request.images.lazy_pages {
             criu::check_feature(program, Feature::LazyPages)?;
         }
+        let spec = spec_of(&record)?;
         let opened = Opened::make(&request.images)?;
         let mut options = options(&request.images, &opened, DUMP_LOG);
         describe(&mut options, request, pid);
         if request.after != After::PreDump {
-            mounts::add_for_dump(&mut options, &record, pid)?;
+            mounts::add_for_dump(&mut options, &spec, &record, pid)?;
             descriptors::add_for_dump(&mut options, &request.images.dir, pid)?;
         }
-        name_namespaces(&mut options, &record, pid);
+        name_namespaces(&mut options, &spec, pid);
         if let Some(freezer) = cgroup_of(&record)?.freezer_dir() {
             options.text(44, &freezer.display().to_string());
         }
@@ -242,9 +244,9 @@ fn describe(options: &mut Message, request: &CheckpointRequest, pid: i32) {
 const EXTERNAL: [(u64, &str, &str); 2] =
     [(flag::NEWNET, "net", "extRootNetNS"), (flag::NEWPID, "pid", "extRootPidNS")];
 
-/// The joined ones: recorded by the configuration's paths, which the bundle still has.
-fn name_namespaces(options: &mut Message, record: &Record, pid: i32) {
-    let joined = joined(record);
+/// The joined ones.
+fn name_namespaces(options: &mut Message, spec: &Spec, pid: i32) {
+    let joined = joined(spec);
     for (flag, name, key) in EXTERNAL {
         let link = fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap_or_default();
         if joined & flag != 0
@@ -261,10 +263,15 @@ fn inode(link: &Path) -> Option<String> {
     Some(text.split_once('[')?.1.trim_end_matches(']').to_owned())
 }
 
-fn joined(record: &Record) -> u64 {
-    let bytes = fs::read(record.bundle.join("config.json")).unwrap_or_default();
-    let spec: Option<crate::spec::Spec> = serde_json::from_slice(&bytes).ok();
-    let linux = spec.and_then(|spec| spec.linux).unwrap_or_default();
-    let joined = linux.namespaces.iter().filter(|one| one.path.is_some());
+fn joined(spec: &Spec) -> u64 {
+    let namespaces = spec.linux.iter().flat_map(|linux| &linux.namespaces);
+    let joined = namespaces.filter(|one| one.path.is_some());
     joined.fold(0, |flags, one| flags | crate::plan::flag_of(one.kind))
+}
+
+/// What the container was made of: the record has no mounts and no namespaces, and the bundle has both still.
+fn spec_of(record: &Record) -> Result<Spec, Error> {
+    let path = record.bundle.join("config.json");
+    let bytes = fs::read(&path).map_err(|e| Error::step("reading", path.display().to_string(), e))?;
+    serde_json::from_slice(&bytes).map_err(|source| Error::Config { path, source })
 }

@@ -1,8 +1,14 @@
 //! What of the container's mounts is the node's: bind mounts and, on v1, its directories of the hierarchies. criu is
 //! told each by the place where it is, at a dump, and by what is to be there, at a restore.
 
+use std::ffi::OsString;
 use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlinkat};
+use rustix::io::Errno;
 
 use super::message::Message;
 use crate::Error;
@@ -22,21 +28,60 @@ pub(super) struct External {
     pub(super) source: PathBuf,
 }
 
-/// The places, which are also the names for the restore.
-pub(super) fn add_for_dump(options: &mut Message, record: &Record, pid: i32) -> Result<(), Error> {
-    let path = record.bundle.join("config.json");
-    let bytes = fs::read(&path).map_err(|e| Error::step("reading", path.display().to_string(), e))?;
-    let spec: Spec = serde_json::from_slice(&bytes).map_err(|source| Error::Config { path, source })?;
+/// Where the kernel has them, under the names by which the restore knows them: their places in the configuration, which
+/// may lead through links of the image (`/var/run`).
+pub(super) fn add_for_dump(
+    options: &mut Message,
+    spec: &Spec,
+    record: &Record,
+    pid: i32,
+) -> Result<(), Error> {
     let cgroup = record.cgroup().map_err(|e| in_cgroup(&record.id, e))?;
-    let mounted = mounted_at(pid);
-    for external in externals(&spec, &record.bundle, &cgroup) {
+    let (inside, mounted) = (Inside::of(pid)?, mounted_at(pid));
+    for external in externals(spec, &record.bundle, &cgroup) {
         // A hierarchy that the node got later is not there.
-        if mounted.contains(&external.place) {
-            let place = external.place.display();
-            options.text(EXTERNAL, &format!("mnt[{place}]:{place}"));
+        if let Some(mounted) = inside.find(&external.place)?.filter(|path| mounted.contains(path)) {
+            options.text(EXTERNAL, &format!("mnt[{}]:{}", mounted.display(), external.place.display()));
         }
     }
     Ok(())
+}
+
+/// A process's root, in which paths are looked up as the process would.
+struct Inside {
+    root: OwnedFd,
+    /// What the kernel calls it here.
+    name: PathBuf,
+}
+
+impl Inside {
+    fn of(pid: i32) -> Result<Inside, Error> {
+        let path = format!("/proc/{pid}/root");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&path, flags, Mode::empty());
+        let root = opened.map_err(|e| Error::step("opening the root", &path, e))?;
+        let name = name(&root).map_err(|e| Error::step("reading the name", &path, e))?;
+        Ok(Inside { root, name })
+    }
+
+    /// Where a path leads, without links; `None` when nowhere.
+    fn find(&self, place: &Path) -> Result<Option<PathBuf>, Error> {
+        let at = |e| Error::step("finding the mount", place.display().to_string(), e);
+        let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        let relative = Path::new(".").join(place.strip_prefix("/").unwrap_or(place));
+        let found =
+            match openat2(&self.root, &relative, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), inside) {
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                found => name(&found.map_err(at)?).map_err(at)?,
+            };
+        Ok(found.strip_prefix(&self.name).ok().map(|below| Path::new("/").join(below)))
+    }
+}
+
+/// What the kernel calls it, seen from the root that it has: outside of our own mount namespace that is the other's.
+fn name(fd: &OwnedFd) -> rustix::io::Result<PathBuf> {
+    let link = readlinkat(CWD, format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+    Ok(PathBuf::from(OsString::from_vec(link.into_bytes())))
 }
 
 pub(super) fn add_for_restore(options: &mut Message, externals: &[External]) {
@@ -84,6 +129,59 @@ pub(super) fn ids(pid: i32) -> Vec<u64> {
 }
 
 fn mounted_at(pid: i32) -> Vec<PathBuf> {
-    let text = fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-    text.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
+    let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+    let places = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    places.map(|place| PathBuf::from(OsString::from_vec(unescaped(place)))).collect()
+}
+
+/// Blanks, line ends and backslashes are three octal digits there (proc_pid_mountinfo(5)).
+fn unescaped(field: &[u8]) -> Vec<u8> {
+    let (mut plain, mut rest) = (Vec::with_capacity(field.len()), field);
+    while let [first, after @ ..] = rest {
+        let octal = match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if *first == b'\\' => {
+                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
+            }
+            _ => None,
+        };
+        plain.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { &after[3..] } else { after };
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_place_is_known_by_what_its_links_lead_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        fs::create_dir_all(dir.join("run/se crets/token")).unwrap();
+        fs::create_dir(dir.join("var")).unwrap();
+        symlink("../run", dir.join("var/run")).unwrap();
+        symlink(&dir, dir.join("var/absolute")).unwrap();
+        symlink("loop", dir.join("loop")).unwrap();
+        let inside = Inside::of(std::process::id() as i32).unwrap();
+        let find = |path: &str| inside.find(&dir.join(path)).unwrap();
+        for way in ["run/se crets/token", "var/run/se crets/token", "var/absolute/var/run/./se crets/token"] {
+            assert_eq!(find(way), Some(dir.join("run/se crets/token")), "{way}");
+        }
+        for nowhere in ["var/run/nothing", "loop", "loop/x"] {
+            assert_eq!(find(nowhere), None, "{nowhere}");
+        }
+        assert_eq!(inside.find(Path::new("/")).unwrap(), Some(PathBuf::from("/")));
+    }
+
+    #[test]
+    fn places_of_mounts_are_read_as_they_are() {
+        let check = |field: &[u8], plain: &[u8]| assert_eq!(unescaped(field), plain);
+        check(b"/plain", b"/plain");
+        check(b"/a\\040b\\011c\\134d", b"/a b\tc\\d");
+        check(b"/end\\04", b"/end\\04");
+        check(b"/no\\477", b"/no\\477");
+        assert!(mounted_at(std::process::id() as i32).contains(&PathBuf::from("/proc")));
+    }
 }
