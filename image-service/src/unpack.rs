@@ -11,6 +11,7 @@ mod blocks;
 pub(crate) mod decrypt;
 pub(crate) mod entry;
 mod error;
+mod files;
 mod gzip;
 mod making;
 mod place;
@@ -28,6 +29,7 @@ use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 pub use error::{Error, Refusal};
+pub use files::files;
 pub(crate) use tree::open_root;
 
 use crate::digest::{Algorithm, Digest};

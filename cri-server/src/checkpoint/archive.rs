@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
+use image_service::unpack::{Limits, files};
 use rustix::fs::OFlags;
 
 use super::{BIND_MOUNTS, CONFIG_DUMP, DELETED_FILES, Error, IMAGES, ROOTFS_DIFF, SPEC_DUMP};
@@ -130,25 +131,11 @@ pub(super) fn unpack(archive: &Path, dir: &Path) -> Result<(), Error> {
         .mode(0o700)
         .create(dir.join(IMAGES))
         .map_err(Error::io("making", dir.join(IMAGES)))?;
-    let mut tar = tar::Archive::new(BufReader::with_capacity(256 << 10, file));
-    let (mut files, mut bytes) = (0, 0_u64);
-    for entry in tar.entries().map_err(|error| damaged(error.to_string()))? {
-        let mut entry = entry.map_err(|error| damaged(error.to_string()))?;
-        let path = entry.path().map_err(|error| damaged(error.to_string()))?.into_owned();
-        (files, bytes) = (files + 1, bytes.saturating_add(entry.size()));
-        if files > MAX_FILES || bytes > MAX_BYTES {
-            return Err(damaged(format!("it has more than {MAX_FILES} files or {MAX_BYTES} bytes")));
-        }
-        if !entry.header().entry_type().is_file() {
-            // Folders are ours; links and devices are nobody's.
-            continue;
-        }
-        if let Some(place) = place(&path) {
-            let target = dir.join(place);
-            let copied = create(&target).and_then(|mut file| io::copy(&mut entry, &mut file));
-            copied.map_err(|error| damaged(format!("{}: {error}", path.display())))?;
-        }
-    }
+    let limits = Limits { entries: MAX_FILES as u64, ..Limits::new(MAX_BYTES) };
+    // Folders are ours; links and devices are nobody's.
+    let take = |path: &Path| place(path).map(|place| create(&dir.join(place))).transpose();
+    files(BufReader::with_capacity(256 << 10, file), limits, take)
+        .map_err(|error| damaged(crate::error::chain(&error)))?;
     if !dir.join(CONFIG_DUMP).exists() || !dir.join(IMAGES).join("inventory.img").exists() {
         let why =
             format!("it is no checkpoint of a container: it lacks {CONFIG_DUMP} or {IMAGES}/inventory.img");
@@ -229,9 +216,7 @@ mod tests {
     fn an_archive_gets_nothing_but_its_own_files() {
         let outer = tempfile::tempdir().unwrap();
         for (path, kind, text) in [
-            ("../escaped", FILE, "x"),
             ("/escaped", FILE, "x"),
-            ("checkpoint/../../escaped", FILE, "x"),
             ("checkpoint/deep/er", FILE, "x"),
             ("checkpoint/link", tar::EntryType::Symlink, "/etc/shadow"),
             ("rootfs-diff.tar", tar::EntryType::Symlink, "/etc/shadow"),
@@ -250,6 +235,20 @@ mod tests {
         }
     }
 
+    /// A sparse file: a few bytes on the disk, told to be a name of a terabyte.
+    #[test]
+    fn a_name_without_end_is_refused_and_not_read() {
+        let (dir, archive) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let mut endless = header();
+        endless.set_entry_type(tar::EntryType::GNULongName);
+        endless.set_size(1 << 40);
+        endless.set_cksum();
+        fs::write(archive.path(), endless.as_bytes()).unwrap();
+        archive.as_file().set_len(1 << 40).unwrap();
+        let refused = unpack(archive.path(), dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("the name is longer"), "{refused}");
+    }
+
     #[test]
     fn what_is_no_checkpoint_is_refused() {
         let check = |entries: &[(&str, tar::EntryType, &str)], words: &str| {
@@ -259,7 +258,9 @@ mod tests {
         };
         check(&WHOLE[..1], "is no checkpoint");
         check(&WHOLE[1..], "is no checkpoint");
-        check(&[WHOLE[0], WHOLE[0], WHOLE[1]], "config.dump: File exists");
+        check(&[WHOLE[0], WHOLE[0], WHOLE[1]], "config.dump\": File exists");
+        check(&[WHOLE[0], ("../escaped", FILE, "x"), WHOLE[1]], "goes up");
+        check(&[WHOLE[0], ("checkpoint/../../escaped", FILE, "x"), WHOLE[1]], "goes up");
         let (dir, junk) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
         fs::write(junk.path(), [7; 4096]).unwrap();
         assert!(unpack(junk.path(), dir.path()).is_err());
