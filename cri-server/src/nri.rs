@@ -141,12 +141,13 @@ struct Shared {
     births: Mutex<Births>,
 }
 
-/// Something that is being made. Unless it is said to be born, plugins that were told of it are told of its end.
+/// Something that is being made. Unless it is said to be born, plugins are told of its end: they may have been asked about
+/// it, or have joined meanwhile and found it among the births.
 #[derive(Debug)]
 pub struct Birth {
     shared: Option<Arc<Shared>>,
     id: Arc<str>,
-    told: bool,
+    born: bool,
 }
 
 impl Nri {
@@ -193,11 +194,8 @@ impl Nri {
         ips: &[std::net::IpAddr],
     ) -> Result<Birth, NodeError> {
         let pod = describe::pod(facts, ips.iter().map(ToString::to_string).collect(), None);
-        let mut birth = self.birth(facts.id.clone(), pod.clone(), None);
-        if self.wants(Event::RunPodSandbox) {
-            birth.told = true;
-            self.ask(Event::RunPodSandbox, Subject::Told { pod: Box::new(pod), container: None }).await?;
-        }
+        let birth = self.birth(facts.id.clone(), pod.clone(), None);
+        self.ask(Event::RunPodSandbox, Subject::Told { pod: Box::new(pod), container: None }).await?;
         Ok(birth)
     }
 
@@ -205,7 +203,7 @@ impl Nri {
         if let Some(shared) = &self.shared {
             shared.births().insert(id.clone(), (pod, container));
         }
-        Birth { shared: self.shared.clone(), id, told: false }
+        Birth { shared: self.shared.clone(), id, born: false }
     }
 
     fn births(&self) -> Vec<(PodSandbox, Option<Container>)> {
@@ -239,7 +237,7 @@ impl Shared {
 impl Birth {
     /// It is in the world now.
     pub fn born(mut self) {
-        self.told = false;
+        self.born = true;
     }
 }
 
@@ -247,14 +245,15 @@ impl Drop for Birth {
     fn drop(&mut self) {
         let Some(shared) = &self.shared else { return };
         let Some((pod, container)) = shared.births().remove(&self.id) else { return };
-        if !self.told {
+        if self.born {
             return;
         }
         let ends = match container {
             Some(_) => [Event::StopContainer, Event::RemoveContainer],
             None => [Event::StopPodSandbox, Event::RemovePodSandbox],
         };
-        for event in ends {
+        // Asked now: who has joined meanwhile is in the mask since before it looked for births.
+        for event in ends.into_iter().filter(|event| shared.wants(*event)) {
             let subject =
                 Subject::Told { pod: Box::new(pod.clone()), container: container.clone().map(Box::new) };
             shared.send(Job::Tell { event, subject, reply: None });
@@ -300,5 +299,39 @@ async fn take_in(node: &Arc<Node>, plugin: Plugin) {
     if let Ok(Err(error)) = joined.await {
         tracing::error!("NRI plugin {identity} is turned away: synchronizing it: {error}");
         link.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_joined_during_a_making_that_failed_hears_of_its_end() {
+        let nri = Nri::new(&NriSection::default());
+        let shared = nri.shared.as_ref().unwrap();
+        let mut jobs = shared.receiver.lock().unwrap().take().unwrap();
+        for (joins, is_born, heard) in [(true, false, 2), (true, true, 0), (false, false, 0)] {
+            shared.wanted.store(0, Ordering::SeqCst);
+            let birth = nri.birth("c".into(), PodSandbox::default(), Some(Container::default()));
+            if joins {
+                shared.wanted.store(u32::MAX, Ordering::SeqCst);
+                assert_eq!(nri.births().len(), 1, "it finds it among the births");
+            }
+            if is_born {
+                birth.born();
+            } else {
+                drop(birth);
+            }
+            assert!(nri.births().is_empty());
+            let told: Vec<Event> = std::iter::from_fn(|| jobs.try_recv().ok())
+                .map(|job| match job {
+                    Job::Tell { event, .. } => event,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            let ends = [Event::StopContainer, Event::RemoveContainer];
+            assert_eq!(told, ends[..heard], "joins {joins}, is born {is_born}");
+        }
     }
 }

@@ -36,14 +36,13 @@ pub(crate) async fn adjusted(
         None => describe::pod(sandbox, Vec::new(), None),
     };
     let container = describe::container(about);
-    let mut birth = node.nri.birth(about.id.into(), pod.clone(), Some(container.clone()));
+    let birth = node.nri.birth(about.id.into(), pod.clone(), Some(container.clone()));
     let always = node.config().nri.default_validator.enable;
     let Some(shared) = node.nri.shared.as_ref().filter(|shared| {
         always || shared.wants(Event::CreateContainer) || shared.wants(Event::ValidateContainerAdjustment)
     }) else {
         return Ok((birth, None));
     };
-    birth.told = true;
     let (reply, answer) = oneshot::channel();
     shared.send(Job::Create { pod: Box::new(pod), container: Box::new(container), reply });
     let Created { adjust, updates } = answer.await.map_err(|_| NodeError::Stopping)??;
