@@ -31,7 +31,7 @@ mod pod;
 
 pub use container::checkpoint_container;
 pub use origin::Origin;
-pub use partial::sweep;
+pub use partial::{Leftovers, sweep};
 pub use pod::{checkpoint_pod, restore_pod};
 
 const CONFIG_DUMP: &str = "config.dump";

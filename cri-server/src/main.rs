@@ -156,8 +156,8 @@ async fn run(
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
     let metrics = config.metrics.listen.clone();
-    cri_server::checkpoint::sweep(&config.root);
     let node = open(config).await?;
+    cri_server::checkpoint::sweep(&node);
     node.ask_handlers().await;
     let asking = node.clone();
     tokio::spawn(async move { asking.ask_criu().await });

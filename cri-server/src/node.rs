@@ -10,6 +10,7 @@ use network::Network;
 use proto::v1;
 use tokio::sync::watch;
 
+use crate::checkpoint::Leftovers;
 use crate::config::Config;
 use crate::container::plan::SelinuxUse;
 use crate::criu::Criu;
@@ -52,6 +53,8 @@ pub struct Node {
     handlers: ArcSwap<handlers::Features>,
     /// What criu said, once it was asked.
     criu: watch::Sender<Option<Arc<Criu>>>,
+    /// Checkpoints that the daemon before did not finish.
+    pub leftovers: Leftovers,
     names: Mutex<HashMap<Name, Claim>>,
     /// SELinux levels of pods.
     pub levels: selinux::Pool,
@@ -95,6 +98,7 @@ impl Node {
             nri,
             handlers: ArcSwap::default(),
             criu: watch::Sender::default(),
+            leftovers: Leftovers::default(),
             names: Mutex::default(),
             levels: selinux::Pool::default(),
             recovered,

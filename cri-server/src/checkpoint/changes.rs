@@ -35,7 +35,7 @@ pub(super) fn write(rootfs: &RootfsPlan, archive: impl Write, until: Instant) ->
         gone: Vec::new(),
         until,
     };
-    changes.directory(Path::new(""))?;
+    changes.directory(Path::new(""), Below::Shown)?;
     let written = changes.archive.into_inner().and_then(|mut archive| archive.flush());
     written.map_err(Error::io("writing the changes of", &rootfs.upper))?;
     Ok(changes.gone)
@@ -50,21 +50,40 @@ struct Changes<'a, W: Write> {
     until: Instant,
 }
 
+/// What the container sees of a directory's namesakes in the layers below. overlay marks only the topmost directory that
+/// hides them; those in it hide theirs without a mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Shown,
+    Hidden,
+    /// There are none, here and further down.
+    Nothing,
+}
+
 impl<W: Write> Changes<'_, W> {
-    fn directory(&mut self, relative: &Path) -> Result<(), Error> {
+    fn directory(&mut self, relative: &Path, above: Below) -> Result<(), Error> {
         let dir = self.rootfs.upper.join(relative);
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
             names.insert(entry.map_err(Error::io("reading", &dir))?.file_name());
         }
-        if xattr(&dir, OPAQUE).is_some_and(|value| value == b"y") {
-            let hidden = self.below(relative)?.into_iter().filter(|name| !names.contains(name));
-            self.gone.extend(hidden.map(|name| relative.join(name)));
-        }
-        names.into_iter().try_for_each(|name| self.entry(&relative.join(name)))
+        let is_opaque = || xattr(&dir, OPAQUE).is_some_and(|value| value == b"y");
+        let below = match above {
+            Below::Shown if is_opaque() => self.hide(relative, &names)?,
+            Below::Hidden => self.hide(relative, &names)?,
+            Below::Shown | Below::Nothing => above,
+        };
+        names.into_iter().try_for_each(|name| self.entry(&relative.join(name), below))
     }
 
-    fn entry(&mut self, relative: &Path) -> Result<(), Error> {
+    /// What the layers below have in a directory, and the container has not, is gone.
+    fn hide(&mut self, relative: &Path, names: &BTreeSet<std::ffi::OsString>) -> Result<Below, Error> {
+        let Some(below) = self.below(relative)? else { return Ok(Below::Nothing) };
+        self.gone.extend(below.difference(names).map(|name| relative.join(name)));
+        Ok(Below::Hidden)
+    }
+
+    fn entry(&mut self, relative: &Path, below: Below) -> Result<(), Error> {
         if Instant::now() >= self.until {
             return Err(Error::Late);
         }
@@ -86,7 +105,7 @@ impl<W: Write> Changes<'_, W> {
         header.set_size(0);
         if kind.is_dir() {
             self.archive.append_data(&mut header, relative, io::empty()).map_err(at())?;
-            return self.directory(relative);
+            return self.directory(relative, below);
         }
         if kind.is_file() {
             return self.file(relative, &path, &found, header).map_err(at());
@@ -137,9 +156,9 @@ impl<W: Write> Changes<'_, W> {
         self.archive.append_pax_extensions(kept.iter().map(|(name, value)| (name.as_str(), &value[..])))
     }
 
-    /// The names in a directory of the layers below, followed through no link.
-    fn below(&self, relative: &Path) -> Result<BTreeSet<std::ffi::OsString>, Error> {
-        let mut names = BTreeSet::new();
+    /// The names in a directory of the layers below, followed through no link; `None` when no layer has it.
+    fn below(&self, relative: &Path) -> Result<Option<BTreeSet<std::ffi::OsString>>, Error> {
+        let mut names: Option<BTreeSet<_>> = None;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for layer in &self.rootfs.lower {
@@ -153,7 +172,7 @@ impl<W: Write> Changes<'_, W> {
                 Ok(entries.iter().map(name).filter(|name| name != "." && name != "..").collect())
             };
             match read() {
-                Ok(found) => names.extend(found),
+                Ok(found) => names.get_or_insert_default().extend(found),
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(Error::io("reading", layer.join(relative))(errno.into())),
             }
@@ -242,6 +261,27 @@ mod tests {
         assert!(!entries.contains_key("etc/gone") && !entries.contains_key("hidden/old"));
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.contains("SCHILY.xattr.user.note=seen") && !text.contains("trusted.overlay"));
+    }
+
+    /// As `rm -rf /app; mkdir -p /app/lib` leaves it: only the first of both has a mark.
+    #[test]
+    fn what_a_directory_hid_that_was_made_anew_stays_gone_further_down() {
+        let Some((_dir, plan)) = layers() else { return };
+        let (lower, upper) = (&plan.lower[0], &plan.upper);
+        for path in ["app/lib/deep/er", "app/bin", "app/file"] {
+            fs::create_dir_all(lower.join(path)).unwrap();
+        }
+        for path in ["app/lib/old", "app/lib/deep/old", "app/bin/tool", "etc/kept"] {
+            fs::write(lower.join(path), "old").unwrap();
+        }
+        for path in ["app/lib/deep", "app/new/er"] {
+            fs::create_dir_all(upper.join(path)).unwrap();
+        }
+        fs::write(upper.join("app/file"), "new").unwrap();
+        setxattr(upper.join("app"), OPAQUE, b"y", XattrFlags::empty()).unwrap();
+        let gone = write(&plan, Vec::new(), later()).unwrap();
+        let expected = ["app/bin", "app/lib/old", "app/lib/deep/er", "app/lib/deep/old"];
+        assert_eq!(gone, expected.map(PathBuf::from));
     }
 
     #[test]

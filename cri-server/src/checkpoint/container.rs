@@ -52,8 +52,7 @@ fn put_in_place(partial: Partial, location: &Path, until: std::time::Instant) ->
     let packed = partial.dir.join("packed");
     archive::pack(&partial.dir, &packed, until)?;
     std::fs::rename(&packed, location).map_err(Error::io("putting in place", location))?;
-    partial.done();
-    Ok(())
+    partial.done()
 }
 
 /// The file, and the folder that it is to be in.

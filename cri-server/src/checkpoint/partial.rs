@@ -1,16 +1,26 @@
 //! A folder for what is not whole yet, which a crash leaves nothing of: a note of it is made before it is, in
 //! `ROOT/checkpoints`, and the next start removes what notes name.
+//!
+//! Notes and places may be on two disks, of which either may be behind when the power fails. So a note is on its disk
+//! before what it names is made, and what is done is on its own before the note is taken away; and only when that is on
+//! the disk as well, so that no later start can take the checkpoint for an unfinished one, anybody is told of it.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::Error;
-use crate::node::new_id;
+use crate::node::{Node, new_id};
 
 const NOTES: &str = "checkpoints";
 const PREFIX: &str = ".berth-checkpoint-";
+/// How long a request waits for what an earlier daemon left to be removed.
+const SWEEP_WAIT: Duration = Duration::from_secs(5);
 
 /// Removed when dropped, with all that was put in place beside it, unless that is whole.
 #[derive(Debug)]
@@ -30,6 +40,7 @@ impl Partial {
         let text = serde_json::to_vec(&paths).map_err(|e| Error::damaged(&dir, e.to_string()))?;
         write_note(&note, &text).map_err(Error::io("writing", &note))?;
         let partial = Partial { dir, note, beside };
+        sync(&notes)?;
         private(&partial.dir, false)?;
         Ok(partial)
     }
@@ -40,9 +51,21 @@ impl Partial {
         Partial::make(root, &notes(root), Vec::new())
     }
 
-    /// What was put beside it is whole and stays.
-    pub(super) fn done(mut self) {
+    /// Everything in it is on the disk, so that it can be put in place.
+    pub(super) fn settle(&self) -> Result<(), Error> {
+        let dir = File::open(&self.dir).map_err(Error::io("opening", &self.dir))?;
+        rustix::fs::syncfs(dir).map_err(|errno| Error::io("syncing", &self.dir)(errno.into()))
+    }
+
+    /// What was put beside it is whole and stays, whatever happens to the node from here on.
+    pub(super) fn done(mut self) -> Result<(), Error> {
+        let (place, notes) = (parent(&self.dir), parent(&self.note));
+        remove(&self.dir);
+        sync(&place)?;
+        remove(&self.note);
+        sync(&notes)?;
         self.beside.clear();
+        Ok(())
     }
 }
 
@@ -56,16 +79,60 @@ impl Drop for Partial {
     }
 }
 
-/// Removes what the daemon before did not finish.
-pub fn sweep(root: &Path) {
-    for entry in fs::read_dir(notes(root)).into_iter().flatten().flatten() {
-        let note = entry.path();
-        let paths: Vec<PathBuf> =
-            fs::read(&note).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        tracing::info!(?paths, "removing a checkpoint that was not finished");
-        paths.iter().for_each(|path| remove(path));
-        remove(&note);
+/// What the daemon before did not finish, while it is being removed. It lies where clients chose, on servers that may be
+/// away by now, so nobody waits for it but who may be in its way.
+#[derive(Debug, Default)]
+pub struct Leftovers(watch::Sender<Vec<PathBuf>>);
+
+/// A note, and what it names.
+type Left = (PathBuf, Vec<PathBuf>);
+
+impl Leftovers {
+    fn are(&self, left: &[Left]) {
+        self.0.send_replace(left.iter().flat_map(|(_, paths)| paths.clone()).collect());
     }
+
+    /// # Errors
+    /// When something is there still.
+    pub(super) async fn gone(&self) -> Result<(), Error> {
+        let mut left = self.0.subscribe();
+        if let Ok(Ok(_)) = tokio::time::timeout(SWEEP_WAIT, left.wait_for(Vec::is_empty)).await {
+            return Ok(());
+        }
+        let paths: Vec<String> = self.0.borrow().iter().map(|path| path.display().to_string()).collect();
+        Err(Error::State(format!(
+            "what an earlier checkpoint left is still being removed ({}); if its file system does not answer, bring it back \
+             or unmount it by force, and ask again",
+            paths.join(", ")
+        )))
+    }
+}
+
+/// Removes what the daemon before did not finish, beside everything else that a daemon does. Call it before anything new
+/// is begun.
+pub fn sweep(node: &Arc<Node>) {
+    let mut left = left(&node.config().root);
+    node.leftovers.are(&left);
+    let node = node.clone();
+    tokio::task::spawn_blocking(move || {
+        while let Some((note, paths)) = left.pop() {
+            tracing::info!(?paths, "removing a checkpoint that was not finished");
+            forget(&note, &paths);
+            node.leftovers.are(&left);
+        }
+    });
+}
+
+/// Looks at our own folder alone.
+pub(super) fn left(root: &Path) -> Vec<Left> {
+    let entries = fs::read_dir(notes(root)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let named = |note: &Path| fs::read(note).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    entries.map(|note| (named(&note).unwrap_or_default(), note)).map(|(paths, note)| (note, paths)).collect()
+}
+
+fn forget(note: &Path, paths: &[PathBuf]) {
+    paths.iter().for_each(|path| remove(path));
+    remove(note);
 }
 
 fn notes(root: &Path) -> PathBuf {
@@ -90,6 +157,15 @@ fn private(path: &Path, there_is_fine: bool) -> Result<(), Error> {
     fs::DirBuilder::new().recursive(there_is_fine).mode(0o700).create(path).map_err(Error::io("making", path))
 }
 
+pub(super) fn parent(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new("/")).to_owned()
+}
+
+/// Its names are on the disk.
+pub(super) fn sync(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(Error::io("syncing", dir))
+}
+
 /// On the disk before what it names.
 fn write_note(path: &Path, text: &[u8]) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
@@ -110,14 +186,29 @@ mod tests {
             fs::write(partial.dir.join("x"), "x").unwrap();
             fs::write(&beside, "x").unwrap();
             if done {
-                partial.done()
+                partial.done().unwrap();
             } else {
-                drop(partial)
+                drop(partial);
             }
             assert_eq!(beside.exists(), done);
             assert_eq!(fs::read_dir(place.path()).unwrap().count(), usize::from(done));
             assert_eq!(fs::read_dir(notes(root.path())).unwrap().count(), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_be_in_the_way_waits_for_what_is_left_and_not_for_ever() {
+        let leftovers = Leftovers::default();
+        leftovers.gone().await.unwrap();
+        leftovers.0.send_replace(vec!["/away/pod.dump".into()]);
+        let refused = leftovers.gone().await.unwrap_err().to_string();
+        assert!(refused.contains("(/away/pod.dump)"), "{refused}");
+        let removed = async {
+            tokio::time::sleep(SWEEP_WAIT / 2).await;
+            leftovers.0.send_modify(Vec::clear);
+        };
+        let (gone, ()) = tokio::join!(leftovers.gone(), removed);
+        gone.unwrap();
     }
 
     #[test]
@@ -130,7 +221,7 @@ mod tests {
         fs::write(partial.dir.join("x"), "x").unwrap();
         fs::write(place.path().join("another's"), "x").unwrap();
         std::mem::forget((ours, partial));
-        sweep(root.path());
+        left(root.path()).iter().for_each(|(note, paths)| forget(note, paths));
         assert_eq!(fs::read_dir(notes(root.path())).unwrap().count(), 0);
         let left: Vec<_> =
             fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::capture::{self, Subject};
-use super::partial::Partial;
+use super::partial::{self, Partial};
 use super::{Error, blocking, may_checkpoint, to_its_end};
 use crate::container::{self, Container};
 use crate::error::{Error as Failed, Noun};
@@ -79,6 +79,8 @@ async fn checkpoint(
     let members = members(node, &sandbox, &request.container_ids)?;
     let output = folder("output_path", &request.output_path)?;
     let criu = may_checkpoint(node).await?;
+    // Else what an earlier one had left in the same folder might be removed after this one is there.
+    node.leftovers.gone().await?;
     let until = capture::deadline(deadline, 0);
     let (root, place) = (node.config().root.clone(), output.clone());
     let names: Vec<String> = members.iter().map(|member| container::name(&member.facts.config).0).collect();
@@ -117,6 +119,7 @@ fn begin(root: &Path, output: &Path, names: &[String]) -> Result<Begun, Error> {
     let made = !output.exists();
     if made {
         fs::DirBuilder::new().mode(0o700).create(output).map_err(Error::io("making", output))?;
+        partial::sync(&partial::parent(output))?;
     }
     let mut entries = fs::read_dir(output).map_err(Error::io("reading", output))?;
     if entries.next().is_some() {
@@ -138,12 +141,12 @@ fn put_in_place(partial: Partial, output: &Path, dump: &PodDump) -> Result<(), E
     let text = serde_json::to_vec_pretty(dump).map_err(|error| Error::damaged(output, error.to_string()))?;
     let new = partial.dir.join(POD_DUMP);
     fs::write(&new, text).map_err(Error::io("writing", &new))?;
+    partial.settle()?;
     for name in [CONTAINERS, POD_DUMP] {
         let target = output.join(name);
         fs::rename(partial.dir.join(name), &target).map_err(Error::io("putting in place", &target))?;
     }
-    partial.done();
-    Ok(())
+    partial.done()
 }
 
 /// Those that are named, or all that run.
@@ -212,11 +215,14 @@ fn no_options(options: &std::collections::HashMap<String, String>) -> Result<(),
 }
 
 #[cfg(test)]
+mod power;
+
+#[cfg(test)]
 mod tests {
     use super::restore::{orders, read};
     use super::*;
 
-    fn dump(names: &[&str]) -> PodDump {
+    pub(super) fn dump(names: &[&str]) -> PodDump {
         PodDump {
             version: VERSION,
             metadata: Metadata { name: "p".into(), uid: "u".into(), namespace: "n".into() },

@@ -51,7 +51,7 @@ async fn restore(
         return Err(Failed::Exists { noun: Noun::Sandbox, name, id: id.to_string() });
     }
     let underway = node.run_sandbox(sandbox_request)?;
-    let sandbox_id = underway.id.clone();
+    let (sandbox_id, making) = (underway.id.clone(), underway.clone());
     let made = async {
         underway.wait(deadline).await?;
         make_all(node, &sandbox_id, orders, deadline).await
@@ -61,6 +61,8 @@ async fn restore(
             Ok(v1::RestorePodResponse { pod_sandbox_id: sandbox_id.to_string(), restored_containers })
         }
         Err(error) => {
+            // Late is not over: what is being made can't be removed yet, and would stay.
+            let _ = making.wait(None).await;
             if let Err(left) = remove(node, &sandbox_id).await {
                 tracing::error!(
                     sandbox = &*sandbox_id,
