@@ -18,6 +18,7 @@ pub mod fixture;
 pub mod image;
 pub mod kubelet;
 pub mod leaks;
+pub mod monitors;
 pub mod node;
 pub mod oci;
 pub mod programs;

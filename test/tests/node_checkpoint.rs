@@ -435,11 +435,16 @@ async fn a_node_says_whether_it_can() -> Result<()> {
     Ok(())
 }
 
-/// A criu that begins its dump, and then takes its time.
+/// A criu that says its version at once, and takes its time when it is asked to dump: each request has a process of its
+/// own, and while `slow` is there the first that comes is the version's.
 fn slow_criu(dir: &Path) -> Result<String> {
     let path = dir.join("slow-criu");
     let script = format!(
-        "#!/bin/sh\n[ \"$1\" = swrk ] && [ -e {0}/slow ] && sleep 8\nexec {1} \"$@\"\n",
+        "#!/bin/sh\n\
+         if [ \"$1\" = swrk ] && [ -e {0}/slow ]; then\n\
+         \x20 if [ -e {0}/version ]; then echo >> {0}/dumps; sleep 8; else echo > {0}/version; fi\n\
+         fi\n\
+         exec {1} \"$@\"\n",
         dir.display(),
         criu()
     );
@@ -459,36 +464,43 @@ async fn no_container_stays_frozen_whoever_dies() -> Result<()> {
     let folder = folder(&fixture)?;
     let location = folder.join("c.tar").display().to_string();
     let request = v1::CheckpointContainerRequest { container_id: ids[0].clone(), location, timeout: 0 };
-    std::fs::write(dir.path().join("slow"), "")?;
 
     // Its time is over.
+    be_slow(dir.path())?;
     let late = v1::CheckpointContainerRequest { timeout: 1, ..request.clone() };
     let refused = fixture.client.runtime.checkpoint_container(late).await.expect_err("it is slow");
     assert_eq!(refused.code(), Code::DeadlineExceeded, "{refused:?}");
+    assert!(is_dumping(dir.path()), "it was given up before it was asked to dump");
     goes_on_counting(&mut fixture, &ids[0]).await?;
 
     // The monitor dies.
+    be_slow(dir.path())?;
     let asked = ask_for(&fixture, request.clone());
-    wait_until_frozen(&fixture)?;
-    let monitor = monitor_of(&fixture, &pod)?;
+    wait_until_dumping(&fixture, dir.path())?;
+    let monitor = fixture.node.monitor_of(&pod)?;
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL)?;
     assert!(asked.await?.is_err(), "nobody has finished it");
     goes_on_counting(&mut fixture, &ids[0]).await?;
 
     // The daemon dies.
+    be_slow(dir.path())?;
     let asked = ask_for(&fixture, request.clone());
-    wait_until_frozen(&fixture)?;
+    wait_until_dumping(&fixture, dir.path())?;
     fixture.node.kill_daemon();
     assert!(asked.await?.is_err(), "nobody has answered it");
     fixture.node.start_daemon().await?;
     fixture.reconnect().await?;
     goes_on_counting(&mut fixture, &ids[0]).await?;
-    assert_eq!(std::fs::read_dir(&folder)?.count(), 0, "what was not finished lies about");
-    assert_eq!(notes(&fixture), 0);
+    let begun = Instant::now();
+    while std::fs::read_dir(&folder)?.count() + notes(&fixture) > 0 {
+        ensure!(begun.elapsed() < PATIENCE, "what was not finished lies about");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 
     // And one that is stopped meanwhile ends.
+    be_slow(dir.path())?;
     let asked = ask_for(&fixture, request);
-    wait_until_frozen(&fixture)?;
+    wait_until_dumping(&fixture, dir.path())?;
     fixture.client.stop(&ids[0], 0).await?;
     assert!(asked.await?.is_err(), "it has ended");
     fixture.remove(&pod).await
@@ -507,9 +519,20 @@ fn ask_for(
     tokio::spawn(async move { runtime.checkpoint_container(request).await.map(drop) })
 }
 
-fn wait_until_frozen(fixture: &Fixture) -> Result<()> {
+/// For the next checkpoint.
+fn be_slow(dir: &Path) -> Result<()> {
+    let _ = std::fs::remove_file(dir.join("version"));
+    let _ = std::fs::remove_file(dir.join("dumps"));
+    Ok(std::fs::write(dir.join("slow"), "")?)
+}
+
+fn is_dumping(dir: &Path) -> bool {
+    dir.join("dumps").exists()
+}
+
+fn wait_until_dumping(fixture: &Fixture, dir: &Path) -> Result<()> {
     let begun = Instant::now();
-    while !any_frozen(&fixture.node.cgroup()) {
+    while !is_dumping(dir) || !any_frozen(&fixture.node.cgroup()) {
         ensure!(begun.elapsed() < PATIENCE, "nothing was frozen; its log:\n{}", fixture.node.log());
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -530,17 +553,136 @@ fn any_frozen(cgroup: &str) -> bool {
         .any(|root| said(PathBuf::from(format!("{root}{cgroup}"))))
 }
 
-fn monitor_of(fixture: &Fixture, pod: &str) -> Result<rustix::process::Pid> {
-    let dir = fixture.node.run_dir().join("sandboxes").join(pod);
-    let wanted = dir.display().to_string();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
-        };
-        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if command.contains("--pod-dir") && command.split('\0').any(|word| word == wanted) {
-            return rustix::process::Pid::from_raw(pid).context("no process");
+/// criu is at it in earnest when it is killed: what it has done to the processes by then must not be their end.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_container_goes_on_whenever_its_monitor_dies() -> Result<()> {
+    let mut fixture = fixture().await?;
+    let main = [container("main", &fixture.image, COUNTER)];
+    let (pod, ids) = run(&mut fixture, "killed", &main).await?;
+    count_beyond(&mut fixture, &ids[0], 3).await?;
+    let folder = folder(&fixture)?;
+    let mut broken_off = 0;
+    for after_ms in (0..240).step_by(20) {
+        let location = folder.join(format!("{after_ms}.tar")).display().to_string();
+        let request = v1::CheckpointContainerRequest { container_id: ids[0].clone(), location, timeout: 0 };
+        let asked = ask_for(&fixture, request);
+        let begun = Instant::now();
+        while !any_frozen(&fixture.node.cgroup()) && !asked.is_finished() {
+            ensure!(begun.elapsed() < PATIENCE, "nothing was frozen; its log:\n{}", fixture.node.log());
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        rustix::process::kill_process(fixture.node.monitor_of(&pod)?, rustix::process::Signal::KILL)?;
+        broken_off += usize::from(asked.await?.is_err());
+        goes_on_counting(&mut fixture, &ids[0])
+            .await
+            .with_context(|| format!("killed after {after_ms} ms"))?;
     }
-    anyhow::bail!("no monitor of {pod}")
+    println!("{broken_off} of 12 checkpoints were broken off");
+    ensure!(broken_off > 0, "no monitor died in time");
+    fixture.remove(&pod).await
+}
+
+/// Gives everyone the same address, and takes its time while a file `slow` is beside it.
+const PLUGIN: &str = r#"#!/bin/sh
+dir=${0%/*}
+case $CNI_COMMAND in
+  VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}';;
+  ADD)
+    [ ! -e $dir/slow ] || sleep 3
+    echo '{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.9.0.2/24","interface":0}]}';;
+esac
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_pod_whose_restore_was_late_is_not_there_afterwards() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::write(dir.path().join("odd"), PLUGIN)?;
+    std::fs::set_permissions(dir.path().join("odd"), std::fs::Permissions::from_mode(0o755))?;
+    let cni = serde_json::json!({"cniVersion": "1.1.0", "name": "odd", "plugins": [{"type": "odd"}]});
+    let network = Some(format!("bin_dirs = [\"{}\"]\n", dir.path().display()));
+    let options = Options { cni: Some(cni), network, ..settings(&criu(), "restore") };
+    let mut fixture = Fixture::with(options).await?;
+    told(&mut fixture).await?;
+    let configs = [container("main", &fixture.image, COUNTER)];
+    let (pod, ids) = run(&mut fixture, "first", &configs).await?;
+    let number = count_beyond(&mut fixture, &ids[0], 3).await?;
+    let output_path = fixture.node.dir().join("pod-checkpoint").display().to_string();
+    let request = v1::CheckpointPodRequest {
+        pod_sandbox_id: pod.clone(),
+        output_path: output_path.clone(),
+        ..Default::default()
+    };
+    fixture.client.runtime.checkpoint_pod(request).await?;
+    fixture.remove(&pod).await?;
+
+    let request = v1::RestorePodRequest {
+        checkpoint_path: output_path,
+        config: Some(pod_config(&fixture, "again")),
+        container_configs: configs.to_vec(),
+        ..Default::default()
+    };
+    std::fs::write(dir.path().join("slow"), "")?;
+    let mut late = tonic::Request::new(request.clone());
+    late.set_timeout(Duration::from_secs(1));
+    fixture.client.runtime.restore_pod(late).await.expect_err("its network takes longer");
+    std::fs::remove_file(dir.path().join("slow"))?;
+    let begun = Instant::now();
+    let made = loop {
+        match fixture.client.runtime.restore_pod(request.clone()).await {
+            Ok(made) => break made.into_inner(),
+            Err(status) => {
+                assert_eq!(status.code(), Code::AlreadyExists, "{status:?}");
+                ensure!(begun.elapsed() < PATIENCE, "it is there still: {status:?}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let restored = &made.restored_containers[0].container_id;
+    fixture.client.start(restored).await?;
+    goes_on(&mut fixture, restored, number).await?;
+    fixture.remove(&made.pod_sandbox_id).await
+}
+
+/// The kernel knows them by other names than the pod: without the links, and with the blank written as a number.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_mount_behind_a_link_and_one_with_a_blank_in_its_name_go_along() -> Result<()> {
+    let mut fixture = fixture().await?;
+    let volume = |name: &str| -> Result<PathBuf> {
+        let dir = fixture.node.dir().join(name);
+        std::fs::create_dir(&dir)?;
+        std::fs::write(dir.join("seen"), name)?;
+        Ok(dir)
+    };
+    let (ways, secrets, blank) = (volume("ways")?, volume("secrets")?, volume("blank")?);
+    // As an image has it whose /var/run is a link.
+    std::os::unix::fs::symlink("/run", ways.join("run"))?;
+    let mut main = container("main", &fixture.image, COUNTER);
+    let mount = |place: &str, dir: &Path| v1::Mount {
+        container_path: place.into(),
+        host_path: dir.display().to_string(),
+        ..Default::default()
+    };
+    main.mounts =
+        vec![mount("/ways", &ways), mount("/ways/run/secrets", &secrets), mount("/with a blank", &blank)];
+    let (pod, ids) = run(&mut fixture, "first", &[main.clone()]).await?;
+    assert_eq!(read(&mut fixture, &ids[0], "/run/secrets/seen").await?, "secrets");
+    let number = count_beyond(&mut fixture, &ids[0], 3).await?;
+    let archive = folder(&fixture)?.join("c.tar");
+    checkpoint(&mut fixture, &ids[0], &archive).await?;
+    let config = v1::ContainerConfig {
+        mounts: main.mounts,
+        ..container("main", &archive.display().to_string(), "exit 1")
+    };
+    let (second, restored) = run(&mut fixture, "second", &[config]).await?;
+    goes_on(&mut fixture, &restored[0], number).await?;
+    for (path, dir) in [("/run/secrets", &secrets), ("/with a blank", &blank)] {
+        std::fs::write(dir.join("later"), path)?;
+        assert_eq!(read(&mut fixture, &restored[0], &format!("{path}/later")).await?, path);
+    }
+    fixture.remove(&second).await?;
+    fixture.remove(&pod).await
 }

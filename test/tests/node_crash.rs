@@ -2,13 +2,12 @@
 
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use berth_test::fixture::Fixture;
 use proto::v1;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
@@ -42,8 +41,7 @@ async fn a_killed_monitor_is_noticed_and_replaced() -> Result<()> {
     let mut fixture = Fixture::new().await?;
     let script = "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.05; done";
     let (pod, container) = fixture.run("watched", &["sh", "-c", script]).await?;
-    let monitor = monitor_of(fixture.node.dir()).context("finding the monitor")?;
-    kill_process(Pid::from_raw(monitor).context("a pid")?, Signal::KILL)?;
+    kill_process(fixture.node.monitor_of(&pod)?, Signal::KILL)?;
 
     let mut answer = fixture.client.exec(&container, &["echo", "again"], 10).await;
     for _ in 0..50 {
@@ -78,18 +76,6 @@ fn assert_lines_are_whole(log: &str) {
     assert!(numbers.len() > 5, "log:\n{log}");
     let expected: Vec<u32> = (0..numbers.len() as u32).collect();
     assert_eq!(numbers, expected, "no line of the log is lost or repeated");
-}
-
-/// The PID of the only monitor of a node.
-fn monitor_of(node_dir: &Path) -> Option<i32> {
-    let needle = node_dir.to_string_lossy().into_owned();
-    let names =
-        std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names.filter_map(|name| name.parse::<i32>().ok()).find(|pid| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        command.contains(&needle) && command.contains("--pod-dir")
-    })
 }
 
 /// Every step of making a pod or a container (`cri-server/src/step.rs`), and whether a pod is whole before it.

@@ -3,6 +3,8 @@
 
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
+use std::path::Path;
+
 use anyhow::Result;
 use berth_test::fixture::Fixture;
 use berth_test::node::{Options, container_config};
@@ -77,12 +79,8 @@ async fn trusted_and_untrusted_pods_live_side_by_side() -> Result<()> {
 
 /// The monitor's cgroup in the hierarchy of memory, or in the only one.
 fn cgroup_of_monitor(fixture: &Fixture, pod: &str) -> String {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let line = |path: std::path::PathBuf| std::fs::read(path.join("cmdline")).unwrap_or_default();
-    let wanted = fixture.node.run_dir().join("sandboxes").join(pod).display().to_string();
-    let is_it = |path: &std::path::PathBuf| String::from_utf8_lossy(&line(path.clone())).contains(&wanted);
-    let monitor = processes.map(|entry| entry.path()).find(is_it).expect("the pod's monitor");
-    let cgroups = std::fs::read_to_string(monitor.join("cgroup")).unwrap_or_default();
+    let monitor = fixture.node.monitor_of(pod).expect("the pod's monitor").as_raw_nonzero();
+    let cgroups = std::fs::read_to_string(format!("/proc/{monitor}/cgroup")).unwrap_or_default();
     let of =
         |line: &str| line.split_once(":memory:").or(line.split_once("::")).map(|(_, path)| path.to_owned());
     cgroups
@@ -96,26 +94,37 @@ fn cgroup_of_monitor(fixture: &Fixture, pod: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn a_monitor_lives_in_the_cgroup_that_its_handler_names() -> Result<()> {
-    let named = format!("/berth-test-monitors-{}", std::process::id());
+    let named = Removed(format!("/berth-test-monitors-{}", std::process::id()));
+    let Removed(named_path) = &named;
     let config = format!(
         "[runtime.handlers.in-pod]\npath = \"{RUNC}\"\nmonitor_cgroup = \"pod\"\n\
-         [runtime.handlers.named]\npath = \"{RUNC}\"\nmonitor_cgroup = \"{named}\"\n"
+         [runtime.handlers.named]\npath = \"{RUNC}\"\nmonitor_cgroup = \"{named_path}\"\n"
     );
     let mut fixture = Fixture::with(Options { config, ..Options::default() }).await?;
     let own = format!("{}/", fixture.node.cgroup());
     let daemons = cgroup_of_daemon();
     for (handler, expected) in
-        [("", daemons.as_str()), ("in-pod", own.trim_end_matches('/')), ("named", &named)]
+        [("", daemons.as_str()), ("in-pod", own.trim_end_matches('/')), ("named", named_path)]
     {
         let (pod, container) = run(&mut fixture, &format!("cg-{handler}"), handler).await?;
         assert_eq!(cgroup_of_monitor(&fixture, &pod), expected, "handler {handler:?}");
         assert_eq!(says(&mut fixture, &container, "echo well").await?, "well");
         fixture.remove(&pod).await?;
     }
-    for top in std::fs::read_dir("/sys/fs/cgroup")?.flatten() {
-        let _ = std::fs::remove_dir(top.path().join(named.trim_start_matches('/')));
-    }
     Ok(())
+}
+
+/// A cgroup that monitors make for themselves and leave empty; removed in all hierarchies, also when the test fails.
+struct Removed(String);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        let root = Path::new("/sys/fs/cgroup");
+        let hierarchies = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain([root.to_owned()]) {
+            let _ = std::fs::remove_dir(hierarchy.join(self.0.trim_start_matches('/')));
+        }
+    }
 }
 
 /// Monitors that nobody puts anywhere stay where the daemon is, as this test is.

@@ -3,7 +3,6 @@
 
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -18,22 +17,8 @@ use tonic::Code;
 const COUNT: &str = "i=0; while [ ! -e /tmp/end ]; do \
      for n in 1 2 3 4 5 6 7 8 9 10; do i=$((i+1)); echo $i; done; sleep 0.01; done; echo end; exit 7";
 
-/// The PIDs of the monitors of a node. A container's process looks like its monitor until it executes its command, so the
-/// containers are to have said something by now.
-fn monitors_of(node_dir: &Path) -> Vec<i32> {
-    let needle = node_dir.to_string_lossy().into_owned();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_monitor = |pid: &i32| {
-        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).into_owned();
-        command.contains(&needle) && command.contains("--pod-dir")
-    };
-    pids.filter(is_monitor).collect()
-}
-
-fn signal(pid: i32, signal: Signal) -> Result<()> {
-    Ok(kill_process(Pid::from_raw(pid).context("a pid")?, signal)?)
+fn signal(pid: Pid, signal: Signal) -> Result<()> {
+    Ok(kill_process(pid, signal)?)
 }
 
 /// What a reader makes of the log's stdout: cut records joined.
@@ -92,14 +77,14 @@ async fn a_killed_monitor_is_replaced_within_a_tenth_of_a_second_and_nothing_is_
     fixture.log_of("counter", 100).await;
     let mut takeovers = Vec::new();
     for _ in 0..15 {
-        let [old] = monitors_of(fixture.node.dir())[..] else { panic!("one monitor") };
+        let [old] = fixture.node.monitors()[..] else { panic!("one monitor") };
         let began = Instant::now();
         signal(old, Signal::KILL)?;
         // Not an exec of the old monitor's: it waits for the next one by itself.
         let answer = fixture.client.exec(&container, &["true"], 10).await?;
         takeovers.push(began.elapsed());
         ensure!(answer.exit_code == 0, "{answer:?}");
-        ensure!(monitors_of(fixture.node.dir()).iter().all(|pid| *pid != old), "it was killed");
+        ensure!(fixture.node.monitors().iter().all(|pid| *pid != old), "it was killed");
     }
     takeovers.sort();
     println!("from kill to the answer of an exec: {takeovers:?}");
@@ -110,7 +95,7 @@ async fn a_killed_monitor_is_replaced_within_a_tenth_of_a_second_and_nothing_is_
     let running = second.exec(&container, &["sh", "-c", "sleep 0.5; echo through; exit 3"], 30);
     let kill = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        monitors_of(fixture.node.dir()).into_iter().try_for_each(|pid| signal(pid, Signal::KILL))
+        fixture.node.monitors().into_iter().try_for_each(|pid| signal(pid, Signal::KILL))
     };
     let (answer, killed) = tokio::join!(running, kill);
     killed?;
@@ -142,8 +127,9 @@ async fn a_container_that_ends_before_its_monitor_is_replaced_keeps_its_last_wor
 
     // The daemon is held, so that nobody starts another monitor.
     let daemon = fixture.node.daemon_pid().context("a daemon")?.cast_signed();
+    let daemon = Pid::from_raw(daemon).context("a process")?;
     signal(daemon, Signal::STOP)?;
-    for monitor in monitors_of(fixture.node.dir()) {
+    for monitor in fixture.node.monitors() {
         signal(monitor, Signal::KILL)?;
     }
     tokio::time::sleep(Duration::from_millis(2500)).await;
@@ -176,7 +162,7 @@ async fn monitors_killed_a_hundred_times_in_a_row_lose_nothing() -> Result<()> {
     let began = Instant::now();
     let mut kills = 0;
     while kills < 100 {
-        for monitor in monitors_of(fixture.node.dir()) {
+        for monitor in fixture.node.monitors() {
             kills += i32::from(signal(monitor, Signal::KILL).is_ok());
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -200,7 +186,7 @@ async fn daemon_and_monitor_killed_at_the_same_instant_and_the_daemon_a_hundred_
     for round in 0..100 {
         // Every tenth time the monitor as well.
         if round % 10 == 0 {
-            monitors_of(fixture.node.dir()).into_iter().try_for_each(|pid| signal(pid, Signal::KILL))?;
+            fixture.node.monitors().into_iter().try_for_each(|pid| signal(pid, Signal::KILL))?;
         }
         fixture.node.kill_daemon();
         fixture.node.start_daemon().await?;

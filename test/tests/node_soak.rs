@@ -5,7 +5,6 @@
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -33,21 +32,10 @@ fn count(path: &str) -> usize {
     std::fs::read_dir(path).map(Iterator::count).unwrap_or_default()
 }
 
-fn monitor_of(dir: &Path) -> Option<u32> {
-    let wanted = dir.display().to_string();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.find(|pid| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        line.contains(&wanted) && line.contains("--pod-dir")
-    })
-}
-
 impl Held {
-    fn by(fixture: &Fixture) -> Result<Held> {
+    fn by(fixture: &Fixture, pod: &str) -> Result<Held> {
         let daemon = fixture.node.daemon_pid().context("a daemon")?;
-        let monitor = monitor_of(&fixture.node.run_dir()).context("a monitor")?;
+        let monitor = fixture.node.monitor_of(pod)?.as_raw_nonzero();
         let children = std::fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"))?;
         Ok(Held {
             daemon: count(&format!("/proc/{daemon}/fd")),
@@ -65,10 +53,10 @@ impl Held {
     }
 }
 
-async fn ensure_nothing_stays(fixture: &Fixture, before: Held) -> Result<()> {
+async fn ensure_nothing_stays(fixture: &Fixture, pod: &str, before: Held) -> Result<()> {
     let begun = Instant::now();
     loop {
-        let now = Held::by(fixture)?;
+        let now = Held::by(fixture, pod)?;
         if now.is_within(before) {
             return Ok(());
         }
@@ -98,9 +86,9 @@ async fn execs_over_websocket_leave_nothing() -> Result<()> {
         let heard = talk(&url, "v5.channel.k8s.io", Some(b"there and back")).await?;
         assert_eq!(heard.stdout, b"there and back", "round {round}");
         assert!(String::from_utf8_lossy(&heard.error).contains("\"3\""), "round {round}: {heard:?}");
-        before = before.or(Some(Held::by(&fixture)?));
+        before = before.or(Some(Held::by(&fixture, &pod)?));
     }
-    ensure_nothing_stays(&fixture, before.context("a first round")?).await?;
+    ensure_nothing_stays(&fixture, &pod, before.context("a first round")?).await?;
     fixture.remove(&pod).await
 }
 
@@ -109,7 +97,7 @@ async fn execs_over_websocket_leave_nothing() -> Result<()> {
 async fn attaches_over_websocket_leave_nothing() -> Result<()> {
     let mut fixture = Fixture::new().await?;
     let (pod, container) = fixture.run("attaches", &["sh", "-c", WRITES]).await?;
-    let before = Held::by(&fixture)?;
+    let before = Held::by(&fixture, &pod)?;
     for round in 0..rounds(100)? {
         let url = fixture.client.attach_url(&container).await?;
         let mut channels = Channels::dial(&url, "v5.channel.k8s.io").await?;
@@ -117,7 +105,7 @@ async fn attaches_over_websocket_leave_nothing() -> Result<()> {
         // It hangs up without a word.
         drop(channels);
     }
-    ensure_nothing_stays(&fixture, before).await?;
+    ensure_nothing_stays(&fixture, &pod, before).await?;
     fixture.remove(&pod).await
 }
 
@@ -126,7 +114,7 @@ async fn attaches_over_websocket_leave_nothing() -> Result<()> {
 async fn execs_and_attaches_over_spdy_leave_nothing() -> Result<()> {
     let mut fixture = Fixture::new().await?;
     let (pod, container) = fixture.run("spdy", &["sh", "-c", WRITES]).await?;
-    let (crictl, before) = (Crictl::of(&fixture.node), Held::by(&fixture)?);
+    let (crictl, before) = (Crictl::of(&fixture.node), Held::by(&fixture, &pod)?);
     for round in 0..rounds(15)? {
         let said = crictl.run(&["exec", "--transport", "spdy", &container, "echo", "there and back"])?;
         assert_eq!(said, "there and back\n", "round {round}");
@@ -138,7 +126,7 @@ async fn execs_and_attaches_over_spdy_leave_nothing() -> Result<()> {
         client.kill()?;
         client.wait()?;
     }
-    ensure_nothing_stays(&fixture, before).await?;
+    ensure_nothing_stays(&fixture, &pod, before).await?;
     fixture.remove(&pod).await
 }
 
@@ -152,9 +140,7 @@ async fn an_attached_client_is_joined_to_the_next_monitor() -> Result<()> {
     let mut channels = Channels::dial(&url, "v5.channel.k8s.io").await?;
     let mut last = number(&mut channels).await?;
     for _ in 0..3 {
-        let monitor = monitor_of(&fixture.node.run_dir()).context("a monitor")?;
-        let pid = rustix::process::Pid::from_raw(monitor.cast_signed()).context("a process")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        rustix::process::kill_process(fixture.node.monitor_of(&pod)?, rustix::process::Signal::KILL)?;
         // The connection is the same, and what comes over it goes on; a gap is in the log only.
         let later = last + 5;
         while last < later {
