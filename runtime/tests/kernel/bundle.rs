@@ -71,10 +71,10 @@ impl Bundle {
         let dir = tempfile::Builder::new().prefix("berth-rt-").tempdir().unwrap();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let id = format!("rt-{}-{number}", std::process::id());
-        make_root(&dir.path().join("rootfs"));
-        let spec = spec(&id, script);
         let program = PathBuf::from(env!("CARGO_BIN_EXE_berth-runtime"));
         writeln!(KEEPER.lock().unwrap(), "{} {}", program.display(), dir.path().display()).unwrap();
+        make_root(&dir.path().join("rootfs"));
+        let spec = spec(&id, script);
         Bundle { dir, id, spec, program }
     }
 
