@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -120,7 +120,7 @@ fn memory_comes_when_it_is_needed() {
 /// Set where this program is started as criu.
 const AS_CRIU: &str = "BERTH_TEST_AS_CRIU";
 /// What it leaves running as the container's.
-const RESTORED: &str = "86421";
+const RESTORED: &str = "600.86421";
 
 /// A criu that answers all questions and, asked to restore, makes a process and waits for ever, as the real one does when
 /// nobody serves the memory. Its socket is our standard input.
@@ -137,8 +137,7 @@ fn as_criu() {
         10 => &[8, 10, 16, 1, 0x52, 4, 8, 4, 16, 0],
         9 => &[8, 9, 16, 1, 0x42, 2, 16, 1],
         2 => {
-            let _restored = Command::new("sleep").arg(RESTORED).stdin(Stdio::null()).spawn().unwrap();
-            std::thread::sleep(Duration::from_secs(600));
+            Command::new("sleep").arg(RESTORED).stdin(Stdio::null()).status().unwrap();
             return;
         }
         other => panic!("request {other}"),
