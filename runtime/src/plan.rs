@@ -137,7 +137,7 @@ pub(crate) fn plan(
             .as_ref()
             .map_or_else(|| cgroup_path(id, linux), |scope| Ok(scope.cgroup_path()))?,
         scope,
-        resources: linux.resources.clone().unwrap_or_default(),
+        resources: resources(linux, &spec.oci_version),
         cgroup_owner: cgroup::cgroup_owner(linux, process_uid, &namespaces, &mounts),
         namespaces,
         mounts,
@@ -147,6 +147,15 @@ pub(crate) fn plan(
 /// A process that joins a container by `exec`.
 pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, Error> {
     process::plan(process)
+}
+
+/// With the meaning that they have in this version of the specification.
+pub(crate) fn resources(linux: &Linux, version: &str) -> Resources {
+    let mut resources = linux.resources.clone().unwrap_or_default();
+    if let Some(pids) = resources.pids.as_mut().filter(|_| !version::has_limits_of_zero(version)) {
+        pids.limit = pids.limit.map(|limit| if limit == 0 { -1 } else { limit });
+    }
+    resources
 }
 
 /// config-linux.md, "Mount Label".

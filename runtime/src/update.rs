@@ -45,7 +45,8 @@ fn in_force(dir: &StateDir, record: &Record) -> Result<Resources, Error> {
     let path = record.bundle.join("config.json");
     let Ok(bytes) = std::fs::read(&path) else { return Ok(Resources::default()) };
     let spec: Spec = serde_json::from_slice(&bytes).map_err(|source| Error::Config { path, source })?;
-    Ok(spec.linux.and_then(|linux| linux.resources).unwrap_or_default())
+    let linux = spec.linux.unwrap_or_default();
+    Ok(crate::plan::resources(&linux, &spec.oci_version))
 }
 
 /// What is given replaces what was, field by field.

@@ -62,6 +62,20 @@ fn under_a_limit_of_no_tasks_or_one_the_program_runs_and_may_not_fork() {
 }
 
 #[test]
+fn a_limit_of_no_tasks_is_none_to_who_wrote_before_it_was_one() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("(echo forked); exec sleep 100");
+    bundle.spec["ociVersion"] = json!("1.0.2-dev");
+    bundle.spec["linux"]["resources"]["pids"] = json!({"limit": 0});
+    bundle.start();
+    wait_until(|| bundle.output() == "forked\n", "forked");
+    bundle.say(&["update", "--memory", "64M", "ID"]).ok();
+    assert_eq!(limit(&bundle, "pids.max", "pids.max"), "max");
+}
+
+#[test]
 fn limits_come_from_a_file_and_from_standard_input() {
     if !is_root() {
         return;
