@@ -75,7 +75,7 @@ fn make_here(plan: &PodPlan, pins: &Path) -> Result<Option<Birth>, Error> {
     match plan.pid {
         PidSharing::Container | PidSharing::Host => Ok(None),
         PidSharing::Pod => {
-            let init = away_from_home(CloneFlags::CLONE_NEWPID, || init::spawn(&plan.pod_dir))?;
+            let init = away_from_home(CloneFlags::CLONE_NEWPID, || init::spawn(plan))?;
             pin::pin(&PathBuf::from(format!("/proc/{}/ns/pid", init.pid)), &pins.join("pid"))?;
             Ok(Some(init))
         }

@@ -26,6 +26,9 @@ pub struct PodPlan {
     /// Where the monitor shall live; `None`: where it was started.
     #[serde(default)]
     pub monitor_cgroup: Option<MonitorCgroup>,
+    /// SELinux, of the first process of a PID namespace that the pod's containers share.
+    #[serde(default)]
+    pub process_label: Option<String>,
     /// SELinux, of the pod's own file systems.
     #[serde(default)]
     pub file_label: Option<String>,

@@ -2,21 +2,23 @@
 //!
 //! Containers see it, so there is nothing to be had from it: its root is an empty read-only tmpfs, it has no
 //! capability and no descriptor, it can't be traced or read (not dumpable), and its executable is opened
-//! through a read-only mount (see [`crate::seal`]). Signals from inside its namespace don't reach it.
+//! through a read-only mount (see [`crate::seal`]). Signals from inside its namespace don't reach it. Where SELinux
+//! is on, it and its root have the pod's labels, as all that containers may see.
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use conmon_protocol::RefusalKind;
+use conmon_protocol::{PodPlan, RefusalKind};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, UnmountFlags,
-    fsconfig_create, fsmount, fsopen, mount_change, move_mount, unmount,
+    fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, unmount,
 };
 use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
@@ -25,14 +27,19 @@ use crate::error::{Error, Named as _};
 use crate::reap::{self, Birth};
 
 pub(crate) const ARGUMENT: &str = "--pod-init";
+const PROCESS_LABEL: &str = "PROCESS_LABEL";
+const FILE_LABEL: &str = "FILE_LABEL";
+const OWN_LABEL: &str = "/proc/self/attr/current";
 
 /// Starts it as the next child, whose PID namespace the caller has already made, and waits until it is safe. Its
 /// pod's directory is in its command line, so that it can be found when nobody could write down who it is.
-pub(crate) fn spawn(pod_dir: &Path) -> Result<Birth, Error> {
+pub(crate) fn spawn(plan: &PodPlan) -> Result<Birth, Error> {
+    let labels = [(PROCESS_LABEL, &plan.process_label), (FILE_LABEL, &plan.file_label)];
     let mut child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
-        .arg(pod_dir)
+        .arg(&plan.pod_dir)
         .env_clear()
+        .envs(labels.into_iter().filter_map(|(name, label)| Some((name, label.as_ref()?))))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -67,7 +74,12 @@ pub(crate) fn find(pod_dir: &Path) -> Option<Birth> {
 pub(crate) fn run() -> ! {
     let mut children = SigSet::empty();
     children.add(Signal::SIGCHLD);
-    if children.thread_block().is_err() || leave_everything().is_err() || say_ready().is_err() {
+    let ready = || {
+        children.thread_block()?;
+        leave_everything()?;
+        say_ready()
+    };
+    if ready().is_err() {
         std::process::exit(1);
     }
     loop {
@@ -76,19 +88,27 @@ pub(crate) fn run() -> ! {
     }
 }
 
-fn leave_everything() -> Result<(), Errno> {
+fn leave_everything() -> std::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_no_new_privs(true)?;
-    leave_root()?;
+    let label = std::env::var(PROCESS_LABEL).ok();
+    let own =
+        label.map(|label| Ok::<_, std::io::Error>((File::options().write(true).open(OWN_LABEL)?, label)));
+    leave_root(std::env::var(FILE_LABEL).ok().as_deref())?;
     let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    // Last, since the label of a container allows nothing of this.
+    own.transpose()?.map_or(Ok(()), |(mut file, label)| file.write_all(label.as_bytes()))
 }
 
 /// Makes an empty tmpfs its root; /proc is where it is put down for a moment, since that always exists.
-fn leave_root() -> Result<(), Errno> {
+fn leave_root(label: Option<&str>) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Errno::from_raw_os_error(errno as i32))?;
     mount_change("/", MountPropagationFlags::REC | MountPropagationFlags::PRIVATE)?;
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    if let Some(label) = label {
+        fsconfig_set_string(&context, "context", label)?;
+    }
     fsconfig_create(&context)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
         | MountAttrFlags::MOUNT_ATTR_NOSUID

@@ -140,7 +140,7 @@ fn make_inside() -> Result<Option<Birth>, Error> {
         PidSharing::Container | PidSharing::Host => Ok(None),
         PidSharing::Pod => {
             unshare(CloneFlags::CLONE_NEWPID).named("making a PID namespace of", "the pod")?;
-            init::spawn(&plan.pod_dir).map(Some)
+            init::spawn(&plan).map(Some)
         }
     }
 }

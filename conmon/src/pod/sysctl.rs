@@ -136,6 +136,7 @@ mod tests {
             cgroup_parent: String::new(),
             cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
             monitor_cgroup: None,
+            process_label: None,
             file_label: None,
         }
     }

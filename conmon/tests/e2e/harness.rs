@@ -78,6 +78,7 @@ impl Pod {
             cgroup_parent: self.cgroup_parent.clone(),
             cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
             monitor_cgroup: None,
+            process_label: None,
             file_label: None,
         }
     }

@@ -121,6 +121,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         cgroup_parent: cgroup_parent(&linux.cgroup_parent, inputs.handlers.cgroup_driver)?,
         cgroup_driver: inputs.handlers.cgroup_driver,
         monitor_cgroup: monitor_cgroup(&handler, inputs.handlers),
+        process_label: labels.as_ref().map(|labels| labels.process.to_string()),
         file_label: labels.as_ref().map(|labels| labels.file.to_string()),
     };
     Ok(Plan {

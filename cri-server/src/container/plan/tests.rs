@@ -79,6 +79,7 @@ impl Case {
                 cgroup_parent: "/kubepods/poduid-1".into(),
                 cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
                 monitor_cgroup: None,
+                process_label: None,
                 file_label: None,
             },
             image: TestImage {

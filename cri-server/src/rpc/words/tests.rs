@@ -28,6 +28,7 @@ fn sandbox(id: &str, life: sandbox::Life, created_at_ns: i64, pairs: &[(&str, &s
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         monitor_cgroup: None,
+        process_label: None,
         file_label: None,
     };
     let plan = sandbox::Plan {

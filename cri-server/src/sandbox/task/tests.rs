@@ -58,6 +58,7 @@ fn facts(node: &Node) -> Arc<Facts> {
         cgroup_parent: String::new(),
         cgroup_driver: conmon_protocol::CgroupDriver::Cgroupfs,
         monitor_cgroup: None,
+        process_label: None,
         file_label: None,
     };
     let plan = crate::sandbox::Plan {
