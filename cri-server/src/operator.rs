@@ -171,6 +171,10 @@ pub enum Error {
     Platform(#[from] image_service::platform::InvalidPlatform),
     #[error("{what}")]
     Io { what: String, source: std::io::Error },
+    #[error(
+        "{0:?} has a colon, which parts a path from a reference; go into another directory, or write elsewhere"
+    )]
+    Colon(String),
     #[error("something is missing")]
     Unwell,
     #[error("standard output is closed")]

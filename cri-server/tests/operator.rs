@@ -180,6 +180,14 @@ fn images_are_copied_shown_given_out_and_verified() {
     let out = place.path("out.tar");
     place.said(&["image", "export", "local/empty:1", &format!("docker-archive:{}", out.display())]);
     assert!(place.said(&["image", "import", out.to_str().unwrap()]).contains("local/empty:1"));
+    // The daemon would take what follows the colon for a reference.
+    let parted = place.path("a:1");
+    fs::create_dir(&parted).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_berth"));
+    command.arg("--config").arg(place.path("berth.toml")).current_dir(&parted);
+    let output = command.args(["image", "export", "local/empty:1", "oci-archive:out.tar"]).output().unwrap();
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && complaint.contains("has a colon"), "{complaint}");
     let said = place.said(&["image", "verify"]);
     assert_eq!(said, "verify: 1 images, 1 layers: 0 damaged, 0 mended, 0 that nobody can tell\n");
     let layers = place.path("root/images/recipes");

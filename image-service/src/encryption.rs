@@ -27,7 +27,7 @@ const PUBLIC_OPTIONS: &str = "org.opencontainers.image.enc.pubopts";
 const AES_256_CTR: &str = "AES_256_CTR_HMAC_SHA256";
 /// A PEM file with a key.
 const MAX_KEY_BYTES: u64 = 64 << 10;
-/// Keys of one node, and recipients of one layer: each pair may cost a power of a large number.
+/// Keys of one node, and recipients of one layer in all its messages: each pair may cost a power of a large number.
 const MAX_KEYS: usize = 64;
 const MAX_RECIPIENTS: usize = 64;
 
@@ -125,9 +125,10 @@ impl Keys {
         if self.keys.is_empty() {
             return Err(Shut::NoKeys { dir, bad: self.told() });
         }
+        let mut tries = MAX_RECIPIENTS;
         for message in wrapped.split(',').take(MAX_RECIPIENTS) {
             let message = BASE64.decode(message).map_err(|_| Shut::Annotations("a JWE is not base64"))?;
-            if let Some(private) = jwe::open(&message, &self.keys) {
+            if let Some(private) = jwe::open(&message, &self.keys, &mut tries) {
                 return cipher(&private, mac);
             }
         }
@@ -193,7 +194,7 @@ pub(crate) fn open_anything(bytes: &[u8]) {
         Ok(cipher) => assert_eq!(cipher.mac.len(), 32, "nothing is opened that has no code"),
         Err(shut) => _ = shut.to_string(),
     }
-    assert!(jwe::open(message, &[]).is_none(), "nothing is opened without a key");
+    assert!(jwe::open(message, &[], &mut { MAX_RECIPIENTS }).is_none(), "nothing is opened without a key");
     _ = PrivateKey::from_pem(bytes).map(drop);
     _ = cipher(bytes, Vec::new()).map(drop);
 }

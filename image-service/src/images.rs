@@ -60,7 +60,11 @@ pub(crate) struct Inner {
 impl Images {
     /// Opens the store, drops what is damaged, removes what a crash left behind.
     pub async fn open(settings: Settings) -> Result<Images, Error> {
-        blocking(move || Ok(Images { inner: Arc::new(Inner::open(settings)?) })).await
+        blocking(move || {
+            settings.pull_cgroup.sweep();
+            Ok(Images { inner: Arc::new(Inner::open(settings)?) })
+        })
+        .await
     }
 
     /// Pulls and gives the image; whoever asks for the same at the same time joins.

@@ -83,7 +83,11 @@ pub(super) async fn export(channel: Channel, name: &str, target: &str) -> Result
         Location::File { kind, path, reference } => {
             let absolute = std::path::absolute(&path);
             let path = absolute.map_err(|source| Error::Io { what: path.display().to_string(), source })?;
-            Location::File { kind, path: text(path)?.into(), reference }
+            let path = text(path)?;
+            if path.contains(':') {
+                return Err(Error::Colon(path.to_owned()));
+            }
+            Location::File { kind, path: path.into(), reference }
         }
         registry @ Location::Registry { .. } => registry,
     };

@@ -8,7 +8,6 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use serde::Deserialize;
 
-use super::MAX_RECIPIENTS;
 use super::private_key::PrivateKey;
 
 const ECDH_A256KW: &str = "ECDH-ES+A256KW";
@@ -61,13 +60,15 @@ struct Epk {
     y: String,
 }
 
-/// The content, when one of the keys opens it. Whatever is wrong looks the same from outside.
-pub(super) fn open(message: &[u8], keys: &[PrivateKey]) -> Option<Vec<u8>> {
+/// The content, when one of the keys opens it. Whatever is wrong looks the same from outside. Each recipient that is
+/// tried takes one of the `tries`.
+pub(super) fn open(message: &[u8], keys: &[PrivateKey], tries: &mut usize) -> Option<Vec<u8>> {
     let message: Message = serde_json::from_slice(message).ok()?;
     let protected: Header = serde_json::from_slice(&bytes(&message.protected)?).ok()?;
     let one = [Recipient { header: message.header.clone(), encrypted_key: message.encrypted_key.clone() }];
     let recipients = if message.recipients.is_empty() { &one[..] } else { &message.recipients[..] };
-    for recipient in recipients.iter().take(MAX_RECIPIENTS) {
+    for recipient in recipients {
+        *tries = tries.checked_sub(1)?;
         let header = protected.clone().or(&message.unprotected).or(&recipient.header);
         if header.enc.as_deref() != Some("A256GCM") || header.zip.is_some() || header.crit.is_some() {
             continue;

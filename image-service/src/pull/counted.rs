@@ -32,6 +32,24 @@ pub enum PullCgroup {
     Pod,
 }
 
+impl PullCgroup {
+    /// Removes the leaves of a daemon that was killed. A pod's go with the pod.
+    pub(crate) fn sweep(&self) {
+        let PullCgroup::Path(cgroup) = self else { return };
+        let relative = cgroup.trim_start_matches('/');
+        let root = Path::new(CGROUPS);
+        let places = COUNTING.iter().map(|hierarchy| root.join(hierarchy)).chain([root.to_owned()]);
+        for found in
+            places.filter_map(|place| std::fs::read_dir(place.join(relative)).ok()).flatten().flatten()
+        {
+            if found.file_name().to_string_lossy().starts_with(LEAF) {
+                // One that still has a process is swept by the next start.
+                _ = std::fs::remove_dir(found.path());
+            }
+        }
+    }
+}
+
 /// A cgroup to be counted in, and the program that unpacks there.
 #[derive(Debug, Clone)]
 pub(crate) struct Counted {

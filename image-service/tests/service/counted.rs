@@ -88,7 +88,12 @@ async fn unpacking_is_counted_where_the_operator_says() {
     let mut node = Node::new(&fake.host());
     let cgroup = Cgroup::new("pulls");
     apart(&mut node.settings, PullCgroup::Path(cgroup.0.clone()));
+    // A daemon was killed here.
+    let place =
+        Path::new(CGROUPS).join(if Path::new(CGROUPS).join("memory").exists() { "memory" } else { "" });
+    std::fs::create_dir_all(place.join(&cgroup.0[1..]).join("berth-pull-01234567")).unwrap();
     let images = node.open().await;
+    assert_eq!(cgroup.leaves(), 0);
     images.pull(request(NAME)).await.map_err(|error| told(&error)).unwrap();
     assert_eq!(std::fs::read(node.layer(&layers[1]).join("link")).unwrap(), b"hello");
     assert_eq!(std::fs::read(node.layer(&layers[0]).join("large")).unwrap(), noise.as_bytes());
