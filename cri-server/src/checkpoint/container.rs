@@ -33,7 +33,9 @@ async fn checkpoint(
     let world = node.world.now();
     let container = world.container(&request.container_id)?;
     let sandbox = world.sandbox(&container.facts.sandbox_id)?;
-    let (location, folder) = place(&request.location)?;
+    // It may be on a file system whose server is gone.
+    let wanted = request.location;
+    let (location, folder) = blocking(move || place(&wanted)).await?;
     let criu = may_checkpoint(node).await?;
     let until = capture::deadline(deadline, request.timeout);
     let root = node.config().root.clone();
