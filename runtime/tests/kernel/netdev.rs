@@ -77,7 +77,8 @@ fn a_create_that_fails_gives_the_interface_back_as_it_was() {
 
 /// What `run` makes, in the network namespace that we are in.
 fn renew_interfaces() {
-    let script = "ip link del v0 2>/dev/null; set -e; ip link add v0 type veth peer name v1; \
+    // Where a container took v0 along, v1 stays until the kernel gets round to what the namespace held.
+    let script = "ip link del v0 2>/dev/null; ip link del v1 2>/dev/null; set -e; ip link add v0 type veth peer name v1; \
         ip link set v0 address 02:00:00:00:00:07 mtu 1400; ip addr add 10.9.8.7/24 brd 10.9.8.255 dev v0; \
         ip -6 addr add fd00:9::7/64 dev v0 nodad; ip link set v0 up; ip link set v1 up";
     assert!(Command::new("sh").args(["-c", script]).status().unwrap().success());
