@@ -35,7 +35,7 @@ const ASKS: usize = 64;
 /// than the kubelet's own deadline of 120 s, so that it hears our words.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
 /// How long who asks something waits for a pod's next monitor, which takes milliseconds.
-const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a monitor that was just started may take to speak.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use proto::v1::ContainerEventType;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::container::Container;
 use crate::error::{Error, Noun};
@@ -23,6 +23,7 @@ pub struct World {
     /// Writers take turns, so that none loses the other's change.
     turn: Mutex<()>,
     changes: broadcast::Sender<Change>,
+    replaced: Notify,
 }
 
 /// All there is at one moment.
@@ -45,13 +46,25 @@ pub struct Change {
 impl Default for World {
     fn default() -> Self {
         let (changes, _) = broadcast::channel(CHANGES);
-        Self { now: ArcSwap::default(), turn: Mutex::new(()), changes }
+        Self { now: ArcSwap::default(), turn: Mutex::new(()), changes, replaced: Notify::new() }
     }
 }
 
 impl World {
     pub fn now(&self) -> Arc<Snapshot> {
         self.now.load_full()
+    }
+
+    /// What is to be seen in the first picture, from the present one on, that has it.
+    pub async fn once<T>(&self, look: impl Fn(&Snapshot) -> Option<T>) -> T {
+        loop {
+            let mut replaced = std::pin::pin!(self.replaced.notified());
+            replaced.as_mut().enable();
+            if let Some(seen) = look(&self.now()) {
+                return seen;
+            }
+            replaced.await;
+        }
     }
 
     pub fn publish_sandbox(&self, sandbox: Arc<Sandbox>) {
@@ -88,6 +101,7 @@ impl World {
         let mut next = Snapshot::clone(&self.now.load());
         change(&mut next);
         self.now.store(Arc::new(next));
+        self.replaced.notify_waiters();
     }
 }
 
@@ -128,6 +142,25 @@ fn find<T>(map: &HashMap<Arc<str>, Arc<T>>, id: &str, noun: Noun) -> Result<Arc<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_not_there_yet_is_waited_for() {
+        let world = Arc::new(World::default());
+        let seen = |snapshot: &Snapshot| (!snapshot.sandboxes.contains_key("gone")).then_some(());
+        world.once(seen).await;
+        let (asked, looks) = (world.clone(), Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+        let counted = looks.clone();
+        let third = move |_: &Snapshot| {
+            let before = counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            (before == 2).then_some(before)
+        };
+        let waiting = tokio::spawn(async move { asked.once(third).await });
+        while !waiting.is_finished() {
+            world.forget_container("nothing");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(waiting.await.unwrap(), 2);
+    }
 
     #[test]
     fn an_id_is_found_by_its_beginning_when_only_one_has_it() {

@@ -228,7 +228,7 @@ impl RuntimeService for Runtime {
     ) -> Reply<v1::ReopenContainerLogResponse> {
         let id = request.into_inner().container_id;
         let work = async {
-            let (container, _, monitor) = self.running(&id)?;
+            let (container, _, monitor) = self.running(&id).await?;
             let container_id = container.facts.id.to_string();
             monitor.insist(conmon_protocol::Ask::Reopen { container_id }).await?;
             Ok(v1::ReopenContainerLogResponse {})
@@ -239,7 +239,7 @@ impl RuntimeService for Runtime {
     async fn exec_sync(&self, request: Request<v1::ExecSyncRequest>) -> Reply<v1::ExecSyncResponse> {
         let request = request.into_inner();
         let work = async {
-            let (container, _, monitor) = self.running(&request.container_id)?;
+            let (container, _, monitor) = self.running(&request.container_id).await?;
             check_command(&request.cmd)?;
             let streams = Streams { stdout: true, stderr: true, ..Streams::default() };
             let plan = exec::plan(&container.facts, &request.cmd, streams, request.timeout);
@@ -252,7 +252,7 @@ impl RuntimeService for Runtime {
     async fn exec(&self, request: Request<v1::ExecRequest>) -> Reply<v1::ExecResponse> {
         let request = request.into_inner();
         let work = async {
-            let (container, _, monitor) = self.running(&request.container_id)?;
+            let (container, _, monitor) = self.running(&request.container_id).await?;
             check_command(&request.cmd)?;
             let v1::ExecRequest { tty: terminal, stdin, stdout, stderr, .. } = request;
             let streams = Streams { terminal, stdin, stdout, stderr };
@@ -267,7 +267,7 @@ impl RuntimeService for Runtime {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Reply<v1::AttachResponse> {
         let request = request.into_inner();
         let work = async {
-            let (container, _, monitor) = self.running(&request.container_id)?;
+            let (container, _, monitor) = self.running(&request.container_id).await?;
             let v1::AttachRequest { tty, stdin, stdout, stderr, .. } = request;
             check_streams(Streams { terminal: tty, stdin, stdout, stderr })?;
             let (container_id, terminal) =

@@ -13,7 +13,11 @@ use crate::exec::Streams;
 use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
+use crate::world::Snapshot;
 use crate::{container, monitor, monitoring, nri, sandbox, usage};
+
+/// A container that runs, its pod, and the monitor that watches it.
+type Running = (Arc<container::Container>, Arc<sandbox::Sandbox>, monitor::Monitor);
 
 impl Runtime {
     pub(super) async fn create(
@@ -62,20 +66,17 @@ impl Runtime {
         }
     }
 
-    /// A container that runs, and the monitor that watches it.
-    pub(super) fn running(
-        &self,
-        id: &str,
-    ) -> Result<(Arc<container::Container>, Arc<sandbox::Sandbox>, monitor::Monitor), Error> {
-        let world = self.node.world.now();
-        let container = world.container(id)?;
-        if !container.life.is_running() {
-            let id = container.facts.id.to_string();
-            return Err(Error::State { noun: Noun::Container, id, why: "is not running" });
-        }
-        let sandbox = world.sandbox(&container.facts.sandbox_id)?;
-        let monitor = sandbox.monitor.clone().ok_or(monitor::Error::Gone)?;
-        Ok((container, sandbox, monitor))
+    /// A container that runs, and the monitor that watches it; a daemon that has just started looks for monitors while
+    /// it serves.
+    pub(super) async fn running(&self, id: &str) -> Result<Running, Error> {
+        let look = |world: &Snapshot| match running_in(world, id) {
+            Ok((container, sandbox)) => {
+                sandbox.monitor.clone().map(|monitor| Ok((container, sandbox, monitor)))
+            }
+            Err(error) => Some(Err(error)),
+        };
+        let reached = tokio::time::timeout(monitor::TAKEOVER_TIMEOUT, self.node.world.once(look));
+        reached.await.unwrap_or_else(|_| Err(monitor::Error::Gone.into()))
     }
 
     pub(super) fn container_info(
@@ -128,6 +129,19 @@ impl Runtime {
         let node = self.node.clone();
         tokio::task::spawn_blocking(move || work(&node)).await.map_err(|_| Error::Stopping)?
     }
+}
+
+fn running_in(
+    world: &Snapshot,
+    id: &str,
+) -> Result<(Arc<container::Container>, Arc<sandbox::Sandbox>), Error> {
+    let container = world.container(id)?;
+    if !container.life.is_running() {
+        let id = container.facts.id.to_string();
+        return Err(Error::State { noun: Noun::Container, id, why: "is not running" });
+    }
+    let sandbox = world.sandbox(&container.facts.sandbox_id)?;
+    Ok((container, sandbox))
 }
 
 pub(super) fn check_command(command: &[String]) -> Result<(), Error> {
