@@ -51,8 +51,7 @@ pub struct Summary {
 /// Runs the suite in this process's network namespace.
 pub async fn run(options: &Options) -> Result<Summary> {
     let tools = CriTools::build()?;
-    let out_dir = target_dir().join("critest");
-    std::fs::create_dir_all(&out_dir)?;
+    let out_dir = make_place()?;
     let registry_dir = tempfile::Builder::new().prefix("berth-registry-").tempdir()?;
     let registry = DockerRegistry::start(registry_dir.path())?;
     println!("pushing the stand-in images to {}", registry.address());
@@ -95,6 +94,19 @@ async fn run_peer(
     execute(critest, tools, &format!("unix://{}", containerd.socket().display()), out_dir, options)
 }
 
+/// The folder of a run, with its files. A guest whose folder this is too may write to them, and under SELinux make none.
+///
+/// # Errors
+/// When they cannot be made.
+pub fn make_place() -> Result<PathBuf> {
+    let dir = target_dir().join("critest");
+    std::fs::create_dir_all(&dir)?;
+    for name in ["critest", "critest.txt", "report.json", "junit.xml", "berthd.log"] {
+        File::options().append(true).create(true).open(dir.join(name)).context(name)?;
+    }
+    Ok(dir)
+}
+
 /// A copy of critest that names our stand-in's digest instead of the published one: nothing else is changed.
 fn with_digest_replaced(critest: &Path, out_dir: &Path, digest: &str) -> Result<PathBuf> {
     let mut program = std::fs::read(critest)?;
@@ -123,7 +135,7 @@ fn execute(
     options: &Options,
 ) -> Result<PathBuf> {
     let report = out_dir.join("report.json");
-    std::fs::remove_file(&report).ok();
+    std::fs::write(&report, "")?;
     let text = File::create(out_dir.join("critest.txt"))?;
     let mut command = Command::new(critest);
     command
@@ -157,7 +169,11 @@ fn execute(
     );
     command.env("PATH", path).current_dir(out_dir).stdout(text.try_clone()?).stderr(text);
     command.status().context("running critest")?;
-    ensure!(report.exists(), "critest wrote no report: see {}", out_dir.join("critest.txt").display());
+    ensure!(
+        report.metadata()?.len() > 0,
+        "critest wrote no report: see {}",
+        out_dir.join("critest.txt").display()
+    );
     Ok(report)
 }
 

@@ -84,6 +84,7 @@ fn runtime_tests(filter: &[&str]) -> Result<String> {
 
 fn critest(args: &[&str]) -> Result<String> {
     prepare_critest()?;
+    berth_test::critest::make_place()?;
     Ok(format!("{PRIVATE_NETWORK}=1 {}", this_program(&[&["critest", "--systemd-cgroup"], args].concat())?))
 }
 
