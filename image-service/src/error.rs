@@ -114,3 +114,9 @@ impl Error {
         Error::Invalid { what: what.into(), why: why.to_string() }
     }
 }
+
+/// An error and all its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

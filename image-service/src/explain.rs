@@ -4,7 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::images::{Settings, namespace_auth_file, policy_in_force};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
@@ -42,15 +42,10 @@ pub fn explain(settings: &Settings, name: &str, namespace: Option<&str>) -> Resu
         let policy_file = policy.as_ref().map_or_else(|_| settings.policy.clone(), |(file, _)| file.clone());
         let wanted = policy.as_ref().map_or_else(|_| Vec::new(), |(_, policy)| policy.wanted(&reference));
         let refused = policy.and_then(|(_, policy)| policy.check(&reference));
-        let refused = refused.err().map(|refusal| told(&refusal));
+        let refused = refused.err().map(|refusal| chain(&refusal));
         Ok(Explanation { reference, endpoints, policy_file, wanted, refused })
     };
     candidates.into_iter().map(explain).collect()
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 impl fmt::Display for Explanation {

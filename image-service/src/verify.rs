@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::digest::Digest;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::image::Image;
 use crate::images::Images;
 use crate::pull::{PullRequest, blocking};
@@ -135,7 +135,7 @@ impl Images {
             Ok(Err(container)) => {
                 return Outcome::Not(format!("container {container} uses it; remove that and verify again"));
             }
-            Err(error) => return Outcome::Not(told(&error)),
+            Err(error) => return Outcome::Not(chain(&error)),
         };
         let outcome = self.mend(image).await;
         drop(mark);
@@ -158,7 +158,7 @@ impl Images {
         let request = PullRequest { reference: name.clone(), ..PullRequest::default() };
         match self.pull_again(request, image_id(image)).await {
             Ok(()) => Outcome::Mended,
-            Err(error) => Outcome::Not(told(&error)),
+            Err(error) => Outcome::Not(chain(&error)),
         }
     }
 }
@@ -169,9 +169,4 @@ fn image_id(image: &Image) -> Digest {
 
 fn called(image: &Image) -> String {
     image.repo_tags.first().or(image.repo_digests.first()).unwrap_or(&image.id).clone()
-}
-
-fn told(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

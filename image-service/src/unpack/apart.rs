@@ -23,6 +23,7 @@ use super::decrypt::Cipher;
 use super::recipe::{Recorded, nameless};
 use super::{Error, Expected, Limits, Unpacked, Way, open_root, unpack_sealed};
 use crate::digest::Digest;
+use crate::error::chain;
 
 const READ_BYTES: usize = 256 << 10;
 /// As many names of directories as are remembered of one layer, at their longest.
@@ -235,17 +236,12 @@ fn hand_over(recorded: &Recorded) -> io::Result<bool> {
 }
 
 fn failed(error: &Error) -> Answer {
-    Answer::Failed { blame: error.blame(), why: told(error) }
+    Answer::Failed { blame: error.blame(), why: chain(error) }
 }
 
 fn say(answer: &Answer) -> ExitCode {
     let text = serde_json::to_vec(answer).unwrap_or_default();
     if io::stderr().write_all(&text).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-fn told(error: &Error) -> String {
-    let source = std::error::Error::source(error).map(|source| format!(": {source}"));
-    format!("{error}{}", source.unwrap_or_default())
 }
 
 impl Error {

@@ -13,6 +13,7 @@ use super::entry::{Entry, Kind, split};
 use super::recipe::Rebuilt;
 use super::stream::{Diff, Inflater, Source};
 use crate::digest::{Algorithm, Digest};
+use crate::error::chain;
 
 const READ_BYTES: usize = 256 << 10;
 
@@ -27,7 +28,7 @@ pub(crate) fn prove(recipe: File, root: OwnedFd, diff_id: &Digest) -> Result<(),
     let inflater = Inflater::new(Packed::new(source, None)).map_err(told)?;
     let diff = Diff::new(inflater, diff_id.algorithm(), Limits::new(u64::MAX));
     let mut archive = Archive::new(diff, u64::MAX);
-    while let Some(entry) = archive.next_entry().map_err(|error| told_all(&error))? {
+    while let Some(entry) = archive.next_entry().map_err(|error| chain(&error))? {
         // Something else has its name since; what it held is in the archive's digest all the same.
         match replaced.get_mut(&entry.path).filter(|times| **times > 0) {
             Some(times) => *times -= 1,
@@ -42,11 +43,6 @@ pub(crate) fn prove(recipe: File, root: OwnedFd, diff_id: &Digest) -> Result<(),
     } else {
         Err(format!("a file's content has changed: its digest is {found}"))
     }
-}
-
-fn told_all(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Of a directory only that it is one: an archive may say it twice, and the last word counts. Whiteouts are
