@@ -5,6 +5,7 @@
 
 pub mod apparmor;
 pub mod blockio;
+mod bounded;
 pub mod cdi;
 pub mod checkpoint;
 pub mod config;

@@ -4,11 +4,12 @@
 //! stands for one of the same name in an earlier one; the order is that of the names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde::{Deserialize, Deserializer};
+
+use crate::bounded::read_text;
 
 /// A file is a few lines.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -96,12 +97,7 @@ pub fn read(dirs: &[PathBuf]) -> Result<Vec<HookFile>, Error> {
 }
 
 fn read_file(path: &Path) -> Result<HookFile, String> {
-    let mut text = String::new();
-    let opened = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    opened.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(format!("it is larger than {FILE_MAX_BYTES} bytes"));
-    }
+    let text = read_text(path, FILE_MAX_BYTES).map_err(|error| error.to_string())?;
     let file: HookFile = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     if file.version != "1.0.0" {
         return Err(format!("version {:?} is not 1.0.0", file.version));

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::bounded::read;
 use crate::error::NotReady;
 
 /// A configuration file is a page, not a book; larger is a mistake.
@@ -140,7 +141,7 @@ fn is_configuration(path: &Path) -> bool {
 }
 
 fn load(file: &Path) -> Result<Chain, NotReady> {
-    let text = read(file).map_err(|error| bad(file, error))?;
+    let text = read(file, FILE_MAX_BYTES).map_err(|error| bad(file, error))?;
     let mut chain = parse(&text).map_err(|reason| bad(file, reason))?;
     add_from_directory(&mut chain, file).map_err(|reason| bad(file, reason))?;
     Ok(chain.chain)
@@ -148,16 +149,6 @@ fn load(file: &Path) -> Result<Chain, NotReady> {
 
 fn bad(file: &Path, reason: impl fmt::Display) -> NotReady {
     NotReady::BadConfiguration { file: file.into(), reason: reason.to_string() }
-}
-
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    std::fs::File::open(file)?.take(FILE_MAX_BYTES + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {FILE_MAX_BYTES} bytes")));
-    }
-    Ok(text)
 }
 
 struct Parsed {
@@ -242,7 +233,7 @@ fn add_from_directory(parsed: &mut Parsed, file: &Path) -> Result<(), String> {
     {
         let files = files(&dir).map_err(|error| error.to_string())?;
         for file in files.iter().filter(|file| file.extension().is_some_and(|ext| ext == "conf")) {
-            let text = read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let text = read(file, FILE_MAX_BYTES).map_err(|error| format!("{}: {error}", file.display()))?;
             let value =
                 serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", file.display()))?;
             parsed.chain.plugins.push(plugin(value)?);

@@ -7,6 +7,7 @@
 
 pub mod attachment;
 mod bandwidth;
+mod bounded;
 mod capabilities;
 pub mod conf;
 pub mod counters;

@@ -3,9 +3,9 @@
 //!
 //! A configuration that somebody else has put there is left alone: it knows its ranges from elsewhere.
 
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use crate::bounded::read;
 use crate::conf;
 use crate::error::Error;
 use crate::template::{self, Range, TEMPLATE_MAX_BYTES};
@@ -24,7 +24,8 @@ pub(crate) fn provision(conf_dir: &Path, template: Option<&Path>, pod_cidr: &str
         return Ok(());
     }
     let bad = |reason: String| Error::Template { template: template.into(), reason };
-    let text = read(template).map_err(|error| bad(error.to_string()))?;
+    let text = read(template, TEMPLATE_MAX_BYTES).map_err(|error| bad(error.to_string()))?;
+    let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".into()))?;
     let text = template::fill(&text, &ranges).map_err(bad)?;
     conf::check(text.as_bytes()).map_err(|reason| bad(format!("filled with {pod_cidr}, {reason}")))?;
     put(conf_dir, &text)
@@ -35,15 +36,6 @@ fn others(conf_dir: &Path) -> Result<Option<PathBuf>, Error> {
     let failed = |source| Error::Watch { doing: "reading", path: conf_dir.into(), source };
     let files = conf::files(conf_dir).map_err(failed)?;
     Ok(files.into_iter().find(|file| !file.ends_with(FILE)))
-}
-
-fn read(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(file)?.take(TEMPLATE_MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
-    if text.len() > TEMPLATE_MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {TEMPLATE_MAX_BYTES} bytes")));
-    }
-    Ok(text)
 }
 
 /// The watch of the directory sees the rename, and only then the whole file. The same text again changes nothing.

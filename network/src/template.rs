@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 /// No network configuration is larger.
-pub(crate) const TEMPLATE_MAX_BYTES: usize = 1 << 20;
+pub(crate) const TEMPLATE_MAX_BYTES: u64 = 1 << 20;
 /// How deep blocks may lie in each other.
 const DEPTH_MAX: usize = 8;
 /// A node has one range of each address family; more than these is a mistake.

@@ -1,11 +1,11 @@
 //! The operator's file of block I/O classes: goresctrl's format, YAML or JSON.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 
 use serde::Deserialize;
+
+use crate::bounded::read_text;
 
 /// More than any list of classes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
@@ -55,13 +55,7 @@ enum Quantity {
 }
 
 pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Vec<Parameters>>, String> {
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| error.to_string())?;
-    file.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(format!("it is larger than {FILE_MAX_BYTES} bytes"));
-    }
-    parse(&text)
+    parse(&read_text(path, FILE_MAX_BYTES).map_err(|error| error.to_string())?)
 }
 
 pub(super) fn parse(text: &str) -> Result<BTreeMap<String, Vec<Parameters>>, String> {

@@ -1,6 +1,5 @@
 //! A CDI file, JSON or YAML, read and checked.
 
-use std::io::Read;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -8,6 +7,7 @@ use serde::Deserialize;
 use super::FILE_MAX_BYTES;
 use super::edits::ContainerEdits;
 use super::name::{check_device, check_kind};
+use crate::bounded::read_text;
 
 /// Files of another major version mean something else.
 const VERSIONS: [&str; 2] = ["0.", "1."];
@@ -39,20 +39,11 @@ pub(super) fn read(path: &Path) -> Option<Result<Spec, String>> {
     let extension = path.extension()?.to_str()?;
     match extension {
         "json" | "yaml" | "yml" => {
-            Some(text(path).and_then(|text| parse(&text, extension)).and_then(checked))
+            let text = read_text(path, FILE_MAX_BYTES).map_err(|error| error.to_string());
+            Some(text.and_then(|text| parse(&text, extension)).and_then(checked))
         }
         _ => None,
     }
-}
-
-fn text(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    let opened = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    opened.take(FILE_MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(format!("it is larger than {FILE_MAX_BYTES} bytes"));
-    }
-    Ok(text)
 }
 
 fn parse(text: &str, extension: &str) -> Result<Spec, String> {

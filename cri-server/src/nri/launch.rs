@@ -15,13 +15,14 @@ use tokio::sync::Semaphore;
 
 use super::link::Link;
 use super::plugin::{self, Identity, Joining, Patience, Plugin};
+use crate::bounded::read_text;
 use crate::node::Node;
 
 /// What a child of ours is called until it has become the plugin.
 const ARG0: &str = "berthd-nri-plugin";
 const SOCKET: &str = "NRI_PLUGIN_SOCKET";
-/// Files that no plugin's configuration is larger than.
-const CONFIG_MAX: u64 = 1 << 20;
+/// No plugin's configuration is larger.
+const CONFIG_MAX_BYTES: u64 = 1 << 20;
 
 /// A plugin's program and its configuration.
 #[derive(Debug)]
@@ -64,20 +65,13 @@ fn look(program: &Path, config_dir: &Path) -> Option<Found> {
 fn config(dir: &Path, identity: &Identity) -> Result<String, (PathBuf, io::Error)> {
     for name in [format!("{identity}.conf"), format!("{}.conf", identity.name)] {
         let path = dir.join(name);
-        match read(&path) {
+        match read_text(&path, CONFIG_MAX_BYTES) {
             Ok(config) => return Ok(config),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err((path, error)),
         }
     }
     Ok(String::new())
-}
-
-fn read(path: &Path) -> io::Result<String> {
-    if path.metadata()?.len() > CONFIG_MAX {
-        return Err(io::Error::other(format!("it is longer than {CONFIG_MAX} bytes")));
-    }
-    std::fs::read_to_string(path)
 }
 
 /// Starts one and waits until it is configured. What fails is told of, and killed.
