@@ -12,9 +12,9 @@ use tokio::io::AsyncReadExt;
 
 use super::AttachSession;
 use super::descriptor::Descriptor;
-use super::exec::chain;
 use super::remote::{Channels, Outcome, Sizes, Wanted};
 use super::wire::{Inlet, Link, Outlet};
+use crate::error::chain;
 use crate::monitor::Monitor;
 
 /// Between the ends of a client's socket and of the daemon's, when a monitor dies with both.

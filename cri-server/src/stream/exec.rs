@@ -20,6 +20,7 @@ use super::ExecSession;
 use super::descriptor::Descriptor;
 use super::remote::{Channels, Outcome, Sizes, Wanted};
 use super::wire::{CHUNK, Inlet, Link, Outlet};
+use crate::error::chain;
 use crate::monitor::{self, Exec};
 
 /// After the process has ended, its output is over when nothing has come for this long: a daemon that it
@@ -205,15 +206,4 @@ async fn resize(sizes: Option<Sizes>, console: &Descriptor) {
         // A terminal whose process is gone has no size.
         let _ = tcsetwinsize(console, size);
     }
-}
-
-/// An error and all its causes, in one line for the client.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
