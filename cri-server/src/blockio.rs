@@ -16,6 +16,8 @@ mod file;
 use devices::Number;
 use file::Parameters;
 
+use crate::container::plan::{CgroupVersion, machine};
+
 /// Why there are no limits.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,8 +30,7 @@ pub enum Error {
     #[error("the classes of block I/O in {}: {why}", path.display())]
     File { path: PathBuf, why: String },
     #[error(
-        "the class of block I/O {class:?} can't be given: this kernel has no cgroup controller for it at hand ({0})",
-        devices::CONTROLLERS
+        "the class of block I/O {class:?} can't be given: this kernel has no cgroup controller for it at hand (blkio in cgroup v1, io in v2)"
     )]
     NoController { class: String },
 }
@@ -48,10 +49,18 @@ pub fn class(file: &Path, class: &str) -> Result<LinuxBlockIo, Error> {
         let known = classes.into_keys().collect();
         return Err(Error::NoClass { path: file.to_owned(), class: class.to_owned(), known });
     };
-    if !devices::has_controller() {
+    if !has_controller() {
         return Err(Error::NoController { class: class.to_owned() });
     }
     Ok(limits(&parameters, devices::fitting))
+}
+
+fn has_controller() -> bool {
+    let cgroup = machine().cgroup;
+    cgroup.has_controller(match cgroup {
+        CgroupVersion::V1 => "blkio",
+        CgroupVersion::V2 => "io",
+    })
 }
 
 /// What a later entry says of a device counts.

@@ -12,16 +12,6 @@ pub(super) type Number = (i64, i64);
 
 /// A wildcard that fits more than this is not looked at to its end.
 const MATCHES_MAX: usize = 4096;
-/// Where the kernel has them, by version of cgroups.
-pub(super) const CONTROLLERS: &str = "blkio in cgroup v1, io in v2";
-
-pub(super) fn has_controller() -> bool {
-    let v2 = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
-    match v2 {
-        Ok(controllers) => controllers.split_whitespace().any(|name| name == "io"),
-        Err(_) => Path::new("/sys/fs/cgroup/blkio").exists(),
-    }
-}
 
 /// In the order of their numbers; links lead to what they name.
 pub(super) fn fitting(wildcards: &[String]) -> Vec<Number> {

@@ -58,6 +58,19 @@ impl Machine {
     }
 }
 
+impl CgroupVersion {
+    /// Whether a controller is at hand, by the name that it has in this version.
+    pub fn has_controller(self, name: &str) -> bool {
+        match self {
+            CgroupVersion::V1 => Path::new("/sys/fs/cgroup").join(name).exists(),
+            CgroupVersion::V2 => {
+                let controllers = read_fact("/sys/fs/cgroup/cgroup.controllers");
+                controllers.split_whitespace().any(|controller| controller == name)
+            }
+        }
+    }
+}
+
 fn cgroup_version() -> CgroupVersion {
     let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
     if unified { CgroupVersion::V2 } else { CgroupVersion::V1 }
@@ -81,13 +94,7 @@ fn swap_accounting(cgroup: CgroupVersion) -> bool {
 
 /// None where the controller is not at hand, as on a v1 host that has not mounted it.
 fn limitable_hugepage_sizes(cgroup: CgroupVersion) -> BTreeSet<String> {
-    let limitable = match cgroup {
-        CgroupVersion::V1 => Path::new("/sys/fs/cgroup/hugetlb").exists(),
-        CgroupVersion::V2 => {
-            read_fact("/sys/fs/cgroup/cgroup.controllers").split_whitespace().any(|c| c == "hugetlb")
-        }
-    };
-    if limitable { hugepage_sizes() } else { BTreeSet::new() }
+    if cgroup.has_controller("hugetlb") { hugepage_sizes() } else { BTreeSet::new() }
 }
 
 /// Sizes of this machine's huge pages, as the interface names them: `2MB`.
