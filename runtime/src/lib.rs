@@ -25,6 +25,7 @@ mod list;
 mod listener;
 mod lsm;
 mod make;
+mod mountinfo;
 mod netdev;
 mod plan;
 mod rdt;

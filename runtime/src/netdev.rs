@@ -195,6 +195,7 @@ fn carry(from: &End<'_>, to: &End<'_>, link: &Link, name: &str) -> rustix::io::R
     let there = to.netlink.links()?.into_iter().find(|link| fits(link) && is_new(link));
     there.map(|link| link.index).ok_or(Errno::NODEV)
 }
+
 /// Going down takes IPv6 addresses away and leaves others, so some may still be there.
 fn furnish(netlink: &Netlink, index: i32, addresses: &[Address]) -> rustix::io::Result<()> {
     addresses.iter().try_for_each(|address| match netlink.add_address(index, address) {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::mountinfo;
 use crate::plan::{Class, RdtPlan};
 
 const FIELD: &str = "linux.intelRdt";
@@ -37,7 +38,8 @@ pub(crate) fn root() -> Result<PathBuf, Error> {
 fn mounted(mountinfo: &str) -> Option<PathBuf> {
     mountinfo.lines().find_map(|line| {
         let (front, back) = line.split_once(" - ")?;
-        back.starts_with("resctrl ").then(|| front.split(' ').nth(4).map(PathBuf::from))?
+        back.starts_with("resctrl ")
+            .then(|| front.split(' ').nth(4).map(|place| mountinfo::path(place.as_bytes())))?
     })
 }
 

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use super::files::Held;
 use super::{Error, files};
+use crate::mountinfo;
 
 const MOUNT_POINT: &str = "/sys/fs/cgroup";
 /// What files of cgroup2 begin with that belong to no controller.
@@ -190,7 +191,7 @@ fn from_mounts(mountinfo: &str) -> Vec<Hierarchy> {
 /// A line of mountinfo: `ID PARENT DEVICE ROOT MOUNTPOINT OPTIONS [TAGS] - TYPE SOURCE SUPER_OPTIONS`.
 fn mounted(line: &str) -> Option<Hierarchy> {
     let (front, back) = line.split_once(" - ")?;
-    let root = PathBuf::from(unescape(front.split(' ').nth(4)?));
+    let root = mountinfo::path(front.split(' ').nth(4)?.as_bytes());
     let mut back = back.split(' ');
     match back.next()? {
         "cgroup2" => Some(unified(root)),
@@ -210,11 +211,6 @@ fn mounted(line: &str) -> Option<Hierarchy> {
 pub(crate) fn read_tables(text: &str) {
     from_mounts(text);
     usual_places(text);
-}
-
-/// The mount table writes a space as `\040`.
-fn unescape(path: &str) -> String {
-    path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
 }
 
 fn magic(path: &Path) -> Option<u64> {

@@ -14,6 +14,7 @@ use super::message::Message;
 use crate::Error;
 use crate::cgroup::Cgroup;
 use crate::freeze::in_cgroup;
+use crate::mountinfo;
 use crate::spec::{Mount, Spec};
 use crate::state::Record;
 
@@ -131,23 +132,7 @@ pub(super) fn ids(pid: i32) -> Vec<u64> {
 fn mounted_at(pid: i32) -> Vec<PathBuf> {
     let text = fs::read(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
     let places = text.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    places.map(|place| PathBuf::from(OsString::from_vec(unescaped(place)))).collect()
-}
-
-/// Blanks, line ends and backslashes are three octal digits there (proc_pid_mountinfo(5)).
-fn unescaped(field: &[u8]) -> Vec<u8> {
-    let (mut plain, mut rest) = (Vec::with_capacity(field.len()), field);
-    while let [first, after @ ..] = rest {
-        let octal = match after {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] if *first == b'\\' => {
-                Some((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'))
-            }
-            _ => None,
-        };
-        plain.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { &after[3..] } else { after };
-    }
-    plain
+    places.map(mountinfo::path).collect()
 }
 
 #[cfg(test)]
@@ -176,12 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn places_of_mounts_are_read_as_they_are() {
-        let check = |field: &[u8], plain: &[u8]| assert_eq!(unescaped(field), plain);
-        check(b"/plain", b"/plain");
-        check(b"/a\\040b\\011c\\134d", b"/a b\tc\\d");
-        check(b"/end\\04", b"/end\\04");
-        check(b"/no\\477", b"/no\\477");
+    fn what_is_mounted_is_known() {
         assert!(mounted_at(std::process::id() as i32).contains(&PathBuf::from("/proc")));
     }
 }
