@@ -59,8 +59,12 @@ struct MountPoint {
 }
 
 fn mount_table() -> Vec<MountPoint> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().filter_map(mount_point).collect()
+    mount_points(&fs::read("/proc/self/mountinfo").unwrap_or_default())
+}
+
+/// A place whose name is no UTF-8, as any pod may make one that mounts on the host, hides no other.
+fn mount_points(table: &[u8]) -> Vec<MountPoint> {
+    String::from_utf8_lossy(table).lines().filter_map(mount_point).collect()
 }
 
 /// proc(5): the fifth field is the mount point; optional fields follow the sixth up to a lone hyphen.
@@ -105,5 +109,12 @@ mod tests {
         check("31 23 0:28 / /x rw shared:7 - ext4 /dev/sda rw", "/x", Propagation::Shared);
         check("31 23 0:28 / /x rw master:7 - ext4 /dev/sda rw", "/x", Propagation::Slave);
         check("31 23 0:28 / /x rw shared:9 master:7 - ext4 /dev/sda rw", "/x", Propagation::Shared);
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_no_other_mount() {
+        let table =
+            b"31 23 0:28 / /\xff rw - tmpfs tmpfs rw\n32 23 0:29 / /x rw shared:7 - ext4 /dev/sda rw\n";
+        assert_eq!(propagation_of(Path::new("/x/y"), &mount_points(table)), Propagation::Shared);
     }
 }
