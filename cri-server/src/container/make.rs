@@ -16,6 +16,7 @@ use crate::node::Node;
 use crate::nri::{self, Adjusted, Birth};
 use crate::sandbox;
 use crate::step::{Progress, Step};
+use crate::store::Record;
 
 /// Looking at devices takes microseconds unless one hangs. Less than the kubelet's deadline, so that it hears our words.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -78,12 +79,7 @@ async fn make_of(
     name: String,
     progress: &Progress,
 ) -> Result<Born, Error> {
-    let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
-    let image = found.ok_or(Error::NoImage { name })?;
-    if image.is_artifact() {
-        let why = "is an artifact, which has nothing to run; mount it as an image volume";
-        return Err(Error::Request(format!("image.image: {} {why}", image.id)));
-    }
+    let image = image(node, origin, name)?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;
@@ -96,11 +92,7 @@ async fn make_of(
     load_profile(&plan).await?;
 
     progress.enter(Step::ContainerStore);
-    let record = node.store.sandbox(&order.sandbox.id).container(&order.id);
-    record.make(&["bundle"])?;
-    record.write_json("life", &Life::Making)?;
-    record.write_request(&order.config)?;
-    record.write_json("bundle/config.json", &plan.spec)?;
+    let record = write_down(node, &order, &plan)?;
 
     progress.enter(Step::ContainerRootfs);
     volume::mount(node, &order, record.dir(), plan.file_label.as_deref()).await?;
@@ -111,9 +103,7 @@ async fn make_of(
     make_declared(node, &order, &plan).await?;
 
     progress.enter(Step::ContainerCreate);
-    let mut volumes = volumes(&host, &plan, &node.images.volumes_dir(&order.id));
-    let more = adjusted.iter().flat_map(Adjusted::sources);
-    volumes.extend(more.map(|path| Volume { path, make: false, label: None }));
+    let volumes = volumes(&host, &plan, adjusted.as_ref(), &node.images.volumes_dir(&order.id));
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
     let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
     record.write_json("plan", &made)?;
@@ -133,6 +123,26 @@ async fn make_of(
     let Order { id, config, sandbox, .. } = order;
     let facts = Facts { id, sandbox_id: sandbox.id.clone(), config, made };
     Ok(Born { facts, life, limits, birth })
+}
+
+/// What it is to run: of a checkpoint, the image that it had then.
+fn image(node: &Node, origin: Option<&Origin>, name: String) -> Result<Arc<image_service::Image>, Error> {
+    let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
+    let image = found.ok_or(Error::NoImage { name })?;
+    if image.is_artifact() {
+        let why = "is an artifact, which has nothing to run; mount it as an image volume";
+        return Err(Error::Request(format!("image.image: {} {why}", image.id)));
+    }
+    Ok(image)
+}
+
+fn write_down(node: &Node, order: &Order, plan: &plan::ContainerPlan) -> Result<Record, Error> {
+    let record = node.store.sandbox(&order.sandbox.id).container(&order.id);
+    record.make(&["bundle"])?;
+    record.write_json("life", &Life::Making)?;
+    record.write_request(&order.config)?;
+    record.write_json("bundle/config.json", &plan.spec)?;
+    Ok(record)
 }
 
 /// A plan, and what it was made of.
@@ -183,7 +193,12 @@ async fn look(node: &Node, order: &Order) -> Result<Vec<Seen>, Error> {
 }
 
 /// What making the container may wait for in vain, and what it makes on the host.
-fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan, volumes_dir: &Path) -> Vec<Volume> {
+fn volumes(
+    host: &plan::HostFacts,
+    plan: &plan::ContainerPlan,
+    adjusted: Option<&Adjusted>,
+    volumes_dir: &Path,
+) -> Vec<Volume> {
     let volume = |source: &plan::MountSource| Volume {
         make: plan.missing_sources.contains(&source.path),
         path: source.path.clone(),
@@ -191,7 +206,9 @@ fn volumes(host: &plan::HostFacts, plan: &plan::ContainerPlan, volumes_dir: &Pat
     };
     // An image is mounted from our own store.
     let asked = host.mounts.iter().filter(|source| !source.path.as_os_str().is_empty()).map(volume);
-    asked.chain(declared_volumes(plan, volumes_dir)).collect()
+    let plugins = adjusted.into_iter().flat_map(Adjusted::sources);
+    let plugins = plugins.map(|path| Volume { path, make: false, label: None });
+    asked.chain(declared_volumes(plan, volumes_dir)).chain(plugins).collect()
 }
 
 /// Of our own, which never hang, but for their labels.
