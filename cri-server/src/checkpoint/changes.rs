@@ -1,12 +1,14 @@
 //! What a container changed in its image's files: an archive of what it wrote, and a list of what it removed. Read from
 //! its writable layer while it stands still.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Instant;
 
 use image_service::RootfsPlan;
@@ -16,8 +18,13 @@ use tar::{EntryType, Header};
 
 use super::Error;
 
+/// What files may lack on the disk, all together: an archive has zeros for their holes, and a few bytes of a container's
+/// would fill the disk that it is written to.
+const MAX_HOLES_BYTES: u64 = 8 << 30;
 /// More than any attribute's name or value (xattr(7)).
 const XATTR_MAX: usize = 64 << 10;
+/// `st_blocks` counts in these (stat(2)).
+const BLOCK: u64 = 512;
 /// overlay's own marks.
 const OVERLAY: &str = "trusted.overlay.";
 /// Where it is restored it gets the label of its new pod.
@@ -33,9 +40,14 @@ pub(super) fn write(rootfs: &RootfsPlan, archive: impl Write, until: Instant) ->
         archive: tar::Builder::new(archive),
         links: HashMap::new(),
         gone: Vec::new(),
+        todo: VecDeque::new(),
+        holes_bytes: 0,
         until,
     };
-    changes.directory(Path::new(""), Below::Shown)?;
+    changes.directory(&Rc::from(Path::new("")), Below::Shown)?;
+    while let Some(Todo { parent, name, above }) = changes.todo.pop_front() {
+        changes.directory(&parent.join(name).into(), above)?;
+    }
     let written = changes.archive.into_inner().and_then(|mut archive| archive.flush());
     written.map_err(Error::io("writing the changes of", &rootfs.upper))?;
     Ok(changes.gone)
@@ -47,7 +59,31 @@ struct Changes<'a, W: Write> {
     /// Of files with several names, the one that is in the archive already.
     links: HashMap<(u64, u64), PathBuf>,
     gone: Vec<PathBuf>,
+    todo: VecDeque<Todo>,
+    holes_bytes: u64,
     until: Instant,
+}
+
+/// A directory that is in the archive, and nothing of it yet. A container makes them as deep and as many as it likes.
+struct Todo {
+    parent: Rc<Path>,
+    name: OsString,
+    above: Below,
+}
+
+/// Ends with an error when the time is over.
+struct Timely<R> {
+    from: R,
+    until: Instant,
+}
+
+impl<R: Read> Read for Timely<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() >= self.until {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.from.read(buffer)
+    }
 }
 
 /// What the container sees of a directory's namesakes in the layers below. overlay marks only the topmost directory that
@@ -61,7 +97,7 @@ enum Below {
 }
 
 impl<W: Write> Changes<'_, W> {
-    fn directory(&mut self, relative: &Path, above: Below) -> Result<(), Error> {
+    fn directory(&mut self, relative: &Rc<Path>, above: Below) -> Result<(), Error> {
         let dir = self.rootfs.upper.join(relative);
         let mut names = BTreeSet::new();
         for entry in fs::read_dir(&dir).map_err(Error::io("reading", &dir))? {
@@ -73,20 +109,21 @@ impl<W: Write> Changes<'_, W> {
             Below::Hidden => self.hide(relative, &names)?,
             Below::Shown | Below::Nothing => above,
         };
-        names.into_iter().try_for_each(|name| self.entry(&relative.join(name), below))
+        names.into_iter().try_for_each(|name| self.entry(relative, name, below))
     }
 
     /// What the layers below have in a directory, and the container has not, is gone.
-    fn hide(&mut self, relative: &Path, names: &BTreeSet<std::ffi::OsString>) -> Result<Below, Error> {
+    fn hide(&mut self, relative: &Path, names: &BTreeSet<OsString>) -> Result<Below, Error> {
         let Some(below) = self.below(relative)? else { return Ok(Below::Nothing) };
         self.gone.extend(below.difference(names).map(|name| relative.join(name)));
         Ok(Below::Hidden)
     }
 
-    fn entry(&mut self, relative: &Path, below: Below) -> Result<(), Error> {
-        if Instant::now() >= self.until {
+    fn entry(&mut self, parent: &Rc<Path>, name: OsString, below: Below) -> Result<(), Error> {
+        if self.is_late() {
             return Err(Error::Late);
         }
+        let relative = &parent.join(&name);
         let path = self.rootfs.upper.join(relative);
         let at = || Error::io("writing down", &path);
         let found = fs::symlink_metadata(&path).map_err(at())?;
@@ -104,15 +141,16 @@ impl<W: Write> Changes<'_, W> {
         header.set_metadata(&found);
         header.set_size(0);
         if kind.is_dir() {
-            self.archive.append_data(&mut header, relative, io::empty()).map_err(at())?;
-            return self.directory(relative, below);
+            self.todo.push_back(Todo { parent: parent.clone(), name, above: below });
+            return self.archive.append_data(&mut header, relative, io::empty()).map_err(at());
         }
         if kind.is_file() {
-            return self.file(relative, &path, &found, header).map_err(at());
+            let written = self.file(relative, &path, &found, header);
+            return written.map_err(|error| if self.is_late() { Error::Late } else { at()(error) });
         }
         if kind.is_symlink() {
             let target = fs::read_link(&path).map_err(at())?;
-            return self.archive.append_link(&mut header, relative, target).map_err(at());
+            return self.link(relative, &target, header).map_err(at());
         }
         header.set_device_major(rustix::fs::major(found.rdev())).map_err(at())?;
         header.set_device_minor(rustix::fs::minor(found.rdev())).map_err(at())?;
@@ -133,10 +171,30 @@ impl<W: Write> Changes<'_, W> {
             }
             self.links.insert((found.dev(), found.ino()), relative.to_owned());
         }
+        self.holes_bytes += found.len().saturating_sub(found.blocks() * BLOCK);
+        if self.holes_bytes > MAX_HOLES_BYTES {
+            return Err(io::Error::other(format!(
+                "the files so far have holes of more than {MAX_HOLES_BYTES} bytes, which an archive would have in full"
+            )));
+        }
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();
         let file = File::options().read(true).custom_flags(flags as i32).open(path)?;
         header.set_size(found.len());
-        self.archive.append_data(&mut header, relative, io::Read::take(file, found.len()))
+        let content = Timely { from: file.take(found.len()), until: self.until };
+        self.archive.append_data(&mut header, relative, content)
+    }
+
+    /// Word for word; a path would be made a plain one.
+    fn link(&mut self, relative: &Path, target: &Path, mut header: Header) -> io::Result<()> {
+        if header.set_link_name_literal(target.as_os_str().as_bytes()).is_ok() {
+            return self.archive.append_data(&mut header, relative, io::empty());
+        }
+        // It is too long for a header, and goes before it as it is.
+        self.archive.append_link(&mut header, relative, target)
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.until
     }
 
     /// What a file has besides, as a header of its own (pax).
@@ -157,12 +215,12 @@ impl<W: Write> Changes<'_, W> {
     }
 
     /// The names in a directory of the layers below, followed through no link; `None` when no layer has it.
-    fn below(&self, relative: &Path) -> Result<Option<BTreeSet<std::ffi::OsString>>, Error> {
+    fn below(&self, relative: &Path) -> Result<Option<BTreeSet<OsString>>, Error> {
         let mut names: Option<BTreeSet<_>> = None;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for layer in &self.rootfs.lower {
-            let read = || -> rustix::io::Result<Vec<std::ffi::OsString>> {
+            let read = || -> rustix::io::Result<Vec<OsString>> {
                 let root = rustix::fs::openat(CWD, layer, flags, Mode::empty())?;
                 let dir = openat2(&root, relative, flags, Mode::empty(), inside)?;
                 let entries = rustix::fs::Dir::read_from(&dir)?.collect::<rustix::io::Result<Vec<_>>>()?;
@@ -261,6 +319,76 @@ mod tests {
         assert!(!entries.contains_key("etc/gone") && !entries.contains_key("hidden/old"));
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.contains("SCHILY.xattr.user.note=seen") && !text.contains("trusted.overlay"));
+    }
+
+    #[test]
+    fn a_deep_tree_is_written_down_to_its_end() {
+        let Some((_dir, plan)) = layers() else { return };
+        let depth = 1900;
+        let mut path = plan.upper.clone();
+        for _ in 0..depth {
+            path.push("d");
+            fs::create_dir(&path).unwrap();
+        }
+        fs::write(path.join("f"), "deep").unwrap();
+        let mut bytes = Vec::new();
+        assert!(write(&plan, &mut bytes, later()).unwrap().is_empty());
+        let entries = entries(&bytes);
+        assert_eq!(entries[&format!("{}f", "d/".repeat(depth))], (EntryType::Regular, "deep".into()));
+        fs::remove_file(path.join("f")).unwrap();
+        while path != plan.upper {
+            fs::remove_dir(&path).unwrap();
+            path.pop();
+        }
+    }
+
+    #[test]
+    fn a_link_leads_word_for_word_where_it_led() {
+        let Some((_dir, plan)) = layers() else { return };
+        let long = format!("http://x//{}/", "y/".repeat(100));
+        for (name, target) in [("short", "http://x/./"), ("long", &long)] {
+            std::os::unix::fs::symlink(target, plan.upper.join(name)).unwrap();
+        }
+        let mut bytes = Vec::new();
+        write(&plan, &mut bytes, later()).unwrap();
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let links = archive
+            .entries()
+            .unwrap()
+            .filter_map(|entry| Some(entry.unwrap().link_name_bytes()?.into_owned()));
+        assert_eq!(links.collect::<Vec<_>>(), [long.as_bytes(), b"http://x/./"]);
+    }
+
+    /// It takes a few bytes on the disk, and would fill another one.
+    #[test]
+    fn a_file_that_is_mostly_holes_is_refused() {
+        let Some((_dir, plan)) = layers() else { return };
+        let check = |bytes: u64| {
+            File::create(plan.upper.join("sparse")).unwrap().set_len(bytes).unwrap();
+            write(&plan, io::sink(), later())
+        };
+        assert!(check(1 << 20).is_ok());
+        let refused = crate::error::chain(&check(16 << 30).unwrap_err());
+        assert!(refused.contains("sparse") && refused.contains("holes"), "{refused}");
+    }
+
+    #[test]
+    fn time_is_kept_within_a_file_as_well() {
+        struct Slow;
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                std::thread::sleep(Duration::from_millis(20));
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let Some((_dir, plan)) = layers() else { return };
+        File::create(plan.upper.join("hidden/large")).unwrap().set_len(2 << 20).unwrap();
+        let written = write(&plan, Slow, Instant::now() + Duration::from_millis(500));
+        assert!(matches!(written, Err(Error::Late)), "{written:?}");
     }
 
     /// As `rm -rf /app; mkdir -p /app/lib` leaves it: only the first of both has a mark.

@@ -119,6 +119,16 @@ fn begin(root: &Path, output: &Path, names: &[String]) -> Result<Begun, Error> {
     let made = !output.exists();
     if made {
         fs::DirBuilder::new().mode(0o700).create(output).map_err(Error::io("making", output))?;
+    }
+    begin_in(root, output, names, made).inspect_err(|_| {
+        if made {
+            let _ = fs::remove_dir(output);
+        }
+    })
+}
+
+fn begin_in(root: &Path, output: &Path, names: &[String], made: bool) -> Result<Begun, Error> {
+    if made {
         partial::sync(&partial::parent(output))?;
     }
     let mut entries = fs::read_dir(output).map_err(Error::io("reading", output))?;
@@ -262,6 +272,18 @@ mod tests {
         check(&dump(&[".."]), "can't be a container's name");
         check(&PodDump { version: 2, ..dump(&["a"]) }, "version 2");
         assert!(read(Path::new("/nosuch")).unwrap_err().to_string().contains("no pod.dump"));
+    }
+
+    #[test]
+    fn a_checkpoint_that_can_not_begin_leaves_no_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, output) = (dir.path().join("no folder"), dir.path().join("output"));
+        fs::write(&root, "x").unwrap();
+        assert!(begin(&root, &output, &["a".into()]).is_err());
+        assert!(!output.exists());
+        fs::create_dir(&output).unwrap();
+        assert!(begin(&root, &output, &["a".into()]).is_err());
+        assert!(output.exists(), "it is not ours");
     }
 
     #[test]
