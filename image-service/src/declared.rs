@@ -19,6 +19,8 @@ use crate::unpack::tree::{is_whiteout, open_child, open_root};
 
 /// Each level keeps some descriptors; nobody's data is deeper.
 const MAX_DEPTH: usize = 128;
+/// limits.h. Without it a few bytes of an image would be a million directories, one in the other.
+const PATH_MAX: usize = 4096;
 /// What volumes are made with that the image has nothing of.
 const MODE: u32 = 0o755;
 /// More than any attribute's name or value (xattr(7)).
@@ -112,8 +114,14 @@ fn each(
     let layers = Layered::open(&roots)
         .map_err(|errno| Error::io("opening the layers of", &plan.upper, errno.into()))?;
     wanted.iter().enumerate().try_for_each(|(at, path)| {
+        if path.len() >= PATH_MAX {
+            let why = format!("its path has {} bytes, and the kernel takes {}", path.len(), PATH_MAX - 1);
+            return Err(Error::invalid("a volume of the image", why));
+        }
         act(&layers, path, at).map_err(|why| match why {
-            Unreadable::Io(error) => Error::io("making the image's volume", Path::new(path), error),
+            Unreadable::Io(error) => {
+                Error::io(format!("making the image's volume {path:?} in"), &plan.upper, error)
+            }
             why => Error::invalid(format!("the image's volume {path:?}"), why.to_string()),
         })
     })

@@ -86,6 +86,20 @@ fn a_way_stays_inside_of_the_layers() {
 }
 
 #[test]
+fn a_path_that_the_kernel_would_not_take_is_refused() {
+    let Some((_dir, plan)) = layers() else { return };
+    let refused = made(&plan, &"/d".repeat(1 << 20), &owners()).unwrap_err().to_string();
+    assert!(refused.contains("2097152 bytes") && refused.len() < 500, "{refused:.500}");
+    assert!(!plan.upper.join("d").exists());
+    made(&plan, &"/d".repeat(1000), &owners()).unwrap();
+    // What is said of the disk names a place on it.
+    let refused = made(&plan, &format!("/{}", "n".repeat(300)), &owners()).unwrap_err().to_string();
+    assert!(refused.contains(plan.upper.to_str().unwrap()), "{refused}");
+    let trash = open_root(plan.upper.parent().unwrap()).unwrap();
+    crate::unpack::remove::tree_at(trash.as_fd(), b"upper").unwrap();
+}
+
+#[test]
 fn a_copy_is_what_all_layers_show_together() {
     let Some((dir, plan)) = layers() else { return };
     let [top, bottom] = [&plan.lower[0], &plan.lower[1]].map(|layer| layer.join("srv/data"));
