@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::support::docker_registry;
 use crate::support::picture::{OCI_MANIFEST, Picture};
-use crate::support::shelf::{Node, Shelf, image, request, tar};
+use crate::support::shelf::{Node, Shelf, image, request, serving, tar};
 
 /// As `oras push` makes it: an empty configuration, and a layer a file.
 fn artifact(files: &[(&str, &str)]) -> Picture {
@@ -91,11 +91,7 @@ async fn hostile_artifacts_leave_nothing() {
         (wrong, "its digest is"),
     ];
     for (picture, why) in cases {
-        let shelf = Shelf::default();
-        shelf.put("a:1", &picture);
-        let fake = shelf.serve();
-        let node = Node::new(&fake.host());
-        let images = node.open().await;
+        let (_fake, node, images) = serving(&[("a:1", &picture)]).await;
         let error = images.pull(request("one.test/a:1")).await.unwrap_err();
         assert!(matches!(error, Error::Unusable { .. } | Error::Verification { .. }), "{error:?}");
         let told = format!("{error} {error:?}");

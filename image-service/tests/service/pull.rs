@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::support::docker_registry;
 use crate::support::fake::{Fake, Manner, Reply};
 use crate::support::picture::{OCI_INDEX, noise};
-use crate::support::shelf::{Node, Shelf, exists, gzip, id, image, image_claiming, request, tar};
+use crate::support::shelf::{Node, Shelf, exists, gzip, id, image, image_claiming, request, serving, tar};
 
 async fn pull(images: &Images, name: &str) -> std::sync::Arc<image_service::Image> {
     images.pull(request(name)).await.unwrap()
@@ -22,11 +22,7 @@ async fn a_pull_by_tag_gives_a_whole_image_under_its_names() {
     let top = tar(&[("etc/", ""), ("etc/.wh.issue", ""), ("app", "hello")]);
     let picture = image(&[base.clone(), top.clone()], json!({"Env": ["A=b"], "User": "1000"}));
     let picture = picture.indexed(OCI_INDEX, &image_service::Platform::host().to_string());
-    let shelf = Shelf::default();
-    shelf.put("a/b:1", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("a/b:1", &picture)]).await;
     let pulled = pull(&images, "one.test/a/b:1").await;
     assert_eq!(pulled.id, id(&picture));
     assert_eq!(pulled.repo_tags, ["one.test/a/b:1"]);
@@ -71,12 +67,11 @@ async fn docker_registry_gives_what_was_pushed_to_it() {
 
 #[tokio::test]
 async fn names_without_a_tag_mean_latest() {
-    let shelf = Shelf::default();
-    shelf.put("a:latest", &image(&[tar(&[("a", "")])], json!({})));
-    shelf.put("library/busybox:latest", &image(&[tar(&[("b", "")])], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, _node, images) = serving(&[
+        ("a:latest", &image(&[tar(&[("a", "")])], json!({}))),
+        ("library/busybox:latest", &image(&[tar(&[("b", "")])], json!({}))),
+    ])
+    .await;
     assert_eq!(pull(&images, "one.test/a").await.repo_tags, ["one.test/a:latest"]);
     assert!(images.find("one.test/a").is_some());
     assert_eq!(pull(&images, "busybox").await.repo_tags, ["docker.io/library/busybox:latest"]);
@@ -88,11 +83,7 @@ async fn names_without_a_tag_mean_latest() {
 #[tokio::test]
 async fn a_pull_by_digest_gives_no_tag() {
     let picture = image(&[tar(&[("a", "")])], json!({}));
-    let shelf = Shelf::default();
-    shelf.put("a:any", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("a:any", &picture)]).await;
     let name = format!("one.test/a@{}", picture.top);
     let pulled = pull(&images, &name).await;
     assert_eq!((pulled.repo_tags.len(), &pulled.repo_digests), (0, &vec![name.clone()]));
@@ -162,12 +153,7 @@ async fn a_moved_tag_leaves_the_old_image_untagged() {
 #[tokio::test]
 async fn many_who_ask_at_once_share_one_pull() {
     let picture = image(&[tar(&[("a", &"x".repeat(300_000))]), tar(&[("b", "")])], json!({}));
-    let shelf = Shelf::default();
-    shelf.put("a:1", &picture);
-    shelf.put("a:2", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (fake, _node, images) = serving(&[("a:1", &picture), ("a:2", &picture)]).await;
     let asked = (0..20).map(|n| {
         let images = images.clone();
         tokio::spawn(async move { images.pull(request(&format!("one.test/a:{}", n % 2 + 1))).await })
@@ -233,11 +219,7 @@ async fn the_last_who_leaves_cancels_and_nothing_is_left() {
 #[tokio::test]
 async fn what_containers_use_outlives_the_image() {
     let layer = tar(&[("./", ""), ("a", "")]);
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(std::slice::from_ref(&layer), json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("a:1", &image(std::slice::from_ref(&layer), json!({})))]).await;
     let pulled = pull(&images, "one.test/a:1").await;
     let plan = images.make_writable("c1", &pulled).await.unwrap();
     assert_eq!(plan.lower, [node.layer(&layer)]);
@@ -270,11 +252,7 @@ async fn what_containers_use_outlives_the_image() {
 
 #[tokio::test]
 async fn writable_layers_of_another_boot_are_gone() {
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("a:1", &image(&[tar(&[("a", "")])], json!({})))]).await;
     let pulled = pull(&images, "one.test/a:1").await;
     for id in ["old", "torn", "good"] {
         images.make_writable(id, &pulled).await.unwrap();
@@ -299,12 +277,7 @@ async fn a_restart_finds_everything_and_drops_only_what_is_damaged() {
     let good = image(std::slice::from_ref(&shared), json!({"Cmd": ["good"]}));
     let damaged_layer = tar(&[("damaged", "")]);
     let damaged = image(&[shared.clone(), damaged_layer.clone()], json!({}));
-    let shelf = Shelf::default();
-    shelf.put("good:1", &good);
-    shelf.put("damaged:1", &damaged);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("good:1", &good), ("damaged:1", &damaged)]).await;
     let before = pull(&images, "one.test/good:1").await;
     pull(&images, "one.test/damaged:1").await;
     let usage = images.usage();
@@ -356,11 +329,7 @@ async fn a_layer_that_is_not_what_was_announced_leaves_nothing() {
     for (picture, words) in
         [(lying, "diff ID"), (short, "0 diff IDs for 1 layers"), (swapped, "digest"), (hostile, "unpacked")]
     {
-        let shelf = Shelf::default();
-        shelf.put("a:1", &picture);
-        let fake = shelf.serve();
-        let node = Node::new(&fake.host());
-        let images = node.open().await;
+        let (_fake, node, images) = serving(&[("a:1", &picture)]).await;
         let error = images.pull(request("one.test/a:1")).await.unwrap_err();
         let told = format!("{error:?} {error}");
         assert!(told.contains(words), "{told} does not say {words}");
@@ -372,11 +341,7 @@ async fn a_layer_that_is_not_what_was_announced_leaves_nothing() {
 
 #[tokio::test]
 async fn failures_have_the_names_the_kubelet_knows() {
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (fake, node, images) = serving(&[("a:1", &image(&[tar(&[("a", "")])], json!({})))]).await;
     let error = |name: &'static str| {
         let images = images.clone();
         async move { images.pull(request(name)).await.unwrap_err() }
@@ -481,11 +446,7 @@ async fn images_come_and_go_while_others_come() {
 async fn a_large_layer_passes_through_little_memory() {
     let text: String = noise(8 << 20).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
     let picture = image(&[tar(&[("large", &text)])], json!({}));
-    let shelf = Shelf::default();
-    shelf.put("a:1", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, _node, images) = serving(&[("a:1", &picture)]).await;
     let (sender, progress) = watch::channel(Progress::default());
     let mut asked = request("one.test/a:1");
     asked.progress = Some(sender);
@@ -539,12 +500,8 @@ async fn a_container_sees_its_layers_as_one() {
     let empty = tar(&[]);
     let layers =
         [root(0o711), base.clone(), middle, empty, base.clone(), tar(&[("etc/", ""), ("etc/.wh.gone", "")])];
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&layers, json!({})));
-    shelf.put("scratch:1", &image(&[], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) =
+        serving(&[("a:1", &image(&layers, json!({}))), ("scratch:1", &image(&[], json!({})))]).await;
     let pulled = pull(&images, "one.test/a:1").await;
     let plan = images.make_writable("c", &pulled).await.unwrap();
     assert_eq!(plan.lower.len(), 3, "{:?}", plan.lower);
@@ -676,11 +633,8 @@ async fn layers_that_come_together_can_not_lead_each_other_outside() {
     let files: Vec<_> = (0..200).map(|n| format!("way/f{n}")).collect();
     let files: Vec<_> = files.iter().map(|name| (name.as_str(), "x")).collect();
     let links: Vec<_> = (0..200).map(|_| (link.as_str(), "")).collect();
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[tar(&links), tar(&files), tar(&links[..199])], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, _node, images) =
+        serving(&[("a:1", &image(&[tar(&links), tar(&files), tar(&links[..199])], json!({})))]).await;
     let pulled = pull(&images, "one.test/a:1").await;
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
     assert_eq!(pulled.layers[1].inodes, 201);
@@ -688,12 +642,11 @@ async fn layers_that_come_together_can_not_lead_each_other_outside() {
 
 #[tokio::test]
 async fn a_disk_that_fails_is_an_error_until_it_does_not() {
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[tar(&[("a", "")])], json!({})));
-    shelf.put("b:1", &image(&[tar(&[("b", "")])], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[
+        ("a:1", &image(&[tar(&[("a", "")])], json!({}))),
+        ("b:1", &image(&[tar(&[("b", "")])], json!({}))),
+    ])
+    .await;
     let pulled = pull(&images, "one.test/a:1").await;
     let (ingest, containers) = (node.settings.root.join("ingest"), &node.settings.containers_dir);
     let aside = |path: &std::path::Path| path.with_extension("aside");

@@ -13,7 +13,7 @@ use image_service::{Images, Outcome, Progress, Verified, Verifying};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::support::shelf::{Node, Shelf, exists, id, image, request, tar};
+use crate::support::shelf::{Node, Shelf, exists, id, image, request, serving, tar};
 use crate::support::{docker_registry, fake};
 
 async fn verified(images: &Images, repair: bool) -> Verified {
@@ -40,11 +40,7 @@ fn layers() -> [Vec<u8>; 2] {
 #[tokio::test]
 async fn what_the_disk_has_spoilt_is_found_and_only_that_is_pulled_again() {
     let [base, top] = layers();
-    let shelf = Shelf::default();
-    shelf.put("a:1", &image(&[base.clone(), top.clone()], json!({})));
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (fake, node, images) = serving(&[("a:1", &image(&[base.clone(), top.clone()], json!({})))]).await;
     let pulled = images.pull(request("one.test/a:1")).await.unwrap();
     let whole = verified(&images, true).await;
     assert_eq!((whole.images, whole.layers, whole.findings), (1, 2, vec![]));
@@ -135,11 +131,7 @@ async fn whoever_gives_up_mending_leaves_the_layer_as_it_was() {
 async fn documents_and_restarts_are_looked_after_too() {
     let [base, top] = layers();
     let picture = image(&[base.clone(), top], json!({"Cmd": ["x"]}));
-    let shelf = Shelf::default();
-    shelf.put("a:1", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (_fake, node, images) = serving(&[("a:1", &picture)]).await;
     images.pull(request("one.test/a:1")).await.unwrap();
     drop(images);
     let images = node.open().await;
@@ -166,11 +158,8 @@ async fn what_an_archive_replaces_of_itself_is_kept_to_prove_it() {
     ];
     for (name, archive) in archives {
         let archive = tar(archive);
-        let shelf = Shelf::default();
-        shelf.put("a:1", &image(std::slice::from_ref(&archive), json!({})));
-        let fake = shelf.serve();
-        let node = Node::new(&fake.host());
-        let images = node.open().await;
+        let (_fake, node, images) =
+            serving(&[("a:1", &image(std::slice::from_ref(&archive), json!({})))]).await;
         images.pull(request("one.test/a:1")).await.unwrap();
         assert_eq!(verified(&images, true).await.findings, [], "{name}");
         let place = node.dir.path().join("out");
@@ -202,11 +191,8 @@ async fn a_layer_that_replaces_what_can_not_be_kept_is_not_called_damaged() {
     let many: Vec<String> = (0..12_000).map(|n| format!("d/{long}{n}")).collect();
     let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "")).chain([("d", "")]).collect();
     for archive in [by_link, tar(&many)] {
-        let shelf = Shelf::default();
-        shelf.put("a:1", &image(std::slice::from_ref(&archive), json!({})));
-        let fake = shelf.serve();
-        let node = Node::new(&fake.host());
-        let images = node.open().await;
+        let (_fake, _node, images) =
+            serving(&[("a:1", &image(std::slice::from_ref(&archive), json!({})))]).await;
         images.pull(request("one.test/a:1")).await.unwrap();
         let found = findings(&verified(&images, true).await);
         assert_eq!(
@@ -235,11 +221,7 @@ fn said(program: &str, arguments: &[&str]) -> String {
 async fn what_is_given_out_is_what_came_in() {
     let [base, top] = layers();
     let picture = image(&[base.clone(), top.clone()], json!({"Cmd": ["x"]}));
-    let shelf = Shelf::default();
-    shelf.put("a:1", &picture);
-    let fake = shelf.serve();
-    let node = Node::new(&fake.host());
-    let images = node.open().await;
+    let (fake, node, images) = serving(&[("a:1", &picture)]).await;
     images.pull(request("one.test/a:1")).await.unwrap();
     let path = |name: &str| node.dir.path().join(name).display().to_string();
     for (n, transport) in ["oci", "oci-archive", "docker-archive"].into_iter().enumerate() {

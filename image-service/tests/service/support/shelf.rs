@@ -197,6 +197,18 @@ impl Node {
     }
 }
 
+/// A node that has just been opened, and its registry with these images, which goes when it is dropped.
+pub(crate) async fn serving(pictures: &[(&str, &Picture)]) -> (Fake, Node, Images) {
+    let shelf = Shelf::default();
+    for (name, picture) in pictures {
+        shelf.put(name, picture);
+    }
+    let fake = shelf.serve();
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    (fake, node, images)
+}
+
 pub(crate) fn request(reference: &str) -> PullRequest {
     PullRequest { reference: reference.to_owned(), ..PullRequest::default() }
 }
