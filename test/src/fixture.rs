@@ -97,6 +97,13 @@ impl Fixture {
         Ok(())
     }
 
+    /// Kills the daemon and starts the next one.
+    pub async fn restart_daemon(&mut self) -> Result<()> {
+        self.node.kill_daemon();
+        self.node.start_daemon().await?;
+        self.reconnect().await
+    }
+
     /// After a restart: the daemon's new socket needs a new connection.
     pub async fn reconnect(&mut self) -> Result<()> {
         self.client = self.node.client().await?;

@@ -383,6 +383,11 @@ impl Client {
         Ok(self.images.pull_image(request).await?.into_inner().image_ref)
     }
 
+    pub async fn remove_image(&mut self, image: &str) -> Result<(), tonic::Status> {
+        let image = v1::ImageSpec { image: image.into(), ..Default::default() };
+        self.images.remove_image(v1::RemoveImageRequest { image: Some(image) }).await.map(drop)
+    }
+
     pub async fn run_pod(&mut self, config: &v1::PodSandboxConfig) -> Result<String, tonic::Status> {
         let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
         Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)

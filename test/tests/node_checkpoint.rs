@@ -88,16 +88,8 @@ async fn run(
 }
 
 async fn read(fixture: &mut Fixture, container: &str, path: &str) -> Result<String> {
-    let begun = Instant::now();
-    loop {
-        match fixture.client.exec(container, &["cat", path], 10).await {
-            Ok(said) => return Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned()),
-            // A daemon that has just begun still looks for the pod's monitor.
-            Err(status) if status.code() == Code::Unavailable && begun.elapsed() < PATIENCE => {}
-            Err(status) => return Err(status.into()),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let said = fixture.client.exec(container, &["cat", path], 10).await?;
+    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
 async fn count(fixture: &mut Fixture, container: &str) -> Result<u64> {

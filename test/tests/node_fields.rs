@@ -159,11 +159,8 @@ async fn an_image_is_a_volume_whole_or_in_part() -> Result<()> {
         assert!(log.contains(words), "{words:?} is not in {log}");
     }
     // It is in use, and goes on being so when its name is gone.
-    let named = v1::ImageSpec { image: id.clone(), ..Default::default() };
-    fixture.client.images.remove_image(v1::RemoveImageRequest { image: Some(named) }).await?;
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.client.remove_image(&id).await?;
+    fixture.restart_daemon().await?;
     fixture.remove(&pod).await?;
     fixture.client.pull(&reference).await?;
 

@@ -110,9 +110,7 @@ async fn an_images_volumes_are_bound_with_what_the_image_has_there() -> Result<(
     assert_eq!(written.filter(|entry| entry.path().join("x").exists()).count(), 1, "on the host's disk");
 
     // Another container of the image has volumes of its own, and a restart of the daemon takes nothing away.
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     assert_eq!(says(&mut fixture, &container, "cat /new/deep/x").await?, "x");
     fixture.remove(&pod).await?;
     assert!(!mounted(&fixture, &container).exists());

@@ -3,7 +3,7 @@
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use berth_test::fixture::Fixture;
@@ -11,13 +11,10 @@ use berth_test::image::{self, Layer, Recipe};
 use berth_test::node::{Options, container_config};
 use berth_test::programs::Programs;
 use proto::v1;
-use tonic::Code;
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 /// How long a command may take with 44 MB.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-/// How long a daemon that was started again may look for its monitors.
-const MEET_LIMIT: Duration = Duration::from_secs(5);
 
 fn volume(image: &str, container_path: &str, sub_path: &str) -> v1::Mount {
     v1::Mount {
@@ -62,21 +59,9 @@ async fn an_artifact_is_a_volume_and_no_root_file_system() -> Result<()> {
         assert!(log.contains(words), "{words:?} is not in {log}");
     }
     // The volume outlives its image's name and the daemon.
-    let named = v1::ImageSpec { image: id.clone(), ..Default::default() };
-    fixture.client.images.remove_image(v1::RemoveImageRequest { image: Some(named) }).await?;
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
-    let began = Instant::now();
-    let read = loop {
-        match fixture.client.exec(&container, &["cat", "/all/model.bin"], 10).await {
-            // Until it has met the pod's monitor again, the daemon says so.
-            Err(error) if error.code() == Code::Unavailable && began.elapsed() < MEET_LIMIT => {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            other => break other?,
-        }
-    };
+    fixture.client.remove_image(&id).await?;
+    fixture.restart_daemon().await?;
+    let read = fixture.client.exec(&container, &["cat", "/all/model.bin"], 10).await?;
     assert_eq!(String::from_utf8_lossy(&read.stdout), "1 2 3", "{read:?}");
     fixture.remove(&pod).await?;
 
@@ -119,7 +104,7 @@ async fn large_images_are_given_out_and_taken_in_by_command() -> Result<()> {
     let output = tokio::time::timeout(COMMAND_LIMIT, berth.kill_on_drop(true).output());
     let output = output.await.context("the export does not end")??;
     assert!(output.status.success(), "{output:?}");
-    forget(&mut fixture, &reference).await?;
+    fixture.client.remove_image(&reference).await?;
     let mut berth = tokio::process::Command::new(Programs::built().berth);
     berth.arg("--socket").arg(&socket).args(["image", "import"]).arg(dir.path().join("large.tar"));
     let output = tokio::time::timeout(COMMAND_LIMIT, berth.kill_on_drop(true).output());
@@ -189,12 +174,6 @@ async fn pull_for(fixture: &mut Fixture, image: &str, cgroup_parent: &str) -> Re
     Ok(fixture.client.images.pull_image(request).await?.into_inner().image_ref)
 }
 
-async fn forget(fixture: &mut Fixture, image: &str) -> Result<()> {
-    let named = v1::ImageSpec { image: image.into(), ..Default::default() };
-    fixture.client.images.remove_image(v1::RemoveImageRequest { image: Some(named) }).await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn a_pull_is_counted_with_the_pod_that_it_is_for() -> Result<()> {
@@ -228,7 +207,7 @@ async fn a_pull_is_counted_with_the_pod_that_it_is_for() -> Result<()> {
     fixture.remove(&other).await?;
 
     // For nobody's pod the daemon pays.
-    forget(&mut fixture, &id).await?;
+    fixture.client.remove_image(&id).await?;
     fixture.client.pull(&reference).await?;
     assert_eq!(cgroup.cpu_us(), Some(spent));
     Ok(())

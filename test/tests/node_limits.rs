@@ -90,9 +90,7 @@ async fn changed_limits_are_the_kernels_and_the_statuss_and_outlive_the_daemon()
         assert_eq!((now.cpu_quota, now.oom_score_adj), (20_000, -997));
     }
 
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     assert_eq!(resources(&mut fixture, &container).await?.memory_limit_in_bytes, 32 * MIB);
     fixture.remove(&pod).await
 }
@@ -153,9 +151,7 @@ async fn a_created_container_and_a_pod_take_new_limits() -> Result<()> {
         resources: Some(resize),
     };
     fixture.client.runtime.update_pod_sandbox_resources(request.clone()).await?;
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     let verbose = v1::PodSandboxStatusRequest { pod_sandbox_id: pod.clone(), verbose: true };
     let status = fixture.client.runtime.pod_sandbox_status(verbose).await?.into_inner();
     let info: serde_json::Value = serde_json::from_str(&status.info["info"])?;

@@ -48,9 +48,7 @@ async fn a_pod_ends_although_its_network_is_not_given_back_and_the_debt_is_kept(
     assert!(record.exists(), "the debt is kept");
     // The next daemon asks at its start.
     std::fs::remove_file(dir.path().join("broken"))?;
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     let (next, _) = fixture.run("next", &["sleep", "1000"]).await?;
     assert!(!record.exists(), "the debt is paid");
     fixture.remove(&next).await
@@ -66,9 +64,7 @@ async fn after_a_crash_plugins_hear_which_attachments_are_valid() -> Result<()> 
         let asked = std::fs::read_to_string(dir.path().join("asked")).unwrap_or_default();
         asked.lines().filter(|line| line.starts_with("GC ")).map(str::to_owned).next_back()
     };
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     // What changes anything waits for the recovery, and so for the collection.
     let (other, _) = fixture.run("other", &["sleep", "1000"]).await?;
     let told = collected().unwrap_or_default();

@@ -432,9 +432,7 @@ async fn a_plugin_that_comes_late_hears_of_all_there_is_and_misses_nothing() -> 
 
     // Containers outlive the daemon, and plugins that come again hear of them.
     drop((early, late));
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     let again = Plugin::start(&fixture, "10", "again", json!({})).await?;
     let synchronized = again.wait(|event| event["event"] == "Synchronize").await?;
     let mut containers: Vec<&str> =
@@ -482,9 +480,7 @@ async fn a_plugin_in_the_directory_is_started_configured_and_killed() -> Result<
     std::fs::write(dir.join("nri/conf.d/05-resident.conf"), rules.display().to_string())?;
     write_rules(&rules, &log, json!({"fail": {"RunPodSandbox": "resident says no"}}))?;
     std::os::unix::fs::symlink("/bin/true", dir.join("nri/plugins/06-broken"))?;
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     // The very first pod is asked about.
     let refused = fixture.client.run_pod(&fixture.pod_config("first")).await.expect_err("refused");
     assert!(

@@ -68,9 +68,7 @@ async fn each_pod_has_categories_of_its_own_and_its_containers_share_them() -> R
     assert_ne!(level(&second), level(&first));
 
     // What a daemon knew is found again, so that its successor gives nobody the same.
-    fixture.node.kill_daemon();
-    fixture.node.start_daemon().await?;
-    fixture.reconnect().await?;
+    fixture.restart_daemon().await?;
     let (three, another) = fixture.run("three", &["sleep", "1000"]).await?;
     let third = label(&mut fixture, &another).await?;
     assert!(level(&third) != level(&first) && level(&third) != level(&second), "{third}");
