@@ -5,9 +5,8 @@
 //! no more use: the sandbox's task gets another from [`Monitors`].
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,19 +14,21 @@ use std::time::Duration;
 use conmon_protocol::{
     Answer, Ask, Event, ExecPlan, FrameError, PodState, Refusal, RefusalKind, Request, VERSION,
 };
-use rustix::fs::{Mode, OFlags};
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use keep::{Keeping, Keepings};
+use keep::Keeping;
 use talk::{Forget, Outgoing, Pending, read, write};
 
 mod keep;
 mod link;
 mod program;
+mod reach;
 mod talk;
 #[cfg(test)]
 pub(crate) mod tests;
+
+pub use reach::{Monitors, Reached};
 
 /// Asks that wait for the socket.
 const ASKS: usize = 64;
@@ -38,14 +39,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
 pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a monitor that was just started may take to speak.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Starts monitors and finds those that are there.
-#[derive(Debug)]
-pub struct Monitors {
-    program: program::Program,
-    path: PathBuf,
-    keepings: Keepings,
-}
 
 /// A connection to one pod's monitor.
 #[derive(Debug, Clone)]
@@ -62,14 +55,6 @@ struct Inner {
     closed: watch::Receiver<bool>,
     /// The monitor that took over from this one.
     successor: watch::Sender<Option<Monitor>>,
-}
-
-/// A monitor, all that it has, and all that happens from then on.
-#[derive(Debug)]
-pub struct Reached {
-    pub monitor: Monitor,
-    pub state: PodState,
-    pub events: broadcast::Receiver<Event>,
 }
 
 /// A process that the monitor runs in a container on our behalf.
@@ -115,92 +100,11 @@ pub enum Error {
     Encode(#[source] FrameError),
 }
 
-impl Monitors {
-    /// # Errors
-    /// When the program cannot be read.
-    pub fn new(path: &Path) -> Result<Self, Error> {
-        let program =
-            program::Program::load(path).map_err(|source| Error::Program { path: path.into(), source })?;
-        Ok(Self { program, path: path.into(), keepings: Keepings::default() })
-    }
-
-    /// Starts a monitor on a pod directory; it may be one that a dead monitor left, and is then resumed.
-    ///
-    /// # Errors
-    /// When the process cannot be started. One that dies at once shows as [`Error::Gone`] at the first ask.
-    pub fn spawn(&self, pod_dir: &Path) -> Result<Monitor, Error> {
-        let spawn_error = |source| Error::Spawn { pod_dir: pod_dir.into(), source };
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(spawn_error)?;
-        let keeping = self.keepings.of(pod_dir);
-        if let Err(error) = keeping.give(&ours) {
-            tracing::error!(pod_dir = %pod_dir.display(), %error, "not all that was kept of a monitor could be given to the next");
-        }
-        let log = std::fs::OpenOptions::new().append(true).create(true).open(pod_dir.join("monitor.log"));
-        let log = log.map_err(spawn_error)?;
-        let mut command = std::process::Command::new(self.program.path());
-        std::os::unix::process::CommandExt::arg0(&mut command, &self.path);
-        // The socket is the child's standard input: the one descriptor that std hands on without a step
-        // between fork and exec, so that this stays a posix_spawn.
-        command.arg("--pod-dir").arg(pod_dir).args(["--daemon-fd", "0"]).args(self.program.sealed_argument());
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(log);
-        command.env_clear().env("PATH", SEARCH_PATH).envs([conmon_protocol::HEAP_VARIABLE]);
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = tokio::process::Command::from(command).spawn().map_err(spawn_error)?;
-        drop(child); // tokio reaps it when it ends.
-        Monitor::on(ours, keeping).map_err(spawn_error)
-    }
-
-    /// Connects to the monitor of a pod directory.
-    ///
-    /// # Errors
-    /// When none listens there.
-    pub fn connect(&self, pod_dir: &Path) -> Result<Monitor, Error> {
-        let connect_error = |source| Error::Connect { pod_dir: pod_dir.into(), source };
-        let stream = connect(pod_dir).map_err(connect_error)?;
-        keep::ask_to_keep(&stream).map_err(connect_error)?;
-        Monitor::on(stream, self.keepings.of(pod_dir)).map_err(connect_error)
-    }
-
-    /// Lets go of what was kept of a pod that is gone.
-    pub fn forget(&self, pod_dir: &Path) {
-        self.keepings.forget(pod_dir);
-    }
-
-    /// The monitor of a pod directory, started if it is not there, and what it has.
-    ///
-    /// # Errors
-    /// When there is neither one to connect to nor one to start.
-    pub async fn reach(&self, pod_dir: &Path) -> Result<Reached, Error> {
-        if let Ok(monitor) = self.connect(pod_dir) {
-            match Reached::by(monitor).await {
-                Err(Error::Gone) => {}
-                reached => return reached,
-            }
-        }
-        Reached::by(self.spawn(pod_dir)?).await
-    }
-}
-
-impl Reached {
-    /// Listens before it asks, so that nothing falls between the answer and the first event.
-    ///
-    /// # Errors
-    /// As [`Monitor::ask`].
-    pub async fn by(monitor: Monitor) -> Result<Self, Error> {
-        let events = monitor.events();
-        let state = monitor.hello().await?;
-        Ok(Self { monitor, state, events })
-    }
-}
-
 impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Refused(refusal) if refusal.kind == RefusalKind::NotFound)
     }
 }
-
-/// For other OCI runtimes and their hooks, which look for programs.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Monitor {
     fn on(stream: std::os::unix::net::UnixStream, keeping: Arc<Keeping>) -> io::Result<Self> {
@@ -373,12 +277,4 @@ impl Drop for ForgetEnd<'_> {
     fn drop(&mut self) {
         self.keeping.forget_end(self.exec_id);
     }
-}
-
-/// Through the directory's descriptor, since a pod's path may be longer than the 107 bytes of unix(7). A Unix
-/// connect does not wait for the other side to accept, so it may be done on any thread.
-fn connect(pod_dir: &Path) -> io::Result<std::os::unix::net::UnixStream> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let dir = rustix::fs::open(pod_dir, flags, Mode::empty())?;
-    std::os::unix::net::UnixStream::connect(format!("/proc/self/fd/{}/monitor.sock", dir.as_raw_fd()))
 }

@@ -8,11 +8,13 @@ use conmon_protocol::{
     Stdin,
 };
 
+use super::slot::Stage;
 use super::*;
 use crate::config::Config;
 use crate::monitor::Monitors;
 use crate::monitor::tests::Fake;
 use crate::node::Parts;
+use crate::sandbox::Name;
 use crate::stats::Stats;
 use crate::store::Store;
 use crate::stream;
