@@ -126,6 +126,9 @@ fn run(global: &Global, mut args: Args) -> Result<u8, Error> {
     let Some(command) = args.next() else {
         return Err(Error::Usage(format!("which command?\n\n{}", help::ALL)));
     };
+    if matches!(args.peek(), Some("--help" | "-h")) {
+        return Ok(help::of(&command));
+    }
     global.log.debug(&format!("{command} under {}", global.runtime.root.display()));
     if matches!(command.as_str(), "create" | "run" | "exec") {
         runtime::run_from_readonly_mount()?;

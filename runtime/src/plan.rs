@@ -23,7 +23,7 @@ pub(crate) use devices::Device;
 pub(crate) use mounts::{Content, Idmap, Mount, Source, may_cover_proc};
 pub(crate) use namespaces::{Joined, Maps, Namespaces, flag_of};
 pub(crate) use process::ProcessPlan;
-pub(crate) use rdt::{Class, RdtPlan};
+pub(crate) use rdt::{Class, RdtPlan, plan as rdt};
 pub(crate) use root::{Pivot, Root, Within};
 pub(crate) use sched::MemoryPolicy;
 pub(crate) use sysctl::Sysctl;

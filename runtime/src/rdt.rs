@@ -4,6 +4,7 @@
 //! A class is a directory, made and joined like a cgroup. One that bears the container's id is its own and goes
 //! with it; a named one is shared and stays. Without `intelRdt` in the configuration nothing here is called.
 
+mod change;
 mod schemata;
 
 use std::fs;

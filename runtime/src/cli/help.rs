@@ -25,7 +25,7 @@ commands:
   restore     make a running container of images
   spec        write a config.json to start from
   features    what this runtime can do, as JSON
-  help        this, or what one command takes: help COMMAND
+  help        this, or what one command takes: help COMMAND, or COMMAND --help
 
 global options:
   --root DIR            where containers are recorded (/run/berth-runtime, or below $XDG_RUNTIME_DIR)
@@ -41,27 +41,27 @@ global options:
 const COMMANDS: &[(&str, &str)] = &[
     (
         "create",
-        "[-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot]\n  [--no-new-keyring] ID",
+        "[-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N]\n  [--no-pivot] [--no-new-keyring] ID",
     ),
     ("start", "ID"),
     (
         "run",
-        "[-d] [--keep] [-b BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot]\n  [--no-new-keyring] [--no-subreaper] ID",
+        "[-d|--detach] [--keep] [-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET]\n  [--preserve-fds N] [--no-pivot] [--no-new-keyring] [--no-subreaper] ID",
     ),
     (
         "exec",
-        "[-d] [-t] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N] [--ignore-paused]\n  [--cgroup [CONTROLLER,...:]CGROUP]\n  (-p PROCESS.json ID |\n  [--cwd DIR] [-e K=V]... [-u UID[:GID]] [-g GID]... [-c CAP]... [--no-new-privs] [--apparmor PROFILE]\n  [--process-label LABEL] ID COMMAND [ARG]...)",
+        "[-d|--detach] [-t|--tty] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N]\n  [--ignore-paused] [--cgroup [CONTROLLER,...:]CGROUP]\n  (-p|--process PROCESS.json ID |\n  [--cwd DIR] [-e|--env K=V]... [-u|--user UID[:GID]] [-g|--additional-gids GID]...\n  [-c|--cap CAP]... [--no-new-privs] [--apparmor PROFILE] [--process-label LABEL] ID COMMAND [ARG]...)",
     ),
     ("state", "ID"),
-    ("list", "[-q] [-f table|json]"),
-    ("ps", "[-f table|json] ID [PS OPTION]..."),
-    ("kill", "[-a] ID [SIGNAL]"),
-    ("delete", "[-f] ID"),
+    ("list", "[-q|--quiet] [-f|--format table|json]"),
+    ("ps", "[-f|--format table|json] ID [PS OPTION]..."),
+    ("kill", "[-a|--all] ID [SIGNAL]"),
+    ("delete", "[-f|--force] ID"),
     ("pause", "ID"),
     ("resume", "ID"),
     (
         "update",
-        "(-r FILE|- | [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--pids-limit N]\n  [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1]\n  [--cpu-rt-runtime US] [--cpu-rt-period US] [--cpuset-cpus LIST] [--cpuset-mems LIST]\n  [--blkio-weight N]) ID",
+        "(-r|--resources FILE|- | [--memory BYTES] [--memory-reservation BYTES] [--memory-swap BYTES] [--pids-limit N]\n  [--cpu-share N] [--cpu-quota US] [--cpu-period US] [--cpu-burst US] [--cpu-idle 0|1]\n  [--cpu-rt-runtime US] [--cpu-rt-period US] [--cpuset-cpus LIST] [--cpuset-mems LIST]\n  [--blkio-weight N]) [--l3-cache-schema LINES] [--mem-bw-schema LINE] ID",
     ),
     ("events", "[--stats] [--interval DURATION] ID"),
     (
@@ -70,16 +70,19 @@ const COMMANDS: &[(&str, &str)] = &[
     ),
     (
         "restore",
-        "[-d] [-b BUNDLE] [--image-path DIR] [--work-path DIR] [--pid-file FILE] [--console-socket SOCKET]\n  [--tcp-established] [--ext-unix-sk] [--shell-job] [--file-locks] [--auto-dedup] [--lazy-pages]\n  [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] [--lsm-profile TYPE:NAME]\n  [--lsm-mount-context CONTEXT] [--no-pivot] [--no-subreaper] ID",
+        "[-d|--detach] [-b|--bundle BUNDLE] [--image-path DIR] [--work-path DIR] [--pid-file FILE]\n  [--console-socket SOCKET] [--tcp-established] [--ext-unix-sk] [--shell-job] [--file-locks] [--auto-dedup] [--lazy-pages]\n  [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] [--lsm-profile TYPE:NAME]\n  [--lsm-mount-context CONTEXT] [--no-pivot] [--no-subreaper] ID",
     ),
-    ("spec", "[-b BUNDLE] [--rootless]"),
+    ("spec", "[-b|--bundle BUNDLE] [--rootless]"),
     ("features", ""),
 ];
 
 /// Of one command, or of all.
 pub(crate) fn help(mut args: Args) -> u8 {
-    let of = args.next();
-    match COMMANDS.iter().find(|(name, _)| Some(*name) == of.as_deref()) {
+    of(&args.next().unwrap_or_default())
+}
+
+pub(crate) fn of(command: &str) -> u8 {
+    match COMMANDS.iter().find(|(name, _)| *name == command) {
         Some((name, takes)) => println!("usage: berth-runtime {name} {takes}"),
         None => print!("{ALL}"),
     }

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use runtime::spec::{self, BlockIo, Cpu, Memory, Pids, Resources};
+use runtime::spec::{self, BlockIo, Cpu, IntelRdt, Memory, Pids, Resources};
 
 use super::args::{Args, unknown};
 use super::{Error, Global};
@@ -14,13 +14,18 @@ struct Options {
     memory: Memory,
     pids: Option<i64>,
     blkio_weight: Option<u16>,
+    rdt: Option<IntelRdt>,
 }
 
 pub(crate) fn update(global: &Global, mut args: Args) -> Result<u8, Error> {
     let options = Options::read(&mut args)?;
     let id = args.id()?;
     args.end()?;
+    let rdt = options.rdt.clone();
     global.runtime.update(&id, &options.resources()?)?;
+    if let Some(rdt) = &rdt {
+        global.runtime.update_rdt(&id, rdt)?;
+    }
     Ok(0)
 }
 
@@ -49,18 +54,19 @@ impl Options {
                     args.value(&option)?;
                 }
                 "--pids-limit" => options.pids = Some(args.integer(&option)?),
-                "--l3-cache-schema" | "--mem-bw-schema" => {
-                    return Err(Error::Usage(format!(
-                        "{option}: the allocation of caches and memory bandwidth (resctrl) cannot be changed yet"
-                    )));
-                }
+                "--l3-cache-schema" => options.rdt().l3_cache_schema = Some(args.value(&option)?),
+                "--mem-bw-schema" => options.rdt().mem_bw_schema = Some(args.value(&option)?),
                 _ => return Err(unknown(&option)),
             }
         }
         Ok(options)
     }
 
-    /// With a file, all other options are ignored.
+    fn rdt(&mut self) -> &mut IntelRdt {
+        self.rdt.get_or_insert_default()
+    }
+
+    /// With a file, all other options but those of resctrl, which it cannot name, are ignored.
     fn resources(self) -> Result<Resources, Error> {
         if let Some(file) = &self.file {
             return read(file);

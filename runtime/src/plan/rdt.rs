@@ -29,7 +29,7 @@ pub(crate) enum Class {
 /// What the kernel keeps beside the classes.
 const RESERVED: &[&str] = &["", ".", "..", "info", "mon_data", "mon_groups"];
 
-pub(super) fn plan(rdt: &IntelRdt) -> Result<RdtPlan, Error> {
+pub(crate) fn plan(rdt: &IntelRdt) -> Result<RdtPlan, Error> {
     let class = match rdt.clos_id.as_deref() {
         None | Some("") => Class::Own,
         Some("/") => Class::Default,

@@ -121,6 +121,42 @@ fn what_was_made_is_taken_back_when_the_rest_fails() {
 }
 
 #[test]
+fn an_update_writes_the_containers_own_class_and_no_shared_one() {
+    let fake = Fake::new();
+    fake.class("ID", "L3:0=f\n");
+    let change = plan(Class::Own, &["L3:0=3"], &[]);
+    fake.groups(&plan(Class::Own, &["L3:0=f"], &[])).change(&change).unwrap();
+    assert_eq!(fake.read("ID/schemata"), "L3:0=3\n");
+    fake.class("gold", "L3:0=f\n");
+    for (class, dir) in [(named("gold"), fake.path("gold")), (Class::Default, fake.0.path().to_owned())] {
+        let error = fake.groups(&plan(class, &[], &[])).change(&change).unwrap_err().to_string();
+        assert!(error.contains(dir.to_str().unwrap()) && error.contains("alone"), "{error}");
+    }
+    assert_eq!(fake.read("gold/schemata"), "L3:0=f\n");
+}
+
+#[test]
+fn all_threads_of_all_processes_join_and_those_that_ended_do_not_matter() {
+    let fake = Fake::new();
+    fake.class("ID", "");
+    let groups = fake.groups(&plan(Class::Own, &[], &[]));
+    let looks = std::cell::Cell::new(0);
+    let own = i32::try_from(std::process::id()).unwrap();
+    let (ended, waits) = std::sync::mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || waits.recv().ok());
+    groups
+        .join_all(|| {
+            looks.set(looks.get() + 1);
+            Ok(vec![own, i32::MAX])
+        })
+        .unwrap();
+    drop(ended);
+    thread.join().unwrap();
+    assert!(looks.get() >= 2, "a new process may have come while the others joined");
+    assert!(!fake.read("ID/tasks").is_empty());
+}
+
+#[test]
 fn resctrl_is_found_in_the_mount_table() {
     let line = "77 23 0:40 / /sys/fs/resctrl rw,relatime shared:9 - resctrl resctrl rw";
     assert_eq!(

@@ -13,7 +13,9 @@ fn help_names_every_command_and_what_it_takes() {
     let all = bundle.say(&["help"]);
     for command in ["create", "ps", "pause", "resume", "update", "events", "features"] {
         assert!(all.ok().contains(command), "{command}");
-        assert!(bundle.say(&["help", command]).ok().contains(&format!("berth-runtime {command}")));
+        let told = bundle.say(&["help", command]);
+        assert!(told.ok().contains(&format!("berth-runtime {command}")), "{}", told.out);
+        assert_eq!(bundle.say(&[command, "--help"]).ok(), told.ok());
     }
     bundle.say(&["nosuch"]).refused(&["there is no command"]);
     bundle.say(&["--nosuch", "list"]).refused(&["--nosuch"]);

@@ -36,6 +36,11 @@ fn limits_change_and_what_is_not_named_stays() {
     assert_eq!(period.split(' ').next_back(), Some("50000"), "the period that was goes with it");
     bundle.say(&["update", "--memory", "64X", "ID"]).refused(&["--memory", "64X"]);
     bundle.say(&["update", "--cpuset-cpus", "9999", "ID"]).refused(&["cpu.cpus", "9999"]);
+    bundle.say(&["update", "--mem-bw-schema", "L3:0=f", "ID"]).refused(&["memBwSchema", "MB:"]);
+    if !fs::read_to_string("/proc/mounts").unwrap().contains(" resctrl ") {
+        let told = bundle.say(&["update", "--l3-cache-schema", "L3:0=f", "ID"]);
+        told.refused(&["linux.intelRdt", "no resctrl file system is mounted"]);
+    }
     assert_eq!(limit(&bundle, "pids.max", "pids.max"), "77");
 }
 

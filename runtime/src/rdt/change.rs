@@ -1,0 +1,74 @@
+//! `update` of what a container has of caches and memory bandwidth.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use super::Groups;
+use crate::freeze::{cgroup_of, in_cgroup};
+use crate::later::Later;
+use crate::plan::{Class, RdtPlan};
+use crate::spec::IntelRdt;
+use crate::state::StateDir;
+use crate::{Error, Runtime};
+
+impl Runtime {
+    /// Other lines for the schemata of a container's own class of service (`l3CacheSchema`, `memBwSchema` of
+    /// config-linux.md, "IntelRdt"). One that has no class gets its own, with all its processes.
+    ///
+    /// # Errors
+    /// `NotFound`, no resctrl is mounted, the class is shared with others, or the kernel refuses the lines.
+    pub fn update_rdt(&self, id: &str, change: &IntelRdt) -> Result<(), Error> {
+        let plan = crate::plan::rdt(change)?;
+        let dir = StateDir::of(&self.root, id)?;
+        let mut record = dir.read()?;
+        if let Some(groups) = &record.rdt {
+            return groups.change(&plan);
+        }
+        let groups = Groups::of(&super::root()?, id, &plan);
+        record.rdt = Some(groups.clone());
+        // Before it is there, so that whoever deletes the container finds it.
+        dir.write(&record, &Later::default())?;
+        groups.make(&plan)?;
+        let cgroup = cgroup_of(&record)?;
+        groups.join_all(|| cgroup.pids().map_err(|e| in_cgroup(id, e)))
+    }
+}
+
+impl Groups {
+    pub(super) fn change(&self, plan: &RdtPlan) -> Result<(), Error> {
+        if !self.own {
+            let reason = format!(
+                "{} is not this container's alone: change its schemata there, for all who are in it",
+                self.class.display()
+            );
+            return Err(Error::invalid("linux.intelRdt.closID", reason));
+        }
+        self.fill(&RdtPlan { class: Class::Own, ..plan.clone() }, true)
+    }
+
+    /// Thread by thread, as the kernel takes them, until a look at the processes finds no new one.
+    pub(super) fn join_all(&self, processes: impl Fn() -> Result<Vec<i32>, Error>) -> Result<(), Error> {
+        let mut joined = BTreeSet::new();
+        loop {
+            let threads: Vec<i32> = processes()?.into_iter().flat_map(threads_of).collect();
+            let new: Vec<i32> = threads.into_iter().filter(|thread| !joined.contains(thread)).collect();
+            if new.is_empty() {
+                return Ok(());
+            }
+            for thread in new {
+                match self.join(thread) {
+                    // It ended meanwhile.
+                    Err(_) if !fs::exists(format!("/proc/{thread}")).unwrap_or(true) => {}
+                    other => other?,
+                }
+                joined.insert(thread);
+            }
+        }
+    }
+}
+
+/// None, of a process that has ended.
+fn threads_of(pid: i32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
