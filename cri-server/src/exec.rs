@@ -3,6 +3,7 @@
 //! The process writes into our pipes itself; nothing passes through the monitor. When it has ended, what
 //! the pipes still hold is taken without waiting for others who hold them open (a daemon it started).
 
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -112,15 +113,27 @@ impl Collector {
     /// Waits for more and takes it. Never ready once the stream has ended.
     async fn collect(&mut self) {
         match &self.stream {
-            Some(stream) if stream.readable().await.is_ok() => drop(self.take_some()),
+            Some(stream) if stream.readable().await.is_ok() => {
+                self.take_some(|stream, bytes| stream.try_read(bytes));
+            }
             Some(_) => self.stream = None,
             None => std::future::pending().await,
         }
     }
 
-    /// Takes what is there without waiting.
+    /// Takes what is there without waiting, and no more than a pipe holds: others may write on for ever.
+    ///
+    /// The kernel is asked, and not tokio, which has perhaps not heard of it yet: news of the process's end overtake
+    /// those of its output when both are there at once.
     fn take_rest(&mut self) {
-        while self.take_some() {}
+        let Some(stream) = &self.stream else { return };
+        let mut room = rustix::pipe::fcntl_getpipe_size(stream).unwrap_or(0);
+        while let Some(count @ 1..) = self.take_some(|stream, bytes| Ok(rustix::io::read(stream, bytes)?)) {
+            room = room.saturating_sub(count);
+            if room == 0 {
+                return;
+            }
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -132,22 +145,22 @@ impl Collector {
         self.kept.extend_from_slice(&bytes[..room]);
     }
 
-    fn take_some(&mut self) -> bool {
-        let Some(stream) = &self.stream else { return false };
+    /// How many bytes came; none when there are none now, or no more.
+    fn take_some(
+        &mut self,
+        read: impl FnOnce(&pipe::Receiver, &mut [u8]) -> std::io::Result<usize>,
+    ) -> Option<usize> {
+        let stream = self.stream.as_ref()?;
         let mut bytes = [0; READ_BYTES];
-        match stream.try_read(&mut bytes) {
-            Ok(0) => {
-                self.stream = None;
-                false
-            }
-            Ok(count) => {
+        match read(stream, &mut bytes) {
+            Ok(count @ 1..) => {
                 self.keep(&bytes[..count]);
-                true
+                Some(count)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
-            Err(_) => {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
+            Ok(0) | Err(_) => {
                 self.stream = None;
-                false
+                None
             }
         }
     }
@@ -195,6 +208,32 @@ mod tests {
         collector.take_rest();
         assert_eq!(collector.kept, b"hello");
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn what_a_process_said_is_taken_though_only_its_end_was_heard_of() {
+        let (read, write) = pipe_pair().unwrap();
+        let mut collector = Collector::new(read);
+        std::fs::File::from(write).write_all(b"hello").unwrap();
+        collector.take_rest();
+        assert_eq!(collector.kept, b"hello");
+    }
+
+    #[tokio::test]
+    async fn who_writes_on_for_ever_is_not_waited_for() {
+        let (read, write) = pipe_pair().unwrap();
+        let mut collector = Collector::new(read);
+        let flood = std::thread::spawn(move || {
+            let mut write = std::fs::File::from(write);
+            while write.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        while collector.kept.is_empty() {
+            collector.take_rest();
+        }
+        // Some of it came while the rest was taken.
+        assert!(collector.kept.len() < OUTPUT_MAX / 2, "{}", collector.kept.len());
+        drop(collector);
+        flood.join().unwrap();
     }
 
     #[tokio::test]
