@@ -24,6 +24,8 @@ pub struct Programs {
     pub probe: PathBuf,
     /// What a container costs the kernel, for the benchmark of the runtime.
     pub floor: PathBuf,
+    /// The least that a pull can cost, for the benchmark of pulls.
+    pub pull_floor: PathBuf,
     /// Times a command and measures its memory.
     pub launch: PathBuf,
     /// `berthd` with fail points.
@@ -52,6 +54,7 @@ impl Programs {
             runtime: static_dir.join("berth-runtime"),
             stand_in: static_dir.join("stand-in"),
             floor: static_dir.join("floor"),
+            pull_floor: release_dir.join("pull-floor"),
             launch: static_dir.join("launch"),
             probe: static_dir.join("probe"),
             berthd_failpoints: target_dir().join("failpoints/berthd"),
@@ -64,6 +67,12 @@ impl Programs {
         cargo(&["build", "--release", "-p", "cri-server"], &[])?;
         Programs::build_static()?;
         Ok(Programs::built())
+    }
+
+    /// The floor of pulls, optimised like berthd.
+    pub fn build_pull_floor() -> Result<()> {
+        println!("building the floor of pulls");
+        cargo(&["build", "--release", "-p", "pull-floor"], &[])
     }
 
     /// The static ones alone.

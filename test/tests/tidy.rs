@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("conmon", &["conmon-protocol", "kernel", "runtime"]),
     ("cri-server", &["conmon-protocol", "image-service", "network", "proto"]),
     ("test-programs", &["kernel"]),
+    ("pull-floor", &[]),
     ("berth-test", &["conmon-protocol", "proto"]),
     ("xtask", &["berth-test"]),
 ];

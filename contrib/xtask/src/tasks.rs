@@ -181,6 +181,7 @@ pub(crate) fn bench_pull(args: &[&str]) -> Result<()> {
         tools::ensure_packages(tools::NODE_PACKAGES)?;
         tools::ensure_packages(tools::PULL_PACKAGES)?;
         Programs::build()?;
+        Programs::build_pull_floor()?;
         return namespace::run_in_private(&[&["bench", "pull"], args].concat());
     }
     namespace::bring_loopback_up()?;

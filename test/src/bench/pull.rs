@@ -6,7 +6,6 @@
 //! since some answer before and some after.
 
 mod disk;
-mod floor;
 mod images;
 mod list;
 mod pullers;

@@ -1,4 +1,4 @@
-//! Who pulls: berthd and containerd, asked as the kubelet asks; skopeo as a command; and the floor.
+//! Who pulls: berthd and containerd, asked as the kubelet asks; skopeo and the floor, as commands.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,8 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::floor;
 use super::images::Picture;
 use super::usage::{self, Usage};
 use crate::node::{Client, connect};
@@ -15,7 +16,7 @@ use crate::programs::Programs;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How often a command's peak of memory is looked at: it is gone with the process.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
 
 /// A contender with an empty store on a disk of its own.
 #[derive(Debug)]
@@ -58,11 +59,9 @@ impl Puller<'_> {
                 skopeo(root, run.path(), &format!("{registry}/{repository}:1"))
             }
             Puller::Floor { root, picture, registry } => {
-                let source = floor::Source { registry: *registry, repository };
-                let digests = picture.digests();
-                let start = Instant::now();
-                floor::pull(source, &digests, root)?;
-                Ok(Usage { wall: start.elapsed(), ..Usage::default() })
+                let mut command = Command::new(Programs::built().pull_floor);
+                command.arg(registry.to_string()).arg(repository).arg(root).args(picture.digests());
+                measured(&mut command)
             }
         }
     }
@@ -155,39 +154,33 @@ impl Drop for Daemon {
     }
 }
 
-/// Pulls into a store of containers/storage. It unpacks in children of its own, which the time includes;
-/// the memory is the largest that the parent had.
+/// Pulls into a store of containers/storage. It unpacks in children of its own, which the time includes.
 fn skopeo(root: &Path, run: &Path, image: &str) -> Result<Usage> {
     let store = format!(
         "containers-storage:[overlay@{}/containers+{}]localhost/bench:1",
         root.display(),
         run.display()
     );
-    let start = Instant::now();
-    let mut child = Command::new("skopeo")
-        .args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"])
-        .args([&format!("docker://{image}"), &store])
-        .stdout(Stdio::null())
-        .spawn()
-        .context("starting skopeo")?;
-    let (mut cpu, mut peak_rss_bytes) = (Duration::ZERO, 0);
-    // Its last numbers are read while it is dead and not yet waited for.
-    let wall = loop {
-        std::thread::sleep(LOOK);
-        let dead = is_dead(child.id());
-        let now = start.elapsed();
-        peak_rss_bytes = peak_rss_bytes.max(usage::peak_rss_bytes(child.id()).unwrap_or(0));
-        cpu = usage::cpu(child.id()).unwrap_or(cpu);
-        if dead {
-            break now;
-        }
-    };
-    let status = child.wait()?;
-    ensure!(status.success(), "skopeo {status}");
-    Ok(Usage { wall, cpu, peak_rss_bytes })
+    let mut command = Command::new("skopeo");
+    command.args(["--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]);
+    command.args([&format!("docker://{image}"), &store]);
+    measured(&mut command)
 }
 
-fn is_dead(pid: u32) -> bool {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    text.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+/// What a command takes from its start to its end; the memory is the largest that it had itself.
+fn measured(command: &mut Command) -> Result<Usage> {
+    let start = Instant::now();
+    let mut child = command.stdout(Stdio::null()).spawn().with_context(|| format!("starting {command:?}"))?;
+    let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
+    let (mut dead, mut wall, mut peak_rss_bytes) = (false, Duration::ZERO, 0);
+    while !dead {
+        dead = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&LOOK))? > 0;
+        wall = start.elapsed();
+        peak_rss_bytes = peak_rss_bytes.max(usage::peak_rss_bytes(child.id()).unwrap_or(0));
+    }
+    // It is dead and not yet waited for.
+    let cpu = usage::cpu(child.id())?;
+    let status = child.wait()?;
+    ensure!(status.success(), "{command:?} {status}");
+    Ok(Usage { wall, cpu, peak_rss_bytes })
 }

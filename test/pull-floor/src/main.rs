@@ -3,6 +3,8 @@
 //!
 //! One thread inflates and one writes for each layer, four layers at once: as many threads as berth has. The registry's
 //! own work is part of it, since on a small machine nobody pulls without giving it a processor.
+//!
+//! `pull-floor REGISTRY REPOSITORY ROOT DIGEST...`; optimised as berthd is, or it would be no floor.
 
 use std::fs::{File, FileTimes, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,7 +15,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 const BLOCK: usize = 256 << 10;
 const BLOCKS: usize = 4;
@@ -24,12 +26,17 @@ const RECORD_BYTES: usize = 64 << 10;
 
 /// Where the layers are, by their digests.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Source<'a> {
-    pub(super) registry: SocketAddr,
-    pub(super) repository: &'a str,
+struct Source<'a> {
+    registry: SocketAddr,
+    repository: &'a str,
 }
 
-pub(super) fn pull(source: Source<'_>, digests: &[String], root: &Path) -> Result<()> {
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [registry, repository, root, digests @ ..] = &words[..] else {
+        bail!("pull-floor REGISTRY REPOSITORY ROOT DIGEST...");
+    };
+    let (source, root) = (Source { registry: registry.parse()?, repository }, Path::new(root));
     layers(source, digests, root)?;
     let mut record = File::create(root.join("record"))?;
     record.write_all(&[7; RECORD_BYTES])?;
