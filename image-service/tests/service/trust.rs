@@ -2,6 +2,7 @@
 //! the spot.
 
 mod example;
+mod real_cosign;
 mod sigstore;
 mod simple;
 
