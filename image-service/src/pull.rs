@@ -9,6 +9,7 @@
 mod artifact;
 mod behind;
 mod bring;
+mod ciphers;
 pub(crate) mod counted;
 mod frontier;
 mod layer;
@@ -26,21 +27,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared, WeakShared, try_join_all};
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tracing::Instrument;
 
 use self::counted::{Counted, PullCgroup};
 use crate::auth::Credentials;
 use crate::digest::Digest;
-use crate::encryption::Keys;
 use crate::error::Error;
 use crate::image::ImageConfig;
-use crate::images::{Settings, step};
-use crate::manifest::{self, Descriptor};
+use crate::images::Settings;
+use crate::manifest;
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Store};
-use crate::unpack::decrypt::Cipher;
 
 /// What to pull, with whose credentials, and who watches.
 #[derive(Debug, Clone, Default)]
@@ -162,13 +161,10 @@ impl Pulls {
         let layers = layers.map(|(at, ((layer, diff_id), cipher))| {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
-            let span = step("image.layer", descriptor.digest.as_str());
             let counted = counted.as_ref();
-            let wanted = layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, watch };
-            self.layer(wanted).instrument(span)
+            layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, watch }
         });
-        let holds = try_join_all(layers).await;
-        let holds = match holds {
+        let holds = match self.layers(layers.collect()).await {
             Err(error @ Error::DiskFull { .. }) => {
                 self.free_parts().await;
                 return Err(error);
@@ -188,30 +184,6 @@ impl Pulls {
             let hold = store.mended(hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))
-        })
-        .await
-    }
-
-    /// What decrypts each layer: `encrypted` has the descriptor of those that are encrypted.
-    pub(crate) async fn ciphers(
-        &self,
-        encrypted: impl Iterator<Item = Option<&Descriptor>>,
-    ) -> Result<Vec<Option<Cipher>>, Error> {
-        let encrypted: Vec<Option<Descriptor>> = encrypted.map(Option::<&Descriptor>::cloned).collect();
-        if encrypted.iter().all(Option::is_none) {
-            return Ok(vec![None; encrypted.len()]);
-        }
-        let dir = self.decryption_keys_path.clone();
-        blocking(move || {
-            let keys = Keys::load(&dir).map_err(|why| Error::invalid("an encrypted layer", why))?;
-            let open = |layer: &Option<Descriptor>| match layer {
-                Some(layer) => keys
-                    .open(layer)
-                    .map(Some)
-                    .map_err(|why| Error::invalid(format!("layer {}", layer.digest), why)),
-                None => Ok(None),
-            };
-            encrypted.iter().map(open).collect()
         })
         .await
     }

@@ -69,7 +69,7 @@ impl Settings {
             unpacker: Vec::new(),
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
-            parts_from_bytes: 8 << 20,
+            parts_from_bytes: 16 << 20,
             more_connections: 8,
             boot: boot_id(),
             pinned: Vec::new(),

@@ -1,17 +1,22 @@
 //! One layer: downloaded here, unpacked in a thread beside it.
 
+use std::cmp::Reverse;
 use std::io::BufRead;
 use std::path::Path;
 use std::sync::Arc;
 
-use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+use futures_util::TryFutureExt;
+use futures_util::future::try_join_all;
+use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit};
+use tracing::Instrument;
 
 use super::counted::Counted;
-use super::source::{Piece, pipe};
+use super::source::{Downloaded, download, pipe};
 use super::{LayerStage, LayerWatch, Pulls, blocking};
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Layer;
+use crate::images::step;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
 use crate::store::{Hold, Store};
@@ -77,8 +82,22 @@ impl Wanted<'_> {
 }
 
 impl Pulls {
+    /// Holds all layers, in their order. The largest are begun first: what is still under way at the end is then
+    /// small, and no processor waits long for the last one.
+    pub(super) async fn layers(&self, wanted: Vec<Wanted<'_>>) -> Result<Vec<Hold>, Error> {
+        let mut wanted: Vec<_> = wanted.into_iter().enumerate().collect();
+        wanted.sort_by_key(|(_, layer)| Reverse(layer.descriptor.size));
+        let making = wanted.into_iter().map(|(at, layer)| {
+            let span = step("image.layer", layer.descriptor.digest.as_str());
+            self.layer(layer).instrument(span).map_ok(move |hold| (at, hold))
+        });
+        let mut made = try_join_all(making).await?;
+        made.sort_by_key(|(at, _)| *at);
+        Ok(made.into_iter().map(|(_, hold)| hold).collect())
+    }
+
     /// Holds a layer that is there, or makes it. Wrong bytes are asked for again of whoever else has them.
-    pub(super) async fn layer(&self, wanted: Wanted<'_>) -> Result<Hold, Error> {
+    async fn layer(&self, wanted: Wanted<'_>) -> Result<Hold, Error> {
         loop {
             let made = match self.permission(&wanted.diff_id).await? {
                 Ok(hold) => Ok((hold, LayerStage::WasThere)),
@@ -176,42 +195,6 @@ impl Pulls {
         let others = self.parallel_layers.saturating_sub(self.slots.available_permits() + 1);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         if others >= processors { self.parts_from_bytes.max(SMALL_BYTES) } else { SMALL_BYTES }
-    }
-}
-
-enum Downloaded {
-    Done,
-    /// The thread gave up, and says why.
-    Unwanted,
-    Failed(crate::registry::Error),
-}
-
-async fn download(
-    repository: &Repository,
-    descriptor: &Descriptor,
-    sender: mpsc::Sender<Piece>,
-    watch: LayerWatch<'_>,
-) -> Downloaded {
-    let mut blob = match repository.blob(descriptor, 0).await {
-        Ok(blob) => blob,
-        Err(error) => return Downloaded::Failed(error),
-    };
-    loop {
-        let piece = match blob.next().await {
-            Ok(Some(bytes)) => {
-                watch.came(bytes.len());
-                Piece::Bytes(bytes)
-            }
-            Ok(None) => Piece::End,
-            Err(error) => return Downloaded::Failed(error),
-        };
-        let ended = matches!(piece, Piece::End);
-        if sender.send(piece).await.is_err() {
-            return Downloaded::Unwanted;
-        }
-        if ended {
-            return Downloaded::Done;
-        }
     }
 }
 

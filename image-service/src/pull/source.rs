@@ -1,14 +1,21 @@
-//! The bounded pipe between a download and the thread that unpacks it.
+//! The bounded pipe between a download and the thread that unpacks it, and the download that fills it.
 
 use std::io::{self, BufRead, Read};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
+use super::LayerWatch;
+use crate::manifest::Descriptor;
+use crate::registry::{self, Repository};
 use crate::unpack::stream::read_from_buffer;
 
 /// Pieces in the pipe; with the registry's pieces of some 16 to 64 KiB at most a megabyte waits.
 const PIECES: usize = 16;
+/// A download that found the pipe full waits for room for so many: woken for each piece that is taken, it would make
+/// two processors change what they do for every 64 KiB.
+const ROOM: usize = PIECES / 2;
 /// The first read must show enough to tell how the layer is packed.
 const MAGIC_BYTES: usize = 8;
 
@@ -75,5 +82,84 @@ impl BufRead for Pipe {
 
     fn consume(&mut self, n: usize) {
         self.current.advance(n);
+    }
+}
+
+/// How a download ended.
+pub(super) enum Downloaded {
+    Done,
+    /// The thread gave up, and says why.
+    Unwanted,
+    Failed(registry::Error),
+}
+
+/// All of a blob into the pipe.
+pub(super) async fn download(
+    repository: &Repository,
+    descriptor: &Descriptor,
+    sender: mpsc::Sender<Piece>,
+    watch: LayerWatch<'_>,
+) -> Downloaded {
+    let mut blob = match repository.blob(descriptor, 0).await {
+        Ok(blob) => blob,
+        Err(error) => return Downloaded::Failed(error),
+    };
+    loop {
+        let piece = match blob.next().await {
+            Ok(Some(bytes)) => {
+                watch.came(bytes.len());
+                Piece::Bytes(bytes)
+            }
+            Ok(None) => Piece::End,
+            Err(error) => return Downloaded::Failed(error),
+        };
+        let ended = matches!(piece, Piece::End);
+        if send(&sender, piece).await.is_none() {
+            return Downloaded::Unwanted;
+        }
+        if ended {
+            return Downloaded::Done;
+        }
+    }
+}
+
+/// None when nobody reads any more.
+async fn send(sender: &mpsc::Sender<Piece>, piece: Piece) -> Option<()> {
+    match sender.try_send(piece) {
+        Ok(()) => Some(()),
+        Err(TrySendError::Closed(_)) => None,
+        Err(TrySendError::Full(piece)) => {
+            sender.reserve_many(ROOM).await.ok()?.next()?.send(piece);
+            Some(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_full_pipe_is_filled_again_when_half_of_it_is_empty() {
+        let (sender, mut pipe) = pipe();
+        let piece = || Piece::Bytes(Bytes::from_static(b"x"));
+        for at in 0..PIECES {
+            assert_eq!(send(&sender, piece()).now_or_never(), Some(Some(())), "piece {at}");
+        }
+        let mut next = std::pin::pin!(send(&sender, piece()));
+        for taken in 0..ROOM {
+            assert_eq!(next.as_mut().now_or_never(), None, "{taken} taken");
+            pipe.receiver.try_recv().unwrap();
+        }
+        assert_eq!(next.now_or_never(), Some(Some(())));
+        // The rest of the room is there for the pieces after it.
+        for at in 1..ROOM {
+            assert_eq!(send(&sender, piece()).now_or_never(), Some(Some(())), "piece {at}");
+        }
+        assert_eq!(send(&sender, piece()).now_or_never(), None);
+        drop(pipe);
+        assert_eq!(send(&sender, piece()).now_or_never(), Some(None));
     }
 }

@@ -185,7 +185,8 @@ async fn every_kind_of_key_opens_a_layer() {
 #[tokio::test]
 async fn a_large_layer_is_opened_behind_its_download() {
     let noise: String = picture::noise(12 << 20).iter().map(|byte| char::from(b'0' + byte % 64)).collect();
-    let case = Case::of(tar(&[("app", "hello"), ("noise", &noise)]));
+    let mut case = Case::of(tar(&[("app", "hello"), ("noise", &noise)]));
+    case.node.settings.parts_from_bytes = 8 << 20;
     make_rsa(case.keys.path(), "key");
     let sealed = case.encrypt(&["key"]);
     assert!(layer(&sealed)["size"].as_u64().unwrap() > case.node.settings.parts_from_bytes);

@@ -44,6 +44,30 @@ async fn a_pull_by_tag_gives_a_whole_image_under_its_names() {
 }
 
 #[tokio::test]
+async fn the_largest_layer_is_begun_first_and_the_order_stays_the_manifest_s() {
+    let layers = [1_000, 300_000, 20, 60_000].map(|bytes| {
+        let text: String = noise(bytes).iter().map(|byte| char::from(b'0' + byte % 64)).collect();
+        tar(&[("a", &text)])
+    });
+    let picture = image(&layers, json!({}));
+    let shelf = Shelf::default();
+    shelf.put("a:1", &picture);
+    let fake = shelf.serve();
+    let mut node = Node::new(&fake.host());
+    node.settings.parallel_layers = 1;
+    let pulled = pull(&node.open().await, "one.test/a:1").await;
+    let blobs = layers.each_ref().map(|layer| Digest::sha256(&gzip(layer)));
+    let asked: Vec<_> = fake
+        .paths()
+        .iter()
+        .filter_map(|path| blobs.iter().position(|blob| path.ends_with(blob.as_str())))
+        .collect();
+    assert_eq!(asked, [1, 3, 0, 2]);
+    let diff_ids: Vec<_> = pulled.layers.iter().map(|layer| layer.diff_id.clone()).collect();
+    assert_eq!(diff_ids, layers.each_ref().map(|layer| Digest::sha256(layer)));
+}
+
+#[tokio::test]
 async fn docker_registry_gives_what_was_pushed_to_it() {
     let dir = tempfile::tempdir().unwrap();
     let registry = docker_registry::DockerRegistry::start(&dir.path().join("storage"), "", "");
