@@ -140,6 +140,9 @@ fn ratios(all: &[(Shape, BySide)]) -> String {
         let wall = samples[0].p50("wall s");
         text += &format!("ratio pull_{name} {:.3}\n", wall / peer(samples, "wall s"));
         text += &format!("ratio pull_{name}_floor {:.3}\n", wall / samples[3].p50("wall s"));
+        // The one of these that a busy machine does not change much.
+        let cpu = samples[0].p50("cpu s") / samples[3].p50("cpu s");
+        text += &format!("ratio pull_{name}_floor_cpu {cpu:.3}\n");
     }
     let sum = |pick: &dyn Fn(&BySide) -> f64| all.iter().map(|(_, samples)| pick(samples)).sum::<f64>();
     let ours = sum(&|samples| samples[0].p50("cpu s"));
