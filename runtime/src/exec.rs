@@ -45,7 +45,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let mut process = plan::plan_exec(exec.process)?;
     let dir = StateDir::of(&runtime.root, exec.id)?;
     let record = dir.read()?;
-    let init = running(&dir, &record)?;
+    let init = running(&record)?;
     let in_userns = record.namespaces & flag::NEWUSER != 0;
     let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?.into_iter().collect();
     let filter = record.seccomp_flags.map(|_| dir.read_filter()).transpose()?;
@@ -162,16 +162,13 @@ fn cgroup(exec: &ExecRequest<'_>, record: &Record) -> Result<Cgroup, Error> {
     Ok(cgroup)
 }
 
-fn running(dir: &StateDir, record: &Record) -> Result<OwnedFd, Error> {
+/// OCI: exec is not part of the specification; peers allow it in a created container as well as in a running one.
+fn running(record: &Record) -> Result<OwnedFd, Error> {
     let refuse = |is: Status| Error::State { id: record.id.clone(), is: is.as_str(), wanted: "running" };
-    let pidfd = match record.init {
-        None => return Err(refuse(record.status(dir))),
-        Some(init) => init.open().ok_or_else(|| refuse(Status::Stopped))?,
-    };
-    // OCI: exec is not part of the specification; peers allow it in a created container as well.
-    match record.status(dir) {
-        Status::Created | Status::Running => Ok(pidfd),
-        status @ (Status::Creating | Status::Paused | Status::Stopped) => Err(refuse(status)),
+    match record.init {
+        _ if record.of_earlier_boot => Err(refuse(Status::Stopped)),
+        None => Err(refuse(Status::Creating)),
+        Some(init) => init.open().ok_or_else(|| refuse(Status::Stopped)),
     }
 }
 

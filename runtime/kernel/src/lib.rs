@@ -3,6 +3,8 @@
 //! What rustix and nix offer safely is used from them directly; here is the rest. Errors are bare errnos: the
 //! caller knows the step and the object.
 
+#[cfg(target_arch = "x86_64")]
+mod before_libc;
 mod bpf;
 mod call;
 mod caps;
@@ -25,6 +27,8 @@ mod seccomp;
 mod shared_bytes;
 mod stack;
 
+#[cfg(target_arch = "x86_64")]
+pub use before_libc::berth_before_libc;
 pub use bpf::{
     BpfInsn, bpf_attach_device_program, bpf_detach_device_program, bpf_device_programs,
     bpf_load_device_program,

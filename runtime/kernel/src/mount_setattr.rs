@@ -77,7 +77,7 @@ fn call(dir: i32, path: &CStr, flags: i32, depth: Depth, attr: &MountAttr) -> Re
 }
 
 /// open_tree_attr(2), the same number on every architecture.
-const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
+pub(crate) const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
 
 /// Clones the mount at a path as a detached one and changes the clone: one call since Linux 6.15, two before.
 ///

@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
+
 use super::Record;
 use crate::later::Later;
 use crate::seccomp::Filter;
@@ -213,9 +215,9 @@ fn boot_id() -> Option<String> {
 /// # Errors
 /// The kernel's.
 pub fn read_whole(file: &mut fs::File) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; FIRST_READ];
-    let length = io::Read::read(file, &mut bytes)?;
-    bytes.truncate(length);
+    // Not cleared: what no file fills is no memory.
+    let mut bytes = Vec::with_capacity(FIRST_READ);
+    let length = rustix::io::read(&mut *file, spare_capacity(&mut bytes))?;
     if length == FIRST_READ || bytes.trim_ascii_end().last() != Some(&b'}') {
         // A large one, or a pipe that had not yet all of it.
         io::Read::read_to_end(&mut io::Read::take(file, MAX_READ), &mut bytes)?;
