@@ -49,13 +49,17 @@ pub unsafe extern "C" fn berth_before_libc() {
 /// # Safety
 /// `stack` is where the kernel has put argc, the arguments, a null, the environment and another null.
 unsafe extern "C" fn before(stack: *const usize) {
-    // SAFETY: wrong only if the caller's promise were.
-    let (count, args) = unsafe { (*stack, stack.add(1).cast::<*const u8>()) };
-    // SAFETY: there are `count` arguments, C strings all of them.
-    let makes = (1..count).any(|i| unsafe { is_maker(*args.add(i)) });
+    // SAFETY: wrong only if the caller's promise were, as below.
+    let count = unsafe { *stack };
+    let args = stack.wrapping_add(1).cast::<*const u8>();
+    let makes = (1..count).any(|i| {
+        // SAFETY: there are `count` arguments.
+        let word = unsafe { *args.wrapping_add(i) };
+        // SAFETY: each of them is a C string.
+        unsafe { is_maker(word) }
+    });
     if makes && !is_readonly() {
-        // SAFETY: the environment follows the null behind the arguments.
-        execute_readonly(args, unsafe { args.add(count + 1) });
+        execute_readonly(args, args.wrapping_add(count + 1));
     }
 }
 
@@ -63,26 +67,27 @@ unsafe extern "C" fn before(stack: *const usize) {
 /// `word` is a C string.
 unsafe fn is_maker(word: *const u8) -> bool {
     // SAFETY: `all` stops at the first difference, the end of the string being one.
-    let is = |name: &[u8]| unsafe { (0..name.len()).all(|i| *word.add(i) == name[i]) };
+    let is = |name: &[u8]| (0..name.len()).all(|i| unsafe { *word.wrapping_add(i) } == name[i]);
     is(b"create\0") || is(b"run\0") || is(b"exec\0")
 }
 
 fn is_readonly() -> bool {
     let mut statfs = MaybeUninit::<[u64; STATFS]>::uninit();
-    let asked = call(libc::SYS_statfs, [SELF.addr(), statfs.as_mut_ptr().addr(), 0, 0, 0]);
+    let answer = statfs.as_mut_ptr().cast::<u64>();
+    let asked = call(libc::SYS_statfs, [address(SELF), address(answer), 0, 0, 0]);
     // SAFETY: the kernel has filled it in, all of it, when it answers 0.
-    asked == 0 && unsafe { *statfs.as_ptr().cast::<u64>().add(STATFS_FLAGS) } & READ_ONLY != 0
+    asked == 0 && unsafe { *answer.wrapping_add(STATFS_FLAGS) } & READ_ONLY != 0
 }
 
 /// Comes back when it can't be done.
 fn execute_readonly(args: *const *const u8, env: *const *const u8) {
-    let attr = MountAttr { set: mount_attr::RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
-    let (attr, size) = ((&raw const attr).expose_provenance(), size_of::<MountAttr>());
-    let empty = c"".as_ptr().addr();
-    let mut tree = call(SYS_OPEN_TREE_ATTR, [HERE, SELF.addr(), CLONE | CLOEXEC, attr, size]);
+    let readonly = MountAttr { set: mount_attr::RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+    let (attr, size) = (address(&raw const readonly), size_of::<MountAttr>());
+    let (program, empty) = (address(SELF), address(c"".as_ptr()));
+    let mut tree = call(SYS_OPEN_TREE_ATTR, [HERE, program, CLONE | CLOEXEC, attr, size]);
     if tree < 0 {
         // Before Linux 6.15 it takes two.
-        tree = call(libc::SYS_open_tree, [HERE, SELF.addr(), CLONE | CLOEXEC, 0, 0]);
+        tree = call(libc::SYS_open_tree, [HERE, program, CLONE | CLOEXEC, 0, 0]);
         if tree < 0 {
             return;
         }
@@ -91,9 +96,13 @@ fn execute_readonly(args: *const *const u8, env: *const *const u8) {
             return;
         }
     }
-    let (args, env) = (args.expose_provenance(), env.expose_provenance());
-    call(libc::SYS_execveat, [tree as usize, empty, args, env, EMPTY_PATH]);
+    call(libc::SYS_execveat, [tree as usize, empty, address(args), address(env), EMPTY_PATH]);
     call(libc::SYS_close, [tree as usize, 0, 0, 0, 0]);
+}
+
+/// For the kernel to read or write there.
+fn address<T>(pointer: *const T) -> usize {
+    pointer.expose_provenance()
 }
 
 /// A system call; errors are negative.
