@@ -34,8 +34,6 @@ const CALLS_MAX: u32 = 8192;
 /// Threads that may hang on a volume whose server is away, without holding up pulls and stats. They are made
 /// when needed and end when idle.
 const BLOCKING_THREADS_MAX: usize = 128;
-/// Before whatever pods and builds keep the processors busy with, since it needs microseconds at a time.
-const HEARING_NICE: i32 = -10;
 /// Requests in flight get this long to end when the daemon is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Plugins get this long to hear that the daemon ends.
@@ -92,7 +90,7 @@ fn main() -> anyhow::Result<ExitCode> {
         .build()
         .context("starting the threads")?;
     let telemetry = runtime.block_on(async { Telemetry::start(&config) })?;
-    let hearing = hearing().context("starting the thread that hears")?;
+    let hearing = rpc::hearing().context("starting the thread that hears")?;
     let done = runtime.block_on(run(arguments, config, telemetry.clone(), hearing.handle().clone()));
     telemetry.stop();
     // Work in flight is cut off as by a crash, which the next start knows how to mend.
@@ -100,18 +98,6 @@ fn main() -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_millis(100));
     std::mem::forget(lock);
     done.map(|()| ExitCode::SUCCESS)
-}
-
-/// Its one thread holds the connections and answers what is polled; see [`rpc::Lanes`]. It starts no process, so
-/// nothing inherits that it goes first.
-fn hearing() -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(1).max_blocking_threads(1).thread_name("hearing").enable_all();
-    builder.on_thread_start(|| {
-        // Without CAP_SYS_NICE it waits for its turn as all others do.
-        let _ = rustix::process::setpriority_process(None, HEARING_NICE);
-    });
-    builder.build()
 }
 
 /// The C library keeps freed blocks of any size it has once seen freed; six large execs leave 30 MiB behind.

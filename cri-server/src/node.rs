@@ -26,6 +26,7 @@ use crate::stats::Stats;
 use crate::step::{Progress, Step};
 use crate::store::Store;
 use crate::stream::Streams;
+use crate::usage::Layers;
 use crate::world::World;
 
 /// How long a request waits for the pods of before to be found again.
@@ -45,6 +46,8 @@ pub struct Node {
     pub monitors: Monitors,
     pub streams: Streams,
     pub stats: Stats,
+    /// What containers' writable layers took when they were last looked at.
+    pub layers: Layers,
     pub metrics: Metrics,
     pub world: World,
     /// Plugins that have a say in pods and containers.
@@ -93,6 +96,7 @@ impl Node {
             monitors: parts.monitors,
             streams: parts.streams,
             stats: parts.stats,
+            layers: Layers::default(),
             metrics: Metrics::default(),
             world: World::default(),
             nri,

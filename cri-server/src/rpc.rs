@@ -12,14 +12,17 @@ use crate::telemetry;
 mod around;
 mod deadline;
 mod health;
+mod hearing;
 pub mod image;
 mod lanes;
+mod lists;
 pub mod runtime;
 mod streamed;
 mod words;
 
 pub use around::{Answer, Around, Put};
 pub use deadline::Deadlines;
+pub use hearing::hearing;
 pub use lanes::Lanes;
 
 /// What every call answers with.

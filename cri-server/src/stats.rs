@@ -136,6 +136,16 @@ impl Stats {
         Ok(stats)
     }
 
+    /// The same, and how many processes there are. Blocking.
+    ///
+    /// # Errors
+    /// When there is no such cgroup.
+    pub fn read_pod(&self, cgroup_path: &str) -> Result<CgroupStats, Error> {
+        let stats = self.read(cgroup_path)?;
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(CgroupStats { processes: inner.reader.processes(cgroup_path, now_ns()), ..stats })
+    }
+
     /// More of the same, for metrics. Blocking, for some hundred microseconds.
     ///
     /// # Errors

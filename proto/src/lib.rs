@@ -5,7 +5,7 @@
 //! `cri-v1.proto` is ours, written from the facts in `cri-v1.json`; the code is
 //! generated from the definitions by the test `generated_code_is_current` (set
 //! `BERTH_REGENERATE=1` to write it anew). Nothing here has behaviour, save the
-//! `Debug` of messages with secrets.
+//! `Debug` of messages with secrets and the encoding of lists that are polled.
 
 #[allow(clippy::all, missing_debug_implementations, unreachable_pub, rustdoc::all)]
 #[rustfmt::skip]
@@ -19,4 +19,11 @@ pub mod operator;
 #[rustfmt::skip]
 pub mod nri;
 
+mod list;
 mod redacted;
+
+pub use list::List;
+
+/// The generated code has these in place of its own.
+pub type ListPodSandboxResponse = List<v1::PodSandbox>;
+pub type ListContainersResponse = List<v1::Container>;

@@ -409,11 +409,6 @@ pub struct PodSandbox {
     pub runtime_handler: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListPodSandboxResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub items: ::prost::alloc::vec::Vec<PodSandbox>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamPodSandboxesRequest {
     #[prost(message, optional, tag = "1")]
     pub filter: ::core::option::Option<PodSandboxFilter>,
@@ -968,11 +963,6 @@ pub struct Container {
     /// Equals Image.id.
     #[prost(string, tag = "10")]
     pub image_id: ::prost::alloc::string::String,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListContainersResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub containers: ::prost::alloc::vec::Vec<Container>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamContainersRequest {
@@ -2467,7 +2457,7 @@ pub mod runtime_service_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ListPodSandboxRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListPodSandboxResponse>,
+            tonic::Response<crate::ListPodSandboxResponse>,
             tonic::Status,
         > {
             self.inner
@@ -2619,7 +2609,7 @@ pub mod runtime_service_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ListContainersRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListContainersResponse>,
+            tonic::Response<crate::ListContainersResponse>,
             tonic::Status,
         > {
             self.inner
@@ -3356,7 +3346,7 @@ pub mod runtime_service_server {
             &self,
             request: tonic::Request<super::ListPodSandboxRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListPodSandboxResponse>,
+            tonic::Response<crate::ListPodSandboxResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the StreamPodSandboxes method.
@@ -3413,7 +3403,7 @@ pub mod runtime_service_server {
             &self,
             request: tonic::Request<super::ListContainersRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListContainersResponse>,
+            tonic::Response<crate::ListContainersResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the StreamContainers method.
@@ -3963,7 +3953,7 @@ pub mod runtime_service_server {
                         T: RuntimeService,
                     > tonic::server::UnaryService<super::ListPodSandboxRequest>
                     for ListPodSandboxSvc<T> {
-                        type Response = super::ListPodSandboxResponse;
+                        type Response = crate::ListPodSandboxResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,
@@ -4240,7 +4230,7 @@ pub mod runtime_service_server {
                         T: RuntimeService,
                     > tonic::server::UnaryService<super::ListContainersRequest>
                     for ListContainersSvc<T> {
-                        type Response = super::ListContainersResponse;
+                        type Response = crate::ListContainersResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,

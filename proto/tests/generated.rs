@@ -4,6 +4,8 @@ use std::path::Path;
 
 /// Messages with a field marked `debug_redact`; `src/redacted.rs` writes their `Debug`.
 const REDACTED: &[&str] = &["runtime.v1.AuthConfig"];
+/// Answers that may be put together from encoded items; `src/list.rs` has them.
+const LISTS: &[&str] = &["ListPodSandboxResponse", "ListContainersResponse"];
 
 fn generate(definitions: &str, package: &str) -> String {
     let proto_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -11,6 +13,9 @@ fn generate(definitions: &str, package: &str) -> String {
     let out_dir = tempfile::tempdir().expect("a temporary directory");
     let mut config = tonic_prost_build::Config::new();
     config.skip_debug(REDACTED);
+    for name in LISTS {
+        config.extern_path(format!(".runtime.v1.{name}"), format!("crate::{name}"));
+    }
     tonic_prost_build::configure()
         .out_dir(out_dir.path())
         .compile_fds_with_config(descriptors, config)

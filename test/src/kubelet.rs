@@ -152,7 +152,7 @@ impl Kubelet {
 
     pub async fn containers(&mut self, filter: v1::ContainerFilter) -> Result<Vec<v1::Container>, Status> {
         let request = timely(v1::ListContainersRequest { filter: Some(filter) });
-        Ok(self.client.runtime.list_containers(request).await?.into_inner().containers)
+        Ok(self.client.runtime.list_containers(request).await?.into_inner().items)
     }
 
     /// Makes a pod and starts its containers, one after the other.

@@ -99,7 +99,7 @@ async fn text_of_a_request_that_is_no_utf8_is_refused_and_the_daemon_goes_on() -
     let refused = call(&fixture, "/runtime.v1.RuntimeService/RunPodSandbox", spoiled(&run)).await?;
     assert!(refused.message().contains("UTF-8"), "{refused:?}");
     let containers = fixture.client.runtime.list_containers(v1::ListContainersRequest::default()).await?;
-    assert!(containers.into_inner().containers.is_empty());
+    assert!(containers.into_inner().items.is_empty());
     fixture.remove(&pod).await
 }
 

@@ -335,7 +335,7 @@ async fn a_hook_that_fails_fails_its_call_and_nothing_else() -> Result<()> {
     assert!(refused.message().contains("no containers today"), "{refused:?}");
     let list =
         fixture.client.runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner();
-    assert!(list.containers.is_empty(), "{list:?}");
+    assert!(list.items.is_empty(), "{list:?}");
 
     plugin.set(json!({"fail": {"StartContainer": "not yet"}}))?;
     let container = fixture.client.create(&pod, &config, &pod_config).await?;

@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("image-service", &["kernel"]),
     ("network", &["kernel"]),
     ("conmon", &["conmon-protocol", "kernel", "runtime"]),
-    ("cri-server", &["conmon-protocol", "image-service", "network", "proto"]),
+    ("cri-server", &["conmon-protocol", "image-service", "kernel", "network", "proto"]),
     ("test-programs", &["kernel"]),
     ("pull-floor", &[]),
     ("berth-test", &["conmon-protocol", "proto"]),

@@ -61,8 +61,10 @@ impl Monitors {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null()).stderr(log);
         command.env_clear().env("PATH", SEARCH_PATH).envs([conmon_protocol::HEAP_VARIABLE]);
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let child = tokio::process::Command::from(command).spawn().map_err(spawn_error)?;
-        drop(child); // tokio reaps it when it ends.
+        let mut child = tokio::process::Command::from(command).spawn().map_err(spawn_error)?;
+        // Each by its pidfd. Those that are let go of are asked for one by one whenever any process ends, by whichever
+        // thread wakes up next (tokio's queue of orphans): hundreds of calls for each run of a CNI plugin.
+        tokio::spawn(async move { child.wait().await });
         Monitor::on(ours, keeping).map_err(spawn_error)
     }
 

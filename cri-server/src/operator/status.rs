@@ -22,8 +22,7 @@ pub(super) async fn status(socket: &Path) -> Result<(), Error> {
     let daemon = OperatorClient::new(channel.clone()).daemon(DaemonRequest {}).await?.into_inner();
     let status = runtime.status(v1::StatusRequest::default()).await?.into_inner();
     let sandboxes = runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default()).await?.into_inner().items;
-    let containers =
-        runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner().containers;
+    let containers = runtime.list_containers(v1::ListContainersRequest::default()).await?.into_inner().items;
     let usage = ImageServiceClient::new(channel).image_fs_info(v1::ImageFsInfoRequest {}).await?.into_inner();
     let now_ns = now_ns();
     let text = [

@@ -7,6 +7,7 @@ use proto::v1;
 use proto::v1::runtime_service_server::RuntimeService;
 use tonic::{Request, Response};
 
+use super::lists::Lists;
 use super::streamed::{self, Streamed, pieces, small_pieces};
 use super::{Reply, answer, deadline, health, words};
 use crate::container::life::Ask as ContainerAsk;
@@ -28,6 +29,7 @@ const GRACE_MAX_S: i64 = 365 * 24 * 3600;
 #[derive(Debug, Clone)]
 pub struct Runtime {
     node: Arc<Node>,
+    lists: Arc<Lists>,
 }
 
 #[tonic::async_trait]
@@ -121,11 +123,8 @@ impl RuntimeService for Runtime {
     async fn list_pod_sandbox(
         &self,
         request: Request<v1::ListPodSandboxRequest>,
-    ) -> Reply<v1::ListPodSandboxResponse> {
-        let work = async {
-            let items = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
-            Ok(v1::ListPodSandboxResponse { items })
-        };
+    ) -> Reply<proto::ListPodSandboxResponse> {
+        let work = async { Ok(self.lists.sandboxes(&self.node.world.now(), request.into_inner().filter)) };
         answer(&self.node.metrics, "ListPodSandbox", work).await
     }
 
@@ -133,7 +132,8 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        let items = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
+        let found = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
+        let items = found.iter().map(|sandbox| words::pod_sandbox(sandbox)).collect();
         Ok(pieces(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
     }
 
@@ -192,11 +192,8 @@ impl RuntimeService for Runtime {
     async fn list_containers(
         &self,
         request: Request<v1::ListContainersRequest>,
-    ) -> Reply<v1::ListContainersResponse> {
-        let work = async {
-            let containers = words::containers(&self.node.world.now(), request.into_inner().filter);
-            Ok(v1::ListContainersResponse { containers })
-        };
+    ) -> Reply<proto::ListContainersResponse> {
+        let work = async { Ok(self.lists.containers(&self.node.world.now(), request.into_inner().filter)) };
         answer(&self.node.metrics, "ListContainers", work).await
     }
 
@@ -204,7 +201,8 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
-        let items = words::containers(&self.node.world.now(), request.into_inner().filter);
+        let found = words::containers(&self.node.world.now(), request.into_inner().filter);
+        let items = found.iter().map(|container| words::container(container)).collect();
         Ok(pieces(items, |containers| v1::StreamContainersResponse { containers }))
     }
 
@@ -331,7 +329,8 @@ impl RuntimeService for Runtime {
         let id = request.into_inner().pod_sandbox_id;
         let work = async {
             let sandbox = self.node.world.now().sandbox(&id)?;
-            let mut stats = self.in_thread(move |node| usage::of_sandboxes(node, &[sandbox])).await?;
+            let mut stats =
+                self.in_thread(move |node| usage::of_sandboxes(node, &[sandbox], usage::Disk::Now)).await?;
             Ok(v1::PodSandboxStatsResponse { stats: stats.pop() })
         };
         answer(&self.node.metrics, "PodSandboxStats", work).await
@@ -471,6 +470,6 @@ impl RuntimeService for Runtime {
 
 impl Runtime {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        Self { node, lists: Arc::default() }
     }
 }

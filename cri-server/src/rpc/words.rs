@@ -1,6 +1,7 @@
 //! Our sandboxes and containers in the interface's words, and its filters in ours.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use proto::v1;
 
@@ -161,20 +162,21 @@ fn has_labels(labels: &HashMap<String, String>, selector: &HashMap<String, Strin
 }
 
 /// All parts of a filter must hold.
-pub(super) fn sandboxes(world: &Snapshot, filter: Option<v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
+/// Those that pass the filter, the newest first.
+pub(super) fn sandboxes(world: &Snapshot, filter: Option<v1::PodSandboxFilter>) -> Vec<Arc<Sandbox>> {
     let filter = filter.unwrap_or_default();
     let matches = |sandbox: &Sandbox| {
         sandbox.facts.id.starts_with(&filter.id)
             && filter.state.is_none_or(|wanted| i32::from(sandbox_state(sandbox.life)) == wanted.state)
             && has_labels(&sandbox.facts.config().labels, &filter.label_selector)
     };
-    let mut found: Vec<_> = world.sandboxes.values().filter(|s| matches(s)).map(|s| pod_sandbox(s)).collect();
-    found.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.created_at));
+    let mut found: Vec<_> = world.sandboxes.values().filter(|sandbox| matches(sandbox)).cloned().collect();
+    found.sort_by_key(|sandbox| std::cmp::Reverse(sandbox.facts.plan.created_at_ns));
     found
 }
 
-/// All parts of a filter must hold.
-pub(super) fn containers(world: &Snapshot, filter: Option<v1::ContainerFilter>) -> Vec<v1::Container> {
+/// The same; all parts of a filter must hold.
+pub(super) fn containers(world: &Snapshot, filter: Option<v1::ContainerFilter>) -> Vec<Arc<Container>> {
     let filter = filter.unwrap_or_default();
     let matches = |container: &Container| {
         container.facts.id.starts_with(&filter.id)
@@ -183,16 +185,13 @@ pub(super) fn containers(world: &Snapshot, filter: Option<v1::ContainerFilter>) 
             && has_labels(&container.facts.config.labels, &filter.label_selector)
     };
     let mut found: Vec<_> =
-        world.containers.values().filter(|c| matches(c)).map(|c| self::container(c)).collect();
-    found.sort_by_key(|container| std::cmp::Reverse(container.created_at));
+        world.containers.values().filter(|container| matches(container)).cloned().collect();
+    found.sort_by_key(|container| std::cmp::Reverse(container.facts.made.created_at_ns));
     found
 }
 
 /// Those that a stats filter asks for. Only what runs uses anything.
-pub(super) fn running(
-    world: &Snapshot,
-    filter: Option<v1::ContainerStatsFilter>,
-) -> Vec<std::sync::Arc<Container>> {
+pub(super) fn running(world: &Snapshot, filter: Option<v1::ContainerStatsFilter>) -> Vec<Arc<Container>> {
     let filter = filter.unwrap_or_default();
     let matches = |container: &Container| {
         container.life.is_running()
@@ -204,10 +203,7 @@ pub(super) fn running(
 }
 
 /// Those that a pod stats filter asks for.
-pub(super) fn ready(
-    world: &Snapshot,
-    filter: Option<v1::PodSandboxStatsFilter>,
-) -> Vec<std::sync::Arc<Sandbox>> {
+pub(super) fn ready(world: &Snapshot, filter: Option<v1::PodSandboxStatsFilter>) -> Vec<Arc<Sandbox>> {
     let filter = filter.unwrap_or_default();
     let matches = |sandbox: &Sandbox| {
         sandbox.life.is_ready()

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use super::parse::{device_io, devices, keyed, number};
-use super::read::{Hierarchies, find, open, text};
+use super::read::{Hierarchies, find, list, open, text};
 use super::{CgroupStats, Error, Reader};
 
 /// Microseconds, as cgroup2 counts time.
@@ -80,12 +80,13 @@ pub struct Hugepages {
 }
 
 impl Reader {
-    /// Everything that [`Reader::read`] gives, and more.
+    /// Everything that [`Reader::read`] gives, how many processes there are, and more.
     ///
     /// # Errors
     /// When there is no such cgroup.
     pub fn read_detail(&mut self, cgroup_path: &str, at_ns: i64) -> Result<Detail, Error> {
-        let basic = self.read(cgroup_path, at_ns)?;
+        let mut basic = self.read(cgroup_path, at_ns)?;
+        basic.processes = self.processes(cgroup_path, at_ns);
         let sizes = self.hugepage_sizes.clone();
         let buffer = &mut self.buffer;
         let mut detail = match &self.hierarchies {
@@ -111,7 +112,7 @@ impl Reader {
 }
 
 fn processes(cgroup: &OwnedFd, buffer: &mut Vec<u8>) -> Vec<i32> {
-    let listed = String::from_utf8_lossy(text(cgroup, "cgroup.procs", buffer));
+    let listed = String::from_utf8_lossy(list(cgroup, "cgroup.procs", buffer));
     listed.lines().filter_map(|line| line.parse().ok()).take(PROCESSES_MAX).collect()
 }
 

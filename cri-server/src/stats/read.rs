@@ -1,7 +1,7 @@
 //! Reads one cgroup's files, relative to descriptors of the hierarchies and into one buffer.
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -73,7 +73,8 @@ impl Reader {
         Ok(Self { hierarchies, hugepage_sizes, buffer: Vec::with_capacity(8192) })
     }
 
-    /// Everything that the kernel tells about the cgroup; what it does not tell stays `None`.
+    /// Everything that the kernel tells about the cgroup but its [`processes`](Self::processes); what it does not tell
+    /// stays `None`.
     ///
     /// # Errors
     /// When there is no such cgroup.
@@ -81,16 +82,25 @@ impl Reader {
         let buffer = &mut self.buffer;
         match &self.hierarchies {
             Hierarchies::V2(root) => Ok(v2(&open(root, cgroup_path)?, at_ns, buffer)),
-            Hierarchies::V1 { cpuacct, memory, pids, unified, .. } => {
+            Hierarchies::V1 { cpuacct, memory, unified, .. } => {
                 let find = |hierarchy: &Option<OwnedFd>| find(hierarchy, cgroup_path);
-                let (memory, cpuacct, pids) = (find(memory)?, find(cpuacct)?, find(pids)?);
-                let mut stats = v1(cpuacct.as_ref(), memory.as_ref(), pids.as_ref(), at_ns, buffer);
+                let (memory, cpuacct) = (find(memory)?, find(cpuacct)?);
+                let mut stats = v1(cpuacct.as_ref(), memory.as_ref(), at_ns, buffer);
                 if let Ok(Some(unified)) = find(unified) {
                     add_pressure(&mut stats, &unified, at_ns, buffer);
                 }
                 Ok(stats)
             }
         }
+    }
+
+    /// How many there are, those of cgroups below it among them: asked of pods, while of containers nobody wants to know.
+    pub fn processes(&mut self, cgroup_path: &str, at_ns: i64) -> Option<Processes> {
+        let cgroup = match &self.hierarchies {
+            Hierarchies::V2(root) => open(root, cgroup_path).ok()?,
+            Hierarchies::V1 { pids, .. } => find(pids, cgroup_path).ok()??,
+        };
+        number(text(&cgroup, "pids.current", &mut self.buffer)).map(|count| Processes { at_ns, count })
     }
 }
 
@@ -116,21 +126,28 @@ pub(super) fn open(root: &OwnedFd, cgroup_path: &str) -> Result<OwnedFd, Error> 
     }
 }
 
-/// The file's text; empty when the kernel has no such file, or no longer.
+/// The file's text; empty when the kernel has no such file, or no longer. It comes in one piece, however long it is, so
+/// that a read which leaves room was the last.
 pub(super) fn text<'a>(directory: &OwnedFd, name: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
-    buffer.clear();
-    if let Ok(file) = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
-        fill(file.as_fd(), buffer);
-    }
+    fill(directory, name, buffer, |count, room| count < room);
     buffer
 }
 
-/// Files of a cgroup come whole in one read when the buffer is large enough; the loop is for those that grow.
-fn fill(file: BorrowedFd<'_>, buffer: &mut Vec<u8>) {
+/// The same of a file that is a list, which may come in pieces.
+pub(super) fn list<'a>(directory: &OwnedFd, name: &str, buffer: &'a mut Vec<u8>) -> &'a [u8] {
+    fill(directory, name, buffer, |count, _| count == 0);
+    buffer
+}
+
+fn fill(directory: &OwnedFd, name: &str, buffer: &mut Vec<u8>, is_last: fn(usize, usize) -> bool) {
+    buffer.clear();
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(directory, name, flags, Mode::empty()) else { return };
     while buffer.len() < FILE_MAX_BYTES {
         buffer.reserve(4096);
-        match rustix::io::read(file, rustix::buffer::spare_capacity(buffer)) {
-            Ok(0) => return,
+        let room = buffer.spare_capacity_mut().len();
+        match rustix::io::read(&file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(count) if is_last(count, room) => return,
             Ok(_) | Err(Errno::INTR) => {}
             // PSI that is switched off answers EOPNOTSUPP, a cgroup that goes away ENODEV.
             Err(_) => return buffer.clear(),
@@ -144,7 +161,7 @@ fn v2(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> CgroupStats {
         cpu: cpu.map(|usage_us| Cpu { at_ns, usage_ns: usage_us.saturating_mul(1000), ..Cpu::default() }),
         memory: v2_memory(cgroup, at_ns, buffer),
         swap: v2_swap(cgroup, at_ns, buffer),
-        processes: processes(cgroup, at_ns, buffer),
+        processes: None,
         io: None,
     };
     add_pressure(&mut stats, cgroup, at_ns, buffer);
@@ -179,30 +196,30 @@ fn v2_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
     })
 }
 
-fn v1(
-    cpuacct: Option<&OwnedFd>,
-    memory: Option<&OwnedFd>,
-    pids: Option<&OwnedFd>,
-    at_ns: i64,
-    buffer: &mut Vec<u8>,
-) -> CgroupStats {
+fn v1(cpuacct: Option<&OwnedFd>, memory: Option<&OwnedFd>, at_ns: i64, buffer: &mut Vec<u8>) -> CgroupStats {
     let cpu = cpuacct.and_then(|cgroup| number(text(cgroup, "cpuacct.usage", buffer)));
+    let (memory, swap) = memory.map(|cgroup| v1_memory(cgroup, at_ns, buffer)).unwrap_or_default();
     CgroupStats {
         cpu: cpu.map(|usage_ns| Cpu { at_ns, usage_ns, ..Cpu::default() }),
-        memory: memory.and_then(|cgroup| v1_memory(cgroup, at_ns, buffer)),
-        swap: memory.and_then(|cgroup| v1_swap(cgroup, at_ns, buffer)),
-        processes: pids.and_then(|cgroup| processes(cgroup, at_ns, buffer)),
+        memory,
+        swap,
+        processes: None,
         io: None,
     }
 }
 
-fn v1_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Memory> {
-    let usage_bytes = number(text(cgroup, "memory.usage_in_bytes", buffer))?;
+/// Both are in one file, which is the dearest of all to ask for.
+fn v1_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> (Option<Memory>, Option<Swap>) {
+    let usage_bytes = number(text(cgroup, "memory.usage_in_bytes", buffer));
     let stat = text(cgroup, "memory.stat", buffer);
+    (usage_bytes.map(|usage_bytes| v1_used(usage_bytes, stat, at_ns)), v1_swapped(stat, at_ns))
+}
+
+fn v1_used(usage_bytes: u64, stat: &[u8], at_ns: i64) -> Memory {
     let of = |name: &str| keyed(stat, name).unwrap_or_default();
     let limit_bytes = Some(of("hierarchical_memory_limit")).filter(|limit| *limit < V1_UNLIMITED);
     let working_set_bytes = usage_bytes.saturating_sub(of("total_inactive_file"));
-    Some(Memory {
+    Memory {
         at_ns,
         usage_bytes,
         working_set_bytes,
@@ -211,12 +228,11 @@ fn v1_memory(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Memor
         page_faults: of("total_pgfault"),
         major_page_faults: of("total_pgmajfault"),
         pressure: None,
-    })
+    }
 }
 
 /// v1 limits memory and swap together.
-fn v1_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
-    let stat = text(cgroup, "memory.stat", buffer);
+fn v1_swapped(stat: &[u8], at_ns: i64) -> Option<Swap> {
     let usage_bytes = keyed(stat, "total_swap")?;
     let both = keyed(stat, "hierarchical_memsw_limit").filter(|limit| *limit < V1_UNLIMITED);
     let memory = keyed(stat, "hierarchical_memory_limit").filter(|limit| *limit < V1_UNLIMITED);
@@ -226,10 +242,6 @@ fn v1_swap(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Swap> {
         usage_bytes,
         available_bytes: limit_bytes.map(|limit| limit.saturating_sub(usage_bytes)),
     })
-}
-
-fn processes(cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) -> Option<Processes> {
-    number(text(cgroup, "pids.current", buffer)).map(|count| Processes { at_ns, count })
 }
 
 fn add_pressure(stats: &mut CgroupStats, cgroup: &OwnedFd, at_ns: i64, buffer: &mut Vec<u8>) {

@@ -91,3 +91,19 @@ fn the_cgroup_that_holds_everything_has_details() {
         assert!(memory.cache_bytes > 0, "{memory:?}");
     }
 }
+
+#[test]
+fn files_are_read_to_their_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "0123456789".repeat(3000);
+    std::fs::write(dir.path().join("long"), &long).unwrap();
+    let open = |path: &std::path::Path| std::os::fd::OwnedFd::from(std::fs::File::open(path).unwrap());
+    let mut buffer = Vec::with_capacity(8192);
+    let files = open(dir.path());
+    assert_eq!(read::text(&files, "long", &mut buffer), long.as_bytes());
+    assert_eq!(read::text(&files, "none", &mut buffer), b"");
+    // The kernel gives this one away a page at a time, as it does cgroup.procs; the stack is among the last.
+    let maps = read::list(&open("/proc/self".as_ref()), "maps", &mut buffer);
+    assert!(maps.len() > 4096, "{} bytes", maps.len());
+    assert!(maps.windows(7).any(|word| word == b"[stack]"), "{}", String::from_utf8_lossy(maps));
+}

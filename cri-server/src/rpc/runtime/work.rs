@@ -13,6 +13,7 @@ use crate::exec::Streams;
 use crate::node::Node;
 use crate::sandbox::life::Ask as SandboxAsk;
 use crate::sandbox::task::{self, Message};
+use crate::usage::Disk;
 use crate::world::Snapshot;
 use crate::{container, monitor, monitoring, nri, sandbox, usage};
 
@@ -92,10 +93,9 @@ impl Runtime {
         filter: Option<v1::ContainerStatsFilter>,
     ) -> Result<Vec<v1::ContainerStats>, Error> {
         let containers = words::running(&self.node.world.now(), filter);
-        let read = move |node: &Node| {
-            containers.iter().map(|container| usage::of_container(node, container)).collect()
-        };
-        self.in_thread(read).await
+        let stats = self.in_thread(move |node| usage::of_containers(node, &containers)).await?;
+        self.renew_layers();
+        Ok(stats)
     }
 
     pub(super) async fn sandboxes_stats(
@@ -103,7 +103,15 @@ impl Runtime {
         filter: Option<v1::PodSandboxStatsFilter>,
     ) -> Result<Vec<v1::PodSandboxStats>, Error> {
         let sandboxes = words::ready(&self.node.world.now(), filter);
-        self.in_thread(move |node| usage::of_sandboxes(node, &sandboxes)).await
+        let stats = self.in_thread(move |node| usage::of_sandboxes(node, &sandboxes, Disk::Last)).await?;
+        self.renew_layers();
+        Ok(stats)
+    }
+
+    /// Behind the answer, for the next one.
+    fn renew_layers(&self) {
+        let node = self.node.clone();
+        tokio::task::spawn_blocking(move || usage::renew_layers(&node));
     }
 
     pub(super) async fn pods_metrics(&self) -> Result<Vec<v1::PodSandboxMetrics>, Error> {

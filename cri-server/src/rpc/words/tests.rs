@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use conmon_protocol::{Exit, PidSharing, PodPlan, Sharing};
+use prost::Message as _;
 
 use super::*;
 
@@ -60,10 +61,32 @@ fn world() -> Snapshot {
 }
 
 #[test]
+fn a_list_shows_what_was_published_last() {
+    let lists = super::super::lists::Lists::default();
+    let listed = |world: &Snapshot| -> Vec<(String, v1::PodSandboxState)> {
+        let bytes = lists.sandboxes(world, None).encode_to_vec();
+        let read = proto::ListPodSandboxResponse::decode(&*bytes).unwrap();
+        read.items.iter().map(|item| (item.id.clone(), item.state())).collect()
+    };
+    let (ready, not) = (v1::PodSandboxState::SandboxReady, v1::PodSandboxState::SandboxNotready);
+    let expected = [("bb3", ready), ("aa2", not), ("aa1", ready)];
+    let mut world = world();
+    for _ in 0..2 {
+        assert_eq!(listed(&world), expected.map(|(id, state)| (id.to_owned(), state)), "the newest first");
+    }
+    let stopped = Sandbox { life: sandbox::Life::Stopped, ..Sandbox::clone(&world.sandboxes["bb3"]) };
+    world.sandboxes.insert("bb3".into(), Arc::new(stopped));
+    world.sandboxes.remove("aa2");
+    let expected = [("bb3", not), ("aa1", ready)];
+    assert_eq!(listed(&world), expected.map(|(id, state)| (id.to_owned(), state)));
+}
+
+#[test]
 fn all_parts_of_a_filter_must_hold_and_the_newest_is_first() {
     let world = world();
     let check = |filter: v1::PodSandboxFilter, expected: &[&str]| {
-        let found: Vec<String> = sandboxes(&world, Some(filter)).into_iter().map(|s| s.id).collect();
+        let found: Vec<String> =
+            sandboxes(&world, Some(filter)).into_iter().map(|s| s.facts.id.to_string()).collect();
         assert_eq!(found, expected);
     };
     let state = |state: v1::PodSandboxState| Some(v1::PodSandboxStateValue { state: state.into() });
