@@ -1,7 +1,7 @@
 //! Milliseconds measured, by what was measured, and the table made of them.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Samples of one daemon.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +12,14 @@ pub struct Samples {
 impl Samples {
     pub fn add(&mut self, name: &'static str, took: Duration) {
         self.add_value(name, took.as_secs_f64() * 1000.0);
+    }
+
+    /// Measures `work`, however it ends.
+    pub fn time<T>(&mut self, name: &'static str, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let done = work();
+        self.add(name, start.elapsed());
+        done
     }
 
     pub fn add_value(&mut self, name: &'static str, value: f64) {
