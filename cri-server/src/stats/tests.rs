@@ -102,8 +102,15 @@ fn files_are_read_to_their_end() {
     let files = open(dir.path());
     assert_eq!(read::text(&files, "long", &mut buffer), long.as_bytes());
     assert_eq!(read::text(&files, "none", &mut buffer), b"");
-    // The kernel gives this one away a page at a time, as it does cgroup.procs; the stack is among the last.
-    let maps = read::list(&open("/proc/self".as_ref()), "maps", &mut buffer);
+    // The kernel gives this one away a page at a time, as it does cgroup.procs. The stack is among the last, and each
+    // thread has two lines.
+    let gate = std::sync::Barrier::new(65);
+    let maps = std::thread::scope(|scope| {
+        (0..64).for_each(|_| drop(scope.spawn(|| gate.wait())));
+        let maps = read::list(&open("/proc/self".as_ref()), "maps", &mut buffer);
+        gate.wait();
+        maps
+    });
     assert!(maps.len() > 4096, "{} bytes", maps.len());
     assert!(maps.windows(7).any(|word| word == b"[stack]"), "{}", String::from_utf8_lossy(maps));
 }
