@@ -172,7 +172,9 @@ async fn what_a_process_refuses_is_refused_in_the_same_words() {
     let error = told(&node.open().await.pull(request(NAME)).await.unwrap_err());
     assert!(error.contains("the process that unpacks it ended by exit status: 1"), "{error}");
     node.settings.unpacker = vec!["/bin/sh".into(), "-c".into(), "kill -9 $$".into()];
-    let error = told(&node.open().await.pull(request(NAME)).await.unwrap_err());
+    // What is not taken away when a service ends is left to the next.
+    let images = node.open().await;
+    let error = told(&images.pull(request(NAME)).await.unwrap_err());
     assert!(error.contains("was killed; is the memory of its cgroup too little?"), "{error}");
     node.check_empty().await;
     assert_eq!(cgroup.leaves(), 0);
