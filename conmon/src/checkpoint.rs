@@ -8,7 +8,7 @@
 //! No container stays frozen: not past the time that was given, not without the daemon that asked, and not past this
 //! monitor, which writes down beforehand whom it freezes; the next one lets them run on.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use conmon_protocol::{Answer, ContainerPlan, Dump, ExecPlan, RefusalKind};
@@ -16,7 +16,7 @@ use rustix::event::Timespec;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Container, Key};
-use crate::error::{Error, Leftovers};
+use crate::error::{Error, Leftovers, Named as _};
 use crate::handler;
 use crate::job::{self, Job, Task, Until};
 use crate::life::Asked;
@@ -27,6 +27,8 @@ use crate::stdio;
 
 /// Execs that wait until their containers run on; more are refused.
 const MAX_WAITING: usize = 64;
+/// criu has written the processes down by then, which it does for a monitor that is gone as well.
+const LAST_DUMP: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// A killed child, and the criu that dies with it, are gone by then.
 const LAST_DEATH: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
@@ -201,7 +203,11 @@ impl Monitor {
         };
         let pids: Vec<i32> =
             mark.child.filter(|child| child.open().is_some()).map(|child| child.pid).into_iter().collect();
-        reap::those_that_stay(&pids, LAST_DEATH);
+        let stay = reap::those_that_stay(&pids, LAST_DUMP);
+        for child in stay.iter().filter_map(|pid| Birth::of(*pid).open()) {
+            self.note(reap::kill(child.as_fd()).named("killing", "the child of a checkpoint"));
+        }
+        reap::those_that_stay(&stay, LAST_DEATH);
         let left = self.containers.values().filter(|it| mark.container_ids.iter().any(|id| id == it.id()));
         let thawed: Vec<_> = left.map(|container| handler::thaw(&container.record.plan)).collect();
         thawed.into_iter().for_each(|thawed| self.note(thawed));

@@ -164,7 +164,9 @@ impl Job {
         until: Until,
     ) -> Result<Job, Error> {
         let (ours, theirs) = line::lines()?;
-        let child = clone(|| child::order(&theirs, work))?;
+        let without_us =
+            if matches!(task, Task::Dump { .. }) { WithoutUs::Finishes } else { WithoutUs::Dies };
+        let child = clone_that(without_us, || child::order(&theirs, work))?;
         Ok(Job::new(key, task, child, ours, Vec::new(), until))
     }
 
@@ -301,11 +303,25 @@ pub(crate) fn silent(path: &Path, patience_ms: u64) -> Error {
     Error::refused(RefusalKind::TimedOut, message)
 }
 
+/// What becomes of a child whose monitor is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WithoutUs {
+    /// It would work for nobody, and hold what is the pod's.
+    Dies,
+    /// criu has code of its own in a container's processes, which would die of it; the next monitor waits for it.
+    Finishes,
+}
+
 fn clone(work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
+    clone_that(WithoutUs::Dies, work)
+}
+
+fn clone_that(without_us: WithoutUs, work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
     let monitor = getpid();
     let child = kernel::clone3(0, None, || {
-        // It would work for nobody, and hold what is the pod's.
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        if without_us == WithoutUs::Dies {
+            let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        }
         match getppid() {
             Some(parent) if parent == monitor => i32::from(work().is_err()),
             Some(_) | None => 1,
