@@ -201,19 +201,24 @@ impl Monitor {
             Ok(None) => return,
             Err(error) => return self.journal.note(&error.chain()),
         };
-        let pids: Vec<i32> =
-            mark.child.filter(|child| child.open().is_some()).map(|child| child.pid).into_iter().collect();
-        let stay = reap::those_that_stay(&pids, LAST_DUMP);
-        for child in stay.iter().filter_map(|pid| Birth::of(*pid).open()) {
-            self.note(reap::kill(child.as_fd()).named("killing", "the child of a checkpoint"));
-        }
-        reap::those_that_stay(&stay, LAST_DEATH);
+        self.note(mark.child.map_or(Ok(()), outlast));
         let left = self.containers.values().filter(|it| mark.container_ids.iter().any(|id| id == it.id()));
         let thawed: Vec<_> = left.map(|container| handler::thaw(&container.record.plan)).collect();
         thawed.into_iter().for_each(|thawed| self.note(thawed));
         self.journal.note("a checkpoint was not finished; its containers run on");
         self.note(remove_mark(&self.pod_dir));
     }
+}
+
+/// Waits for the end of the child that an earlier monitor had, or sees to it.
+fn outlast(child: Birth) -> Result<(), Error> {
+    let Some(pidfd) = child.open() else { return Ok(()) };
+    if reap::those_that_stay(&[child.pid], LAST_DUMP).is_empty() {
+        return Ok(());
+    }
+    reap::kill(pidfd.as_fd()).named("killing", "the child of a checkpoint")?;
+    reap::those_that_stay(&[child.pid], LAST_DEATH);
+    Ok(())
 }
 
 /// In a child. One after the other is near enough: what talks to another container finds it silent, as it would a slow one.

@@ -122,7 +122,7 @@ impl Job {
     /// Looks at paths.
     pub(crate) fn look(key: Key, asker: Asker, paths: Vec<PathBuf>, until: Until) -> Result<Job, Error> {
         let (ours, theirs) = line::lines()?;
-        let child = clone(|| child::look(&theirs, &paths))?;
+        let child = clone(WithoutUs::Dies, || child::look(&theirs, &paths))?;
         Ok(Job::new(key, Task::Look { asker }, child, ours, paths, until))
     }
 
@@ -136,7 +136,7 @@ impl Job {
     ) -> Result<Job, Error> {
         let (ours, theirs) = line::lines()?;
         let plan = &begun.record.plan;
-        let child = clone(|| child::make(&theirs, plan, ends, from))?;
+        let child = clone(WithoutUs::Dies, || child::make(&theirs, plan, ends, from))?;
         let paths = plan.volumes.iter().map(|volume| volume.path.clone()).collect();
         Ok(Job::new(key, Task::Make { asker, begun: Box::new(begun) }, child, ours, paths, until))
     }
@@ -151,7 +151,7 @@ impl Job {
     ) -> Result<Job, Error> {
         let (ours, theirs) = line::lines()?;
         let exec::Asked { begun, process, ends } = asked;
-        let child = clone(|| child::exec(&theirs, plan, process, ends))?;
+        let child = clone(WithoutUs::Dies, || child::exec(&theirs, plan, process, ends))?;
         let task = Task::Exec { asker, begun: Box::new(begun) };
         Ok(Job::new(key, task, child, ours, Vec::new(), until))
     }
@@ -166,7 +166,7 @@ impl Job {
         let (ours, theirs) = line::lines()?;
         let without_us =
             if matches!(task, Task::Dump { .. }) { WithoutUs::Finishes } else { WithoutUs::Dies };
-        let child = clone_that(without_us, || child::order(&theirs, work))?;
+        let child = clone(without_us, || child::order(&theirs, work))?;
         Ok(Job::new(key, task, child, ours, Vec::new(), until))
     }
 
@@ -312,11 +312,7 @@ enum WithoutUs {
     Finishes,
 }
 
-fn clone(work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
-    clone_that(WithoutUs::Dies, work)
-}
-
-fn clone_that(without_us: WithoutUs, work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
+fn clone(without_us: WithoutUs, work: impl FnOnce() -> Result<(), Errno>) -> Result<Child, Error> {
     let monitor = getpid();
     let child = kernel::clone3(0, None, || {
         if without_us == WithoutUs::Dies {
