@@ -18,10 +18,10 @@ struct Options {
 }
 
 pub(crate) fn update(global: &Global, mut args: Args) -> Result<u8, Error> {
-    let options = Options::read(&mut args)?;
+    let mut options = Options::read(&mut args)?;
     let id = args.id()?;
     args.end()?;
-    let rdt = options.rdt.clone();
+    let rdt = options.rdt.take();
     global.runtime.update(&id, &options.resources()?)?;
     if let Some(rdt) = &rdt {
         global.runtime.update_rdt(&id, rdt)?;

@@ -28,9 +28,14 @@ impl Runtime {
         record.rdt = Some(groups.clone());
         // Before it is there, so that whoever deletes the container finds it.
         dir.write(&record, &Later::default())?;
-        groups.make(&plan)?;
         let cgroup = cgroup_of(&record)?;
-        groups.join_all(|| cgroup.pids().map_err(|e| in_cgroup(id, e)))
+        let made = groups.make_around(&plan, || cgroup.pids().map_err(|e| in_cgroup(id, e)));
+        if made.is_err() {
+            // An exec would look for it.
+            record.rdt = None;
+            dir.write(&record, &Later::default())?;
+        }
+        made
     }
 }
 
@@ -44,6 +49,19 @@ impl Groups {
             return Err(Error::invalid("linux.intelRdt.closID", reason));
         }
         self.fill(&RdtPlan { class: Class::Own, ..plan.clone() }, true)
+    }
+
+    /// Makes the class and takes these processes into it; undone wholly on failure.
+    pub(super) fn make_around(
+        &self,
+        plan: &RdtPlan,
+        processes: impl Fn() -> Result<Vec<i32>, Error>,
+    ) -> Result<(), Error> {
+        self.make(plan)?;
+        self.join_all(processes).inspect_err(|_| {
+            // Its processes go back to where they were; the first error says more than a second.
+            let _ = self.remove();
+        })
     }
 
     /// Thread by thread, as the kernel takes them, until a look at the processes finds no new one.
@@ -68,7 +86,7 @@ impl Groups {
 }
 
 /// None, of a process that has ended.
-fn threads_of(pid: i32) -> Vec<i32> {
+pub(super) fn threads_of(pid: i32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }

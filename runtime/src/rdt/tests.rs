@@ -136,6 +136,18 @@ fn an_update_writes_the_containers_own_class_and_no_shared_one() {
 }
 
 #[test]
+fn a_class_that_an_update_could_not_fill_is_gone() {
+    let fake = Fake::new();
+    let plan = plan(Class::Own, &[], &[]);
+    let none = || Err(Error::unsupported("cgroup", "is away"));
+    let error = fake.groups(&plan).make_around(&plan, none).unwrap_err().to_string();
+    assert!(error.contains("is away"), "{error}");
+    assert!(!fake.path("ID").exists());
+    fake.groups(&plan).make_around(&plan, || Ok(Vec::new())).unwrap();
+    assert!(fake.path("ID").exists());
+}
+
+#[test]
 fn all_threads_of_all_processes_join_and_those_that_ended_do_not_matter() {
     let fake = Fake::new();
     fake.class("ID", "");
@@ -150,6 +162,8 @@ fn all_threads_of_all_processes_join_and_those_that_ended_do_not_matter() {
             Ok(vec![own, i32::MAX])
         })
         .unwrap();
+    let threads = change::threads_of(own);
+    assert!(threads.contains(&own) && threads.len() > 1, "{threads:?}");
     drop(ended);
     thread.join().unwrap();
     assert!(looks.get() >= 2, "a new process may have come while the others joined");
