@@ -161,8 +161,7 @@ fn has_labels(labels: &HashMap<String, String>, selector: &HashMap<String, Strin
     selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// All parts of a filter must hold.
-/// Those that pass the filter, the newest first.
+/// Those for which all parts of a filter hold, the newest first.
 pub(super) fn sandboxes(world: &Snapshot, filter: Option<v1::PodSandboxFilter>) -> Vec<Arc<Sandbox>> {
     let filter = filter.unwrap_or_default();
     let matches = |sandbox: &Sandbox| {
@@ -175,7 +174,7 @@ pub(super) fn sandboxes(world: &Snapshot, filter: Option<v1::PodSandboxFilter>) 
     found
 }
 
-/// The same; all parts of a filter must hold.
+/// The same of containers.
 pub(super) fn containers(world: &Snapshot, filter: Option<v1::ContainerFilter>) -> Vec<Arc<Container>> {
     let filter = filter.unwrap_or_default();
     let matches = |container: &Container| {
