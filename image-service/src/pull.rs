@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
@@ -72,6 +73,7 @@ pub(crate) struct Pulls {
     pub(crate) unpacker: Vec<OsString>,
     max_layer_bytes: u64,
     parts_from_bytes: u64,
+    parts_after: Duration,
     /// Connections beyond the first for one blob.
     more_connections: Arc<Semaphore>,
     /// Layers in work at once: each takes a thread, and a few buffers.
@@ -91,6 +93,7 @@ impl Pulls {
             unpacker: settings.unpacker.clone(),
             max_layer_bytes: settings.max_layer_bytes,
             parts_from_bytes: settings.parts_from_bytes,
+            parts_after: settings.parts_after,
             more_connections: Arc::new(Semaphore::new(settings.more_connections)),
             slots: Arc::new(Semaphore::new(settings.parallel_layers.max(1))),
             parallel_layers: settings.parallel_layers.max(1),

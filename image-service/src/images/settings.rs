@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::platform::Platform;
 use crate::pull::counted::PullCgroup;
@@ -35,8 +36,10 @@ pub struct Settings {
     pub parallel_layers: usize,
     /// An unpacked layer larger than this is refused.
     pub max_layer_bytes: u64,
-    /// Of blobs this large, what has come is kept over broken pulls and crashes.
+    /// Of blobs this large, what has come is kept over broken pulls and crashes,
     pub parts_from_bytes: u64,
+    /// but for what comes within this time, unless it comes more slowly than it is unpacked.
+    pub parts_after: Duration,
     /// Connections beyond the first that large blobs may have, over all pulls of the node.
     pub more_connections: usize,
     /// Which start of the machine this is (random(4), `boot_id`); a test of power cuts says another.
@@ -70,6 +73,7 @@ impl Settings {
             parallel_layers: std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8),
             max_layer_bytes: 256 << 30,
             parts_from_bytes: 16 << 20,
+            parts_after: Duration::from_secs(2),
             more_connections: 8,
             boot: boot_id(),
             pinned: Vec::new(),

@@ -21,9 +21,9 @@ pub(super) struct Behind {
 }
 
 impl Behind {
-    pub(super) fn new(frontier: Arc<Frontier>) -> Behind {
+    pub(super) fn new(frontier: Arc<Frontier>, position: u64) -> Behind {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        Behind { frontier, position: 0, buffer, filled: 0, consumed: 0 }
+        Behind { frontier, position, buffer, filled: 0, consumed: 0 }
     }
 
     fn refill(&mut self) -> io::Result<()> {

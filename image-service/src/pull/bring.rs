@@ -53,10 +53,10 @@ enum Ended {
 }
 
 impl Bringing<'_> {
-    /// Ends when all is there.
-    pub(super) async fn bring(self) -> Result<(), Stopped> {
+    /// Ends when all is there. What is begun already goes on where the reader begins.
+    pub(super) async fn bring(self, begun: Option<Blob>) -> Result<(), Stopped> {
         let mut connections: FuturesUnordered<BoxFuture<'_, Ended>> = FuturesUnordered::new();
-        connections.push(self.first().boxed());
+        connections.push(self.first(begun).boxed());
         let mut more_help = true;
         let mut looks = tokio::time::interval(LOOK);
         looks.tick().await;
@@ -71,8 +71,8 @@ impl Bringing<'_> {
                         }
                     }
                     // What others left undone is still to be brought.
-                    None if self.frontier.came() < self.descriptor.size => connections.push(self.first().boxed()),
-                    None => return Ok(()),
+                    None if self.frontier.is_whole() => return Ok(()),
+                    None => connections.push(self.first(None).boxed()),
                 },
                 _ = looks.tick(), if more_help => {
                     if let Some((permit, claim)) = self.help() {
@@ -90,9 +90,12 @@ impl Bringing<'_> {
     }
 
     /// Brings whatever nobody else does, in order.
-    async fn first(self) -> Ended {
+    async fn first(self, mut begun: Option<Blob>) -> Ended {
         while let Some(claim) = self.frontier.claim() {
-            let blob = self.repository.blob_range(self.descriptor, claim.position..claim.end).await;
+            let blob = match begun.take() {
+                Some(blob) => Ok(blob),
+                None => self.repository.blob_range(self.descriptor, claim.position..claim.end).await,
+            };
             let result = match blob {
                 Ok(blob) => self.copy(blob, claim.run).await,
                 Err(error) => Err(Stopped::Registry(error)),

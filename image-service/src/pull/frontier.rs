@@ -13,7 +13,7 @@ use crate::store::{Came, Part};
 
 #[derive(Debug)]
 pub(super) struct Frontier {
-    part: Part,
+    part: Arc<Part>,
     size: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -64,8 +64,8 @@ pub(super) struct Available {
 }
 
 impl Frontier {
-    /// The runs of a blob of which some have come already.
-    pub(super) fn new(part: Part, came: Vec<Came>, size: u64) -> io::Result<Frontier> {
+    /// The runs of a blob of which some have come already. What lies before `from` nobody asks for any more.
+    pub(super) fn new(part: Arc<Part>, came: Vec<Came>, from: u64, size: u64) -> io::Result<Frontier> {
         let mut runs: Vec<Run> = Vec::new();
         let mut add = |start: u64, filled: u64, file: Arc<File>| {
             if let Some(last) = runs.last_mut() {
@@ -73,8 +73,8 @@ impl Frontier {
             }
             runs.push(Run { start, end: size, filled, in_flight: 0, claimed: false, file });
         };
-        if came.first().is_none_or(|first| first.start > 0) {
-            add(0, 0, part.begin(0)?);
+        if came.first().is_none_or(|first| first.start > from) {
+            add(from, 0, part.begin(from)?);
         }
         for came in came {
             add(came.start, came.filled, came.file);
@@ -87,9 +87,8 @@ impl Frontier {
         &self.part
     }
 
-    /// How many bytes are there.
-    pub(super) fn came(&self) -> u64 {
-        self.state().runs.iter().map(|run| run.filled).sum()
+    pub(super) fn is_whole(&self) -> bool {
+        self.state().runs.iter().all(|run| run.filled == run.end - run.start)
     }
 
     /// The first run that is neither whole nor anybody's.

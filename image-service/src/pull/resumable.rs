@@ -1,20 +1,28 @@
-//! A layer whose blob is large: brought to the disk, unpacked from there right behind, and gone on with by
-//! the next pull when this one breaks.
+//! A layer whose blob is large: what comes of it after the first moments goes to the disk and is unpacked from
+//! there right behind, and the next pull goes on with it when this one breaks.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
 
 use super::behind::Behind;
 use super::bring::{Bringing, Stopped};
 use super::frontier::Frontier;
 use super::layer::{Permission, Unmade, Wanted, unwanted};
+use super::source::{Download, Downloaded, Piece, pipe};
 use super::{Pulls, blocking};
 use crate::error::Error;
-use crate::store::Hold;
+use crate::registry::Blob;
+use crate::store::{Came, Hold, Part};
+
+/// A blob that comes more slowly than it is unpacked is worth a place on the disk after this long.
+const SLOW_AFTER: Duration = Duration::from_millis(300);
 
 /// A blob's place on the disk and what of it is there.
 pub(super) struct Taken {
-    frontier: Arc<Frontier>,
-    resumed: bool,
+    part: Arc<Part>,
+    came: Vec<Came>,
 }
 
 /// Tells the reader that nothing more comes, however the download ends.
@@ -38,13 +46,10 @@ impl Pulls {
         let (store, digest, size) =
             (self.store.clone(), wanted.descriptor.digest.clone(), wanted.descriptor.size);
         blocking(move || {
-            let failed = |error| Error::io("making a place for a blob in", store.root(), error);
-            let Some((part, came)) = store.parts.take(&digest, size).map_err(failed)? else {
-                return Ok(None);
-            };
-            let frontier = Arc::new(Frontier::new(part, came, size).map_err(failed)?);
-            let resumed = frontier.came() > 0;
-            Ok(Some(Taken { frontier, resumed }))
+            let taken = store.parts.take(&digest, size);
+            let taken =
+                taken.map_err(|error| Error::io("making a place for a blob in", store.root(), error))?;
+            Ok(taken.map(|(part, came)| Taken { part: Arc::new(part), came }))
         })
         .await
     }
@@ -57,41 +62,34 @@ impl Pulls {
         permission: Permission,
         taken: Taken,
     ) -> Result<Hold, Unmade> {
-        let Taken { frontier, resumed } = taken;
-        wanted.watch.came(usize::try_from(frontier.came()).unwrap_or(usize::MAX));
+        let Taken { part, came } = taken;
+        let came_bytes: u64 = came.iter().map(|came| came.filled).sum();
+        let resumed = came_bytes > 0;
+        wanted.watch.came(usize::try_from(came_bytes).unwrap_or(usize::MAX));
+        let (sender, pipe) = pipe();
         let (unwanted, give_up) = unwanted();
-        let behind = Behind::new(frontier.clone());
-        let unpack = self.clone().make_layer(behind, wanted.sealed(), permission, give_up);
-        let bringing = Bringing {
-            repository: wanted.repository,
-            descriptor: wanted.descriptor,
-            frontier: &frontier,
-            watch: wanted.watch,
-            more: &self.more_connections,
-            worth_bytes: self.parts_from_bytes,
-        };
+        let unpack = self.clone().make_layer(pipe, wanted.sealed(), permission, give_up);
         let bring = async {
-            let _ends = EndsWithMe(&frontier);
             tokio::select! {
                 biased;
-                brought = bringing.bring() => brought.map_or_else(Brought::Not, |()| Brought::All),
+                brought = self.bring(wanted, &part, came, sender) => brought,
                 () = unwanted.notified() => Brought::Unwanted,
             }
         };
         match tokio::join!(bring, unpack) {
             (_, Ok(hold)) => {
-                remove(frontier).await?;
+                remove(part).await?;
                 Ok(hold)
             }
             (Brought::Not(Stopped::Registry(error)), Err(_)) => {
                 Err(Error::registry(wanted.name, error).into())
             }
             (Brought::Not(Stopped::Disk(error)), Err(_)) => {
-                remove(frontier).await?;
+                remove(part).await?;
                 Err(error.into())
             }
             (Brought::All | Brought::Unwanted, Err(unmade)) => {
-                remove(frontier).await?;
+                remove(part).await?;
                 if unmade.wrong_bytes && resumed {
                     tracing::warn!(blob = %wanted.descriptor.digest, "what was kept of a blob was wrong; it is fetched anew");
                     return Err(Unmade { wrong_bytes: true, resumed: true, ..unmade });
@@ -100,11 +98,88 @@ impl Pulls {
             }
         }
     }
+
+    /// All of a blob to the thread that unpacks it: from memory until its bytes are worth keeping, then by way
+    /// of the disk.
+    async fn bring(
+        &self,
+        wanted: &Wanted<'_>,
+        part: &Arc<Part>,
+        came: Vec<Came>,
+        sender: mpsc::Sender<Piece>,
+    ) -> Brought {
+        let begun = match came.is_empty() {
+            true => match self.bring_unkept(wanted, sender.clone()).await {
+                Ok(blob) => Some(blob),
+                Err(brought) => return brought,
+            },
+            false => None,
+        };
+        let from = begun.as_ref().map_or(0, Blob::position);
+        let frontier = match self.frontier(part.clone(), came, from, wanted.descriptor.size).await {
+            Ok(frontier) => frontier,
+            Err(error) => return Brought::Not(Stopped::Disk(error)),
+        };
+        let _ends = EndsWithMe(&frontier);
+        if sender.send(Piece::Behind(Behind::new(frontier.clone(), from))).await.is_err() {
+            return Brought::Unwanted;
+        }
+        let bringing = Bringing {
+            repository: wanted.repository,
+            descriptor: wanted.descriptor,
+            frontier: &frontier,
+            watch: wanted.watch,
+            more: &self.more_connections,
+            worth_bytes: self.parts_from_bytes,
+        };
+        bringing.bring(begun).await.map_or_else(Brought::Not, |()| Brought::All)
+    }
+
+    /// The download once what comes of it is to be kept; how it ended, where that was sooner.
+    ///
+    /// To write a blob and to read it back costs a third of unpacking it, and what a crash loses of it is sooner
+    /// fetched again than the rest is unpacked: it came in the first moments, and no more slowly than that.
+    async fn bring_unkept(&self, wanted: &Wanted<'_>, sender: mpsc::Sender<Piece>) -> Result<Blob, Brought> {
+        let failed = |error| Brought::Not(Stopped::Registry(error));
+        let download = Download::open(wanted.repository, wanted.descriptor, sender, wanted.watch).await;
+        let mut download = download.map_err(failed)?;
+        while !self.is_worth_keeping(&download) {
+            match download.step().await {
+                None => {}
+                Some(Downloaded::Done) => return Err(Brought::All),
+                Some(Downloaded::Unwanted) => return Err(Brought::Unwanted),
+                Some(Downloaded::Failed(error)) => return Err(failed(error)),
+            }
+        }
+        Ok(download.blob)
+    }
+
+    fn is_worth_keeping(&self, download: &Download<'_>) -> bool {
+        let (age, after) = (download.age(), self.parts_after);
+        download.may_go_elsewhere() && (age >= after || (age >= SLOW_AFTER && download.is_slow()))
+    }
+
+    async fn frontier(
+        &self,
+        part: Arc<Part>,
+        came: Vec<Came>,
+        from: u64,
+        size: u64,
+    ) -> Result<Arc<Frontier>, Error> {
+        let store = self.store.clone();
+        blocking(move || {
+            let frontier = Frontier::new(part, came, from, size);
+            frontier
+                .map(Arc::new)
+                .map_err(|error| Error::io("keeping a part of a blob in", store.root(), error))
+        })
+        .await
+    }
 }
 
-async fn remove(frontier: Arc<Frontier>) -> Result<(), Error> {
+async fn remove(part: Arc<Part>) -> Result<(), Error> {
     blocking(move || {
-        frontier.part().remove();
+        part.remove();
         Ok(())
     })
     .await

@@ -1,14 +1,16 @@
 //! The bounded pipe between a download and the thread that unpacks it, and the download that fills it.
 
 use std::io::{self, BufRead, Read};
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::LayerWatch;
+use super::behind::Behind;
 use crate::manifest::Descriptor;
-use crate::registry::{self, Repository};
+use crate::registry::{self, Blob, Repository};
 use crate::unpack::stream::read_from_buffer;
 
 /// Pieces in the pipe; with the registry's pieces of some 16 to 64 KiB at most a megabyte waits.
@@ -20,46 +22,57 @@ const ROOM: usize = PIECES / 2;
 const MAGIC_BYTES: usize = 8;
 
 /// What goes through the pipe. The end is said: a pipe that only closes was cut.
-pub(crate) enum Piece {
+pub(super) enum Piece {
     Bytes(Bytes),
+    /// All that follows comes by way of the disk. Not sent when bytes have come, but too few to tell how the
+    /// layer is packed.
+    Behind(Behind),
     End,
 }
 
-pub(crate) fn pipe() -> (mpsc::Sender<Piece>, Pipe) {
+pub(super) fn pipe() -> (mpsc::Sender<Piece>, Pipe) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    (sender, Pipe { receiver, current: Bytes::new(), started: false, ended: false })
+    (sender, Pipe { receiver, current: Bytes::new(), started: false, rest: Rest::Coming })
 }
 
 /// The reading end, for a thread that may block.
-pub(crate) struct Pipe {
+pub(super) struct Pipe {
     receiver: mpsc::Receiver<Piece>,
     current: Bytes,
     started: bool,
-    ended: bool,
+    rest: Rest,
+}
+
+/// What is to be read after the current piece.
+enum Rest {
+    Coming,
+    Behind(Behind),
+    Nothing,
 }
 
 impl Pipe {
+    /// Nothing where the rest does not come through the pipe.
     fn next(&mut self) -> io::Result<Bytes> {
-        if self.ended {
-            return Ok(Bytes::new());
-        }
         match self.receiver.blocking_recv() {
-            Some(Piece::Bytes(bytes)) => Ok(bytes),
-            Some(Piece::End) => {
-                self.ended = true;
-                Ok(Bytes::new())
-            }
-            None => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download broke off")),
+            Some(Piece::Bytes(bytes)) => return Ok(bytes),
+            Some(Piece::Behind(behind)) => self.rest = Rest::Behind(behind),
+            Some(Piece::End) => self.rest = Rest::Nothing,
+            None => return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the download broke off")),
         }
+        Ok(Bytes::new())
     }
 
     fn start(&mut self) -> io::Result<()> {
         self.started = true;
-        while self.current.len() < MAGIC_BYTES && !self.ended {
+        while self.current.len() < MAGIC_BYTES && self.is_coming() {
             let next = self.next()?;
             self.current = [&self.current[..], &next[..]].concat().into();
         }
         Ok(())
+    }
+
+    fn is_coming(&self) -> bool {
+        matches!(self.rest, Rest::Coming)
     }
 }
 
@@ -74,14 +87,20 @@ impl BufRead for Pipe {
         if !self.started {
             self.start()?;
         }
-        while self.current.is_empty() && !self.ended {
+        while self.current.is_empty() && self.is_coming() {
             self.current = self.next()?;
         }
-        Ok(&self.current)
+        match &mut self.rest {
+            Rest::Behind(behind) if self.current.is_empty() => behind.fill_buf(),
+            _ => Ok(&self.current),
+        }
     }
 
     fn consume(&mut self, n: usize) {
-        self.current.advance(n);
+        match &mut self.rest {
+            Rest::Behind(behind) if self.current.is_empty() => behind.consume(n),
+            _ => self.current.advance(n),
+        }
     }
 }
 
@@ -93,6 +112,61 @@ pub(super) enum Downloaded {
     Failed(registry::Error),
 }
 
+/// A blob on its way into the pipe.
+pub(super) struct Download<'a> {
+    pub(super) blob: Blob,
+    sender: mpsc::Sender<Piece>,
+    watch: LayerWatch<'a>,
+    began: Instant,
+    /// For how long nothing was there to be unpacked.
+    waited: Duration,
+}
+
+impl<'a> Download<'a> {
+    pub(super) async fn open(
+        repository: &Repository,
+        descriptor: &Descriptor,
+        sender: mpsc::Sender<Piece>,
+        watch: LayerWatch<'a>,
+    ) -> Result<Download<'a>, registry::Error> {
+        let blob = repository.blob(descriptor, 0).await?;
+        Ok(Download { blob, sender, watch, began: Instant::now(), waited: Duration::ZERO })
+    }
+
+    pub(super) fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    /// Whether more of its time went by waiting for the registry than for the thread that unpacks.
+    pub(super) fn is_slow(&self) -> bool {
+        self.waited > self.age() / 2
+    }
+
+    /// Whether the reader can begin elsewhere, or has seen enough to go on elsewhere.
+    pub(super) fn may_go_elsewhere(&self) -> bool {
+        self.blob.position() == 0 || self.blob.position() >= MAGIC_BYTES as u64
+    }
+
+    /// Moves one piece; how the download ended, once it has.
+    pub(super) async fn step(&mut self) -> Option<Downloaded> {
+        let asked = Instant::now();
+        let next = self.blob.next().await;
+        self.waited += asked.elapsed();
+        let (piece, end) = match next {
+            Ok(Some(bytes)) => {
+                self.watch.came(bytes.len());
+                (Piece::Bytes(bytes), None)
+            }
+            Ok(None) => (Piece::End, Some(Downloaded::Done)),
+            Err(error) => return Some(Downloaded::Failed(error)),
+        };
+        match send(&self.sender, piece).await {
+            Some(()) => end,
+            None => Some(Downloaded::Unwanted),
+        }
+    }
+}
+
 /// All of a blob into the pipe.
 pub(super) async fn download(
     repository: &Repository,
@@ -100,25 +174,13 @@ pub(super) async fn download(
     sender: mpsc::Sender<Piece>,
     watch: LayerWatch<'_>,
 ) -> Downloaded {
-    let mut blob = match repository.blob(descriptor, 0).await {
-        Ok(blob) => blob,
+    let mut download = match Download::open(repository, descriptor, sender, watch).await {
+        Ok(download) => download,
         Err(error) => return Downloaded::Failed(error),
     };
     loop {
-        let piece = match blob.next().await {
-            Ok(Some(bytes)) => {
-                watch.came(bytes.len());
-                Piece::Bytes(bytes)
-            }
-            Ok(None) => Piece::End,
-            Err(error) => return Downloaded::Failed(error),
-        };
-        let ended = matches!(piece, Piece::End);
-        if send(&sender, piece).await.is_none() {
-            return Downloaded::Unwanted;
-        }
-        if ended {
-            return Downloaded::Done;
+        if let Some(end) = download.step().await {
+            return end;
         }
     }
 }

@@ -29,6 +29,7 @@ async fn victim() {
     settings.registries_conf_dir = root.join("none");
     settings.policy = root.join("none");
     settings.parts_from_bytes = LARGE;
+    settings.parts_after = Duration::ZERO;
     let images = image_service::Images::open(settings).await.unwrap();
     println!("open");
     loop {

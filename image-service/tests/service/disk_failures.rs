@@ -25,6 +25,7 @@ fn on(node: &mut Node, disk: &Disk) {
     node.settings.root = disk.root.join("images");
     node.settings.containers_dir = disk.root.join("containers");
     node.settings.parts_from_bytes = 64 << 10;
+    node.settings.parts_after = Duration::ZERO;
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -187,6 +188,7 @@ async fn a_large_layer_is_opened_behind_its_download() {
     let noise: String = picture::noise(12 << 20).iter().map(|byte| char::from(b'0' + byte % 64)).collect();
     let mut case = Case::of(tar(&[("app", "hello"), ("noise", &noise)]));
     case.node.settings.parts_from_bytes = 8 << 20;
+    case.node.settings.parts_after = Duration::ZERO;
     make_rsa(case.keys.path(), "key");
     let sealed = case.encrypt(&["key"]);
     assert!(layer(&sealed)["size"].as_u64().unwrap() > case.node.settings.parts_from_bytes);

@@ -24,6 +24,7 @@ fn settings(node: &Node, root: &Path) -> Settings {
     let mut settings = node.settings.clone();
     (settings.root, settings.containers_dir) = (root.join("images"), root.join("containers"));
     settings.parts_from_bytes = 64 << 10;
+    settings.parts_after = Duration::ZERO;
     settings
 }
 

@@ -29,6 +29,7 @@ fn large(bytes: usize) -> (Vec<u8>, Picture, Digest) {
 fn node(host: &str) -> Node {
     let mut node = Node::new(host);
     node.settings.parts_from_bytes = LARGE;
+    node.settings.parts_after = Duration::ZERO;
     node
 }
 
@@ -89,6 +90,50 @@ async fn what_a_broken_pull_brought_is_not_asked_for_again() {
 }
 
 #[tokio::test]
+async fn what_comes_in_the_first_moments_does_not_go_to_the_disk() {
+    let (layer, picture, blob) = large(2_000_000);
+    let slow = Manner::Paced(20_000, Duration::from_millis(15));
+    let fake = serving(&picture, &blob, move |_, reply| reply.manner(slow));
+    let mut node = node(&fake.host());
+    node.settings.parts_after = Duration::from_millis(150);
+    node.settings.more_connections = 0;
+    let parts = node.settings.root.join("parts").join(blob.hex());
+    let images = node.open().await;
+    let pull = images.pull(request("one.test/a:1"));
+    _ = tokio::time::timeout(Duration::from_millis(600), pull).await.unwrap_err();
+    node.check_settled().await;
+    drop(images);
+    let [kept] = &node.names(&format!("parts/{}", blob.hex()))[..] else { panic!("one part") };
+    let from: usize = kept.parse().unwrap();
+    let came = std::fs::metadata(parts.join(kept)).unwrap().len() as usize;
+    assert!(from >= 20_000 && came >= 20_000, "{came} bytes from {from} on");
+    // The next pull asks for what was not kept, and for what had not come.
+    node.open().await.pull(request("one.test/a:1")).await.unwrap();
+    assert_eq!(offsets(&fake, &blob), [0, 0, from + came]);
+    check_whole(&node, &layer).await;
+}
+
+#[tokio::test]
+async fn what_comes_slowly_is_kept_sooner_than_what_comes_fast() {
+    let (_, picture, blob) = large(2_000_000);
+    for (pace, is_kept) in
+        [(Manner::Paced(20_000, Duration::from_millis(15)), true), (Manner::Cut(1_500_000), false)]
+    {
+        let fake = serving(&picture, &blob, move |seen, reply| match seen.offset() {
+            0 => reply.manner(pace),
+            _ => Reply::new(404, ""),
+        });
+        let mut node = node(&fake.host());
+        node.settings.parts_after = Duration::from_secs(3600);
+        let images = node.open().await;
+        let pull = images.pull(request("one.test/a:1"));
+        _ = tokio::time::timeout(Duration::from_millis(900), pull).await;
+        node.check_settled().await;
+        assert_eq!(!node.names("parts").is_empty(), is_kept, "{pace:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_kept_is_not_believed() {
     let (layer, picture, blob) = large(200_000);
     let packed = picture.blobs[&blob].clone();
@@ -140,6 +185,7 @@ async fn a_slow_connection_gets_help_within_bounds() {
     let fake = serving(&picture, &blob, move |_, reply| reply.manner(slow));
     let mut alone = Node::new(&fake.host());
     (alone.settings.parts_from_bytes, alone.settings.more_connections) = (LARGE, 0);
+    alone.settings.parts_after = Duration::ZERO;
     alone.open().await.pull(request("one.test/a:1")).await.unwrap();
     assert_eq!(self::offsets(&fake, &blob), [0]);
     check_whole(&alone, &layer).await;
