@@ -74,7 +74,7 @@ section! {
         plugin_dir: std::path::PathBuf = "/opt/nri/plugins".into(),
         /// Their configuration: NN-NAME.conf or NAME.conf.
         config_dir: std::path::PathBuf = "/etc/nri/conf.d".into(),
-        /// How long a plugin that has connected may take to register.
+        /// How long a plugin that has connected may take to register, and then to hear of what there is.
         registration_timeout_ms: u64 = 5000,
         /// How long a plugin may take for one answer before it is cut off.
         request_timeout_ms: u64 = 2000,

@@ -27,3 +27,4 @@ pub use list::List;
 /// The generated code has these in place of its own.
 pub type ListPodSandboxResponse = List<v1::PodSandbox>;
 pub type ListContainersResponse = List<v1::Container>;
+pub type ListImagesResponse = List<v1::Image>;

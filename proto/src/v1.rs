@@ -1186,11 +1186,6 @@ pub struct Image {
     pub pinned: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct ListImagesResponse {
-    #[prost(message, repeated, tag = "1")]
-    pub images: ::prost::alloc::vec::Vec<Image>,
-}
-#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamImagesRequest {
     #[prost(message, optional, tag = "1")]
     pub filter: ::core::option::Option<ImageFilter>,
@@ -5590,7 +5585,7 @@ pub mod image_service_client {
             &mut self,
             request: impl tonic::IntoRequest<super::ListImagesRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListImagesResponse>,
+            tonic::Response<crate::ListImagesResponse>,
             tonic::Status,
         > {
             self.inner
@@ -5755,7 +5750,7 @@ pub mod image_service_server {
             &self,
             request: tonic::Request<super::ListImagesRequest>,
         ) -> std::result::Result<
-            tonic::Response<super::ListImagesResponse>,
+            tonic::Response<crate::ListImagesResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the StreamImages method.
@@ -5889,7 +5884,7 @@ pub mod image_service_server {
                         T: ImageService,
                     > tonic::server::UnaryService<super::ListImagesRequest>
                     for ListImagesSvc<T> {
-                        type Response = super::ListImagesResponse;
+                        type Response = crate::ListImagesResponse;
                         type Future = BoxFuture<
                             tonic::Response<Self::Response>,
                             tonic::Status,

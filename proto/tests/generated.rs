@@ -5,7 +5,7 @@ use std::path::Path;
 /// Messages with a field marked `debug_redact`; `src/redacted.rs` writes their `Debug`.
 const REDACTED: &[&str] = &["runtime.v1.AuthConfig"];
 /// Answers that may be put together from encoded items; `src/list.rs` has them.
-const LISTS: &[&str] = &["ListPodSandboxResponse", "ListContainersResponse"];
+const LISTS: &[&str] = &["ListPodSandboxResponse", "ListContainersResponse", "ListImagesResponse"];
 
 fn generate(definitions: &str, package: &str) -> String {
     let proto_dir = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -10,3 +10,4 @@ pub mod pod;
 pub mod pull;
 pub mod runtime;
 pub mod samples;
+mod wire;

@@ -17,7 +17,7 @@ use crate::node::{Node, Options as NodeOptions};
 use crate::programs::{Programs, target_dir, workspace};
 use crate::registry::DockerRegistry;
 use crate::stand_ins;
-use crate::tools::CriTools;
+use crate::tools::{CriTools, NewerCritest};
 
 /// How to run the suite.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +36,8 @@ pub struct Options {
     pub seed: Option<u32>,
     /// critest's benchmarks instead of its validation specs; nothing is compared then.
     pub benchmark: bool,
+    /// A critest with specs that the list does not know; nothing is compared then.
+    pub newer: Option<NewerCritest>,
 }
 
 /// What a run came to.
@@ -50,7 +52,10 @@ pub struct Summary {
 
 /// Runs the suite in this process's network namespace.
 pub async fn run(options: &Options) -> Result<Summary> {
-    let tools = CriTools::build()?;
+    let mut tools = CriTools::build()?;
+    if let Some(newer) = &options.newer {
+        tools.critest = newer.build()?;
+    }
     let out_dir = make_place()?;
     let registry_dir = tempfile::Builder::new().prefix("berth-registry-").tempdir()?;
     let registry = DockerRegistry::start(registry_dir.path())?;
@@ -64,12 +69,16 @@ pub async fn run(options: &Options) -> Result<Summary> {
         let driver = if options.systemd_cgroup { "systemd" } else { "cgroupfs" };
         let config = format!("[runtime]\ncgroup_driver = \"{driver}\"\n");
         let node = Node::start(NodeOptions { mirror, config, ..NodeOptions::default() }).await?;
-        let report = execute(&critest, &tools, &node.endpoint(), &out_dir, options);
+        let endpoint = node.endpoint();
+        let nri_socket = options.newer.is_some().then(|| node.dir().join("nri.sock"));
+        let target = Target { endpoint: &endpoint, nri_socket };
+        let report = execute(&critest, &tools, &target, &out_dir, options);
         std::fs::write(out_dir.join("berthd.log"), node.log())?;
         report?
     };
     let outcomes = outcomes(&report, options.benchmark)?;
-    let whole = options.focus.is_none() && !options.peer && !options.benchmark && !options.systemd_cgroup;
+    let usual = !options.peer && !options.benchmark && !options.systemd_cgroup && options.newer.is_none();
+    let whole = options.focus.is_none() && usual;
     let listed = if whole { Some(listed()?) } else { None };
     Ok(summarise(&outcomes, listed.as_ref()))
 }
@@ -91,7 +100,15 @@ async fn run_peer(
     let address = registry.address();
     let pause = format!("{address}/pause:3.9");
     let containerd = Containerd::start_with_mirror(cni_dir.path(), &pause, Some(address)).await?;
-    execute(critest, tools, &format!("unix://{}", containerd.socket().display()), out_dir, options)
+    let endpoint = format!("unix://{}", containerd.socket().display());
+    execute(critest, tools, &Target { endpoint: &endpoint, nri_socket: None }, out_dir, options)
+}
+
+/// Whom the suite asks.
+struct Target<'a> {
+    endpoint: &'a str,
+    /// Releases up to v1.36.0 know nothing of it.
+    nri_socket: Option<PathBuf>,
 }
 
 /// The folder of a run, with its files. A guest whose folder this is too may write to them, and under SELinux make none.
@@ -130,7 +147,7 @@ fn with_digest_replaced(critest: &Path, out_dir: &Path, digest: &str) -> Result<
 fn execute(
     critest: &Path,
     tools: &CriTools,
-    endpoint: &str,
+    target: &Target<'_>,
     out_dir: &Path,
     options: &Options,
 ) -> Result<PathBuf> {
@@ -139,10 +156,13 @@ fn execute(
     let text = File::create(out_dir.join("critest.txt"))?;
     let mut command = Command::new(critest);
     command
-        .arg(format!("--runtime-endpoint={endpoint}"))
+        .arg(format!("--runtime-endpoint={}", target.endpoint))
         .arg(format!("--ginkgo.json-report={}", report.display()))
         .arg(format!("--ginkgo.junit-report={}", out_dir.join("junit.xml").display()))
         .args(["--ginkgo.no-color", "--test.timeout=30m"]);
+    if let Some(socket) = &target.nri_socket {
+        command.arg(format!("--nri-socket={}", socket.display()));
+    }
     if let Some(focus) = &options.focus {
         command.arg(format!("--ginkgo.focus={focus}"));
     }
@@ -249,7 +269,7 @@ fn summarise(outcomes: &Outcomes, listed: Option<&BTreeMap<String, String>>) -> 
             _ => summary.failed += 1,
         }
         let Some(listed) = listed else {
-            if state == "failed" {
+            if !["passed", "skipped", "pending"].contains(&state.as_str()) {
                 summary.surprises.push(format!("{state}: {name}: {}", first_line(reason)));
             }
             continue;
@@ -287,5 +307,7 @@ mod tests {
         let summary = summarise(&outcomes, Some(&listed));
         assert_eq!((summary.passed, summary.failed, summary.skipped), (2, 1, 1));
         assert_eq!(summary.surprises, ["failed: b: why", "passes now, take it off the list: d"]);
+        let outcomes = outcomes_of(&[("a", "passed"), ("b", "panicked"), ("c", "skipped")]);
+        assert_eq!(summarise(&outcomes, None).surprises, ["panicked: b: why"]);
     }
 }

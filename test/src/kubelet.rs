@@ -90,7 +90,7 @@ impl Kubelet {
         let images = v1::ListImagesRequest { filter: Some(v1::ImageFilter::default()) };
         let (relisted, images) = tokio::join!(self.relist(), second.images.list_images(timely(images)));
         relisted?;
-        let images = images?.into_inner().images;
+        let images = images?.into_inner().items;
         ensure!(images.iter().any(|image| image.repo_tags.contains(&self.image)), "images: {images:?}");
         self.image_file_systems().await?;
         self.version("0.1.0").await?;

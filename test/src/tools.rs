@@ -172,6 +172,46 @@ impl CriTools {
     }
 }
 
+/// A critest after the last release, whose specs no release has yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewerCritest {
+    /// Of the commit [`NEWER_CRITEST`], by the Go proxy.
+    Proxy,
+    /// Of a checkout of cri-tools, for where the proxy does not give that commit.
+    Checkout(PathBuf),
+}
+
+/// Has specs for NRI plugins, image volumes and pod metrics that v1.36.0 lacks.
+const NEWER_CRITEST: &str = "sigs.k8s.io/cri-tools@v1.36.1-0.20260813070737-ba03eabc1450";
+
+impl NewerCritest {
+    /// Builds it anew: a checkout may have changed.
+    ///
+    /// # Errors
+    /// When the proxy does not give the commit, or Go cannot build it.
+    pub fn build(&self) -> Result<PathBuf> {
+        let go = find_go()?;
+        let source = match self {
+            NewerCritest::Checkout(dir) => dir.clone(),
+            NewerCritest::Proxy => module_dir(&go, NEWER_CRITEST)?,
+        };
+        let critest = target_dir().join("tools/critest-main");
+        println!("building critest of {} with Go", source.display());
+        go_build_in(&source, &go, &["test", "-c", "-o"], &critest, "./cmd/critest")?;
+        Ok(critest)
+    }
+}
+
+/// Where Go keeps the source of a module.
+fn module_dir(go: &Path, module: &str) -> Result<PathBuf> {
+    let told = Command::new(go).args(["mod", "download", "-json", module]).output().context("running go")?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).context("what go says of a module")?;
+    let dir = told["Dir"].as_str().with_context(|| {
+        format!("{module} cannot be had: {}; give a checkout of it with --source DIR", told["Error"])
+    })?;
+    Ok(dir.into())
+}
+
 /// The plugin over containerd's NRI stub, built from `test/nri-plugin` where it is missing or has changed.
 pub fn build_nri_plugin() -> Result<PathBuf> {
     let source = workspace().join("test/nri-plugin");

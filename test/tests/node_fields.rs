@@ -142,11 +142,13 @@ async fn an_image_is_a_volume_whole_or_in_part() -> Result<()> {
         ..Default::default()
     };
     let script = "for file in /all/model/weights /all/other /part/weights /one; do echo $file=$(cat $file); done; \
-        ls /part; touch /all/x /part/x || echo read-only; /part/labels || echo not run; sleep 1000";
+        ls /part; touch /all/x /part/x || echo read-only; /part/labels; /sealed || echo not run; sleep 1000";
     let mut config = container_config("main", &fixture.image, &["sh", "-c", script]);
-    config.mounts = vec![volume("/all", ""), volume("/part", "model"), volume("/one", "model/weights")];
-    let (pod, _) = fixture.run_with("volumes", config.clone()).await?;
-    let log = fixture.log_of("volumes", 11).await;
+    let sealed = v1::Mount { mount_options: vec!["noexec".into()], ..volume("/sealed", "model/labels") };
+    config.mounts =
+        vec![volume("/all", ""), volume("/part", "model"), volume("/one", "model/weights"), sealed];
+    let (pod, container) = fixture.run_with("volumes", config.clone()).await?;
+    let log = fixture.log_of("volumes", 12).await;
     for words in [
         "weights=1 2 3",
         "other=hidden",
@@ -154,9 +156,14 @@ async fn an_image_is_a_volume_whole_or_in_part() -> Result<()> {
         "one=1 2 3",
         "F labels",
         "read-only",
+        "F ran",
         "not run",
     ] {
         assert!(log.contains(words), "{words:?} is not in {log}");
+    }
+    let status = fixture.client.container(&container).await?;
+    for mount in &status.mounts {
+        assert_eq!(mount.image.as_ref().map(|image| &image.image_ref), Some(&id), "{}", mount.container_path);
     }
     // It is in use, and goes on being so when its name is gone.
     fixture.client.remove_image(&id).await?;

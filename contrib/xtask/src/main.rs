@@ -19,7 +19,7 @@ usage: cargo xtask TASK
   unit       formatting, lints, licences, unit and crate tests (run as root)
   node       end-to-end tests on private nodes (root)
   critest    the CRI conformance suite [--websocket] [--parallel N] [--seed N] [--focus REGEX] [--peer]
-             or its benchmarks: [--benchmark]
+             or its benchmarks: [--benchmark]; with the specs that no release has yet: [--main [--source DIR]]
   oci        the OCI runtime validation suite beside runc and crun [--runtime PATH]... [--alone]
              [--systemd-cgroup] [--focus TEXT] [--probe PATH]
   criu       fetches a criu that knows this kernel; its path is for tests in BERTH_CRIU

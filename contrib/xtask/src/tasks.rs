@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_test::programs::{Programs, cargo, target_dir, workspace};
+use berth_test::tools::NewerCritest;
 use berth_test::{bench, critest, criu, demo, stand_ins, tools};
 
 use crate::namespace;
@@ -90,6 +91,8 @@ pub(crate) fn critest(args: &[&str]) -> Result<()> {
     let options = critest_options(args)?;
     if !namespace::is_private() {
         prepare_critest()?;
+        // While there is a network to fetch modules from.
+        options.newer.as_ref().map(NewerCritest::build).transpose()?;
         return namespace::run_in_private(&[&["critest"], args].concat());
     }
     namespace::bring_loopback_up()?;
@@ -114,6 +117,10 @@ fn critest_options(args: &[&str]) -> Result<critest::Options> {
             "--parallel" => options.parallel = value(word, words.next())?.parse().context("--parallel")?,
             "--seed" => options.seed = Some(value(word, words.next())?.parse().context("--seed")?),
             "--benchmark" => options.benchmark = true,
+            "--main" => options.newer = options.newer.or(Some(NewerCritest::Proxy)),
+            "--source" => {
+                options.newer = Some(NewerCritest::Checkout(value(word, words.next())?.into()));
+            }
             other => bail!("critest has no option {other}"),
         }
     }

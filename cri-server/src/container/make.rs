@@ -74,12 +74,13 @@ async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Bo
 
 async fn make_of(
     node: &Node,
-    order: Order,
+    mut order: Order,
     origin: Option<&Origin>,
     name: String,
     progress: &Progress,
 ) -> Result<Born, Error> {
     let image = image(node, origin, name)?;
+    volume::resolve(node, &mut order.config)?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;

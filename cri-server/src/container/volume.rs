@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use image_service::RootfsPlan;
+use proto::v1;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -31,10 +32,28 @@ const OPTIONS_MAX: usize = 4095;
 /// What holds the layers of a volume for a container is named for both.
 const HELD: &str = "-image-";
 
-/// Mounts what the order wants of images. `label`: SELinux, of all files in them.
+/// Notes which images the names of a container's volumes mean now: what is mounted, and what its status tells (KEP-5365).
 ///
 /// # Errors
-/// When an image is not on the node, or has no such sub path.
+/// When one is not on the node.
+pub fn resolve(node: &Node, config: &mut v1::ContainerConfig) -> Result<(), Error> {
+    for image in config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
+        if image.image.is_empty() {
+            continue;
+        }
+        let found = node.images.find(&image.image).ok_or_else(|| Error::ImageVolume {
+            image: image.image.clone(),
+            why: "it is not on this node; pull it first".into(),
+        })?;
+        image.image_ref.clone_from(&found.id);
+    }
+    Ok(())
+}
+
+/// Mounts what the order wants of images, each [`resolve`]d. `label`: SELinux, of all files in them.
+///
+/// # Errors
+/// When an image is gone from the node, or has no such sub path.
 pub async fn mount(
     node: &Node,
     order: &Order,
@@ -44,8 +63,8 @@ pub async fn mount(
     for (index, mount) in order.config.mounts.iter().enumerate() {
         let Some(asked) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
         let failed = |why: String| Error::ImageVolume { image: asked.image.clone(), why };
-        let found = node.images.find(&asked.image);
-        let image = found.ok_or_else(|| failed("it is not on this node; pull it first".into()))?;
+        let found = node.images.find(&asked.image_ref);
+        let image = found.ok_or_else(|| failed("it was removed meanwhile; pull it again".into()))?;
         let layers = node.images.make_writable(&held(&order.id, index), &image).await?;
         let userns = order.sandbox.plan.pod.pod_dir.join("ns/user");
         let userns = Some(userns).filter(|_| is_mapped(mount));
@@ -200,7 +219,6 @@ fn detached_overlay(Shown { layers, label, .. }: &Shown) -> rustix::io::Result<O
     }
     fsconfig_create(context)?;
     let sealed = MountAttrFlags::MOUNT_ATTR_RDONLY
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC
         | MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV;
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, sealed)
@@ -218,7 +236,7 @@ fn older_overlay(Shown { layers, label, .. }: &Shown, target: &Path) -> Result<(
     if options.len() > OPTIONS_MAX {
         return Err(Failed::TooManyLayers(lower.len()));
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     let options = std::ffi::CString::new(options).map_err(|_| Failed::TooManyLayers(lower.len()))?;
     rustix::mount::mount("overlay", target, "overlay", flags, Some(options.as_c_str()))
         .map_err(Failed::kernel("mounting the image"))

@@ -76,6 +76,15 @@ pub(super) async fn run(node: Arc<Node>, mut jobs: mpsc::UnboundedReceiver<Job>)
 fn heard<A>(plugin: &Plugin, event: Event, answer: Result<A, CallError>) -> Result<Option<A>, Error> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
+        // By itself, and mostly before it was asked.
+        Err(CallError::Closed) => {
+            tracing::warn!(
+                "NRI plugin {} left without an answer to {}",
+                plugin.identity,
+                events::method(event)
+            );
+            Ok(None)
+        }
         Err(error) if error.is_fatal() => {
             let call = events::method(event);
             tracing::error!("NRI plugin {} is cut off: {call}: {error}", plugin.identity);

@@ -189,7 +189,8 @@ impl Plugin {
         }
     }
 
-    /// Tells all there is; in pieces, when it is more than one message may hold.
+    /// Tells all there is; in pieces, when it is more than one message may hold. A plugin that takes stock of a whole
+    /// node may take as long for it as for coming at all.
     pub(super) async fn synchronize(
         &self,
         pods: Vec<PodSandbox>,
@@ -197,7 +198,7 @@ impl Plugin {
     ) -> Result<Vec<ContainerUpdate>, CallError> {
         for request in pieces(pods, containers) {
             let answer: SynchronizeResponse =
-                self.link.call("Synchronize", &request, self.patience.request).await?;
+                self.link.call("Synchronize", &request, self.patience.registration).await?;
             if !request.more {
                 return Ok(answer.update);
             }

@@ -138,7 +138,7 @@ fn short(digest: &str) -> String {
 
 async fn list(channel: Channel) -> Result<(), Error> {
     let mut client = ImageServiceClient::new(channel).max_decoding_message_size(ANSWER_MAX_BYTES);
-    let images = client.list_images(v1::ListImagesRequest::default()).await?.into_inner().images;
+    let images = client.list_images(v1::ListImagesRequest::default()).await?.into_inner().items;
     let mut rows: Vec<Vec<String>> = images.iter().flat_map(rows).collect();
     rows.sort();
     say(&table(&["NAME", "ID", "SIZE"], &rows))

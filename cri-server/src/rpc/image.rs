@@ -1,16 +1,18 @@
 //! The ImageService of the CRI.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use image_service::{Credentials, Image, LayerStage, Progress, PullRequest, Usage};
-use proto::v1;
 use proto::v1::image_service_server::ImageService;
+use proto::{ListImagesResponse, v1};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
+use super::lists::Lists;
 use super::{Reply, answer};
 use crate::error::Error;
 use crate::metrics::Pulled;
@@ -20,6 +22,7 @@ use crate::node::Node;
 #[derive(Debug, Clone)]
 pub struct Images {
     node: Arc<Node>,
+    lists: Arc<Lists>,
 }
 
 /// Images in one message of a streamed list.
@@ -29,8 +32,12 @@ const STREAM_ITEMS: usize = 1000;
 impl ImageService for Images {
     type StreamImagesStream = BoxStream<'static, Result<v1::StreamImagesResponse, Status>>;
 
-    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Reply<v1::ListImagesResponse> {
-        let work = async { Ok(v1::ListImagesResponse { images: self.listed(request.into_inner().filter) }) };
+    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Reply<ListImagesResponse> {
+        let work = async {
+            let all = self.node.images.list();
+            let found = self.found(&all, request.into_inner().filter);
+            Ok(self.lists.images(&found, all.len()))
+        };
         answer(&self.node.metrics, "ListImages", work).await
     }
 
@@ -38,10 +45,12 @@ impl ImageService for Images {
         &self,
         request: Request<v1::StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
-        let images = self.listed(request.into_inner().filter);
+        let all = self.node.images.list();
+        let images = self.found(&all, request.into_inner().filter);
+        let all_words = |piece: &[Arc<Image>]| piece.iter().map(|image| words(image)).collect();
         let pieces: Vec<_> = images
             .chunks(STREAM_ITEMS)
-            .map(|piece| Ok(v1::StreamImagesResponse { images: piece.to_vec() }))
+            .map(|piece| Ok(v1::StreamImagesResponse { images: all_words(piece) }))
             .collect();
         Ok(Response::new(stream::iter(pieces).boxed()))
     }
@@ -109,7 +118,7 @@ impl ImageService for Images {
 
 impl Images {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        Self { node, lists: Arc::default() }
     }
 
     /// Where the pod's cgroup is, when pulls are counted there.
@@ -138,11 +147,11 @@ impl Images {
         error.into()
     }
 
-    fn listed(&self, filter: Option<v1::ImageFilter>) -> Vec<v1::Image> {
+    fn found<'a>(&self, all: &'a [Arc<Image>], filter: Option<v1::ImageFilter>) -> Cow<'a, [Arc<Image>]> {
         let wanted = filter.and_then(|filter| filter.image).map(|image| image.image).unwrap_or_default();
         match wanted.as_str() {
-            "" => self.node.images.list().iter().map(|image| words(image)).collect(),
-            wanted => self.node.images.find(wanted).iter().map(|image| words(image)).collect(),
+            "" => all.into(),
+            wanted => Vec::from_iter(self.node.images.find(wanted)).into(),
         }
     }
 }
@@ -169,7 +178,7 @@ fn name(spec: Option<v1::ImageSpec>) -> Result<String, Error> {
     }
 }
 
-fn words(image: &Image) -> v1::Image {
+pub(super) fn words(image: &Image) -> v1::Image {
     let (uid, username) = user(&image.config.user);
     v1::Image {
         id: image.id.clone(),

@@ -8,9 +8,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use proto::{List, ListContainersResponse, ListPodSandboxResponse, v1};
+use image_service::Image;
+use proto::{List, ListContainersResponse, ListImagesResponse, ListPodSandboxResponse, v1};
 
-use super::words;
+use super::{image, words};
 use crate::container::Container;
 use crate::sandbox::Sandbox;
 use crate::world::Snapshot;
@@ -20,6 +21,7 @@ use crate::world::Snapshot;
 pub(super) struct Lists {
     sandboxes: Encoded<Sandbox>,
     containers: Encoded<Container>,
+    images: Encoded<Image>,
 }
 
 #[derive(Debug)]
@@ -42,8 +44,8 @@ impl Lists {
     ) -> ListPodSandboxResponse {
         let encode = |sandbox: &Sandbox| List::encoded(&words::pod_sandbox(sandbox));
         let found = words::sandboxes(world, filter);
-        let found = found.iter().map(|sandbox| (&sandbox.facts.id, sandbox));
-        List { items: Vec::new(), encoded: self.sandboxes.of(found, &world.sandboxes, encode) }
+        let found = found.iter().map(|sandbox| (&*sandbox.facts.id, sandbox));
+        List { items: Vec::new(), encoded: self.sandboxes.of(found, world.sandboxes.len(), encode) }
     }
 
     pub(super) fn containers(
@@ -53,17 +55,24 @@ impl Lists {
     ) -> ListContainersResponse {
         let encode = |container: &Container| List::encoded(&words::container(container));
         let found = words::containers(world, filter);
-        let found = found.iter().map(|container| (&container.facts.id, container));
-        List { items: Vec::new(), encoded: self.containers.of(found, &world.containers, encode) }
+        let found = found.iter().map(|container| (&*container.facts.id, container));
+        List { items: Vec::new(), encoded: self.containers.of(found, world.containers.len(), encode) }
+    }
+
+    /// `there`: how many images the node has.
+    pub(super) fn images(&self, found: &[Arc<Image>], there: usize) -> ListImagesResponse {
+        let encode = |image: &Image| List::encoded(&image::words(image));
+        let found = found.iter().map(|image| (image.id.as_str(), image));
+        List { items: Vec::new(), encoded: self.images.of(found, there, encode) }
     }
 }
 
 impl<T> Encoded<T> {
-    /// In the order of `found`; of what is not `there` any more, nothing is kept.
+    /// In the order of `found`; of more than is `there`, what is gone is not kept.
     fn of<'a>(
         &self,
-        found: impl Iterator<Item = (&'a Arc<str>, &'a Arc<T>)>,
-        there: &HashMap<Arc<str>, Arc<T>>,
+        found: impl Iterator<Item = (&'a str, &'a Arc<T>)>,
+        there: usize,
         encode: impl Fn(&T) -> Bytes,
     ) -> Vec<Bytes>
     where
@@ -74,13 +83,13 @@ impl<T> Encoded<T> {
             Some(last) if last.of.as_ptr() == Arc::as_ptr(item) => last.bytes.clone(),
             _ => {
                 let bytes = encode(item);
-                known.insert(id.clone(), Item { of: Arc::downgrade(item), bytes: bytes.clone() });
+                known.insert(id.into(), Item { of: Arc::downgrade(item), bytes: bytes.clone() });
                 bytes
             }
         });
         let encoded = encoded.collect();
-        if known.len() > there.len() {
-            known.retain(|id, _| there.contains_key(id));
+        if known.len() > there {
+            known.retain(|_, item| item.of.strong_count() > 0);
         }
         encoded
     }
@@ -113,8 +122,8 @@ mod tests {
                 times.set(times.get() + 1);
                 Bytes::from(vec![*item])
             };
-            let found = wanted.iter().map(|id| world.get_key_value(*id).unwrap());
-            assert_eq!(lists.of(found, world, encode).concat(), expected, "{wanted:?}");
+            let found = wanted.iter().map(|id| (*id, &world[*id]));
+            assert_eq!(lists.of(found, world.len(), encode).concat(), expected, "{wanted:?}");
             assert_eq!(times.get(), encoded, "{wanted:?}");
         };
         let (a, b) = (Arc::new(1), Arc::new(2));
@@ -128,6 +137,7 @@ mod tests {
         let second = world(&[("a", &a), ("b", &Arc::new(3))]);
         check(&second, &["a", "b"], &[1, 3], 1);
         check(&second, &["a", "b"], &[1, 3], 0);
+        drop(second);
         let third = world(&[("a", &a)]);
         check(&third, &["a"], &[1], 0);
         assert_eq!(lists.known.lock().unwrap().len(), 1, "what is gone is forgotten");
@@ -137,7 +147,7 @@ mod tests {
     fn what_was_listed_is_not_kept_alive() {
         let (lists, item) = (Encoded::default(), Arc::new(1_u8));
         let world = world(&[("a", &item)]);
-        lists.of(world.iter(), &world, |item| Bytes::from(vec![*item]));
+        lists.of(world.iter().map(|(id, item)| (&**id, item)), world.len(), |item| Bytes::from(vec![*item]));
         drop(world);
         assert_eq!(Arc::strong_count(&item), 1);
     }

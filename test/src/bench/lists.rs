@@ -17,12 +17,9 @@ use tokio::task::JoinSet;
 
 use crate::bench::beside::Beside;
 use crate::bench::samples::{Samples, table};
+use crate::bench::wire::Wire;
 use crate::fixture::Fixture;
 use crate::node::{Client, Node, connect, container_config, pod_config};
-
-mod wire;
-
-use wire::Wire;
 
 const ROWS: &[(&str, &str)] = &[
     ("list_pods", "ListPodSandbox ms"),
@@ -229,13 +226,15 @@ impl Poll {
         let mut samples = Samples::default();
         let one = v1::ContainerStatusRequest { container_id: self.container, verbose: false };
         for _ in 0..self.rounds {
-            let pods = samples
-                .time("list_pods", || wire.call("ListPodSandbox", &v1::ListPodSandboxRequest::default()))?;
-            let containers = samples.time("list_containers", || {
-                wire.call("ListContainers", &v1::ListContainersRequest::default())
+            let pods = samples.time("list_pods", || {
+                wire.call("RuntimeService/ListPodSandbox", &v1::ListPodSandboxRequest::default())
             })?;
-            samples.time("status", || wire.call("Status", &v1::StatusRequest::default()))?;
-            let status = samples.time("container_status", || wire.call("ContainerStatus", &one))?;
+            let containers = samples.time("list_containers", || {
+                wire.call("RuntimeService/ListContainers", &v1::ListContainersRequest::default())
+            })?;
+            samples.time("status", || wire.call("RuntimeService/Status", &v1::StatusRequest::default()))?;
+            let status =
+                samples.time("container_status", || wire.call("RuntimeService/ContainerStatus", &one))?;
             let pods = proto::ListPodSandboxResponse::decode(&*pods)?.items.len();
             let containers = proto::ListContainersResponse::decode(&*containers)?.items;
             ensure!(pods >= self.pods as usize, "{pods} pods are listed");
@@ -255,7 +254,7 @@ fn stats(socket: &Path, pods: u32) -> Result<Samples> {
     let mut samples = Samples::default();
     for _ in 0..STATS_ROUNDS {
         let request = v1::ListContainerStatsRequest::default();
-        let stats = samples.time("stats", || wire.call("ListContainerStats", &request))?;
+        let stats = samples.time("stats", || wire.call("RuntimeService/ListContainerStats", &request))?;
         let stats = v1::ListContainerStatsResponse::decode(&*stats)?.stats;
         ensure!(stats.len() as u32 == pods, "{} stats", stats.len());
         ensure!(stats.iter().all(|it| it.cpu.is_some() && it.memory.is_some()), "stats of nothing");

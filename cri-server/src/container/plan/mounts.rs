@@ -150,13 +150,15 @@ fn device(device: &HostDevice) -> Mount {
     mount(&device.path, "bind", device.host_path.clone(), &options)
 }
 
-/// An image as a volume (KEP-4639): what [`crate::container::volume`] has mounted by then.
+/// An image as a volume (KEP-4639): what [`crate::container::volume`] has mounted by then. Its programs can be run,
+/// and whoever does not want that says `noexec`.
 fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
     require(asked.host_path.is_empty(), &format!("{field}.host_path"), || {
         "a mount is of the host or of an image, not of both".to_owned()
     })?;
     let private = asked_propagation(asked) == Some(MountPropagation::PropagationPrivate);
     require(private, &format!("{field}.propagation"), || "an image has nothing to propagate".to_owned())?;
+    require(asked.readonly, &format!("{field}.readonly"), || "an image cannot be written to".to_owned())?;
     // Its layers are shifted before they are mounted together: the whole of it can't be (overlay has no ID maps).
     let pod = inputs.sandbox.pod.user.as_ref();
     let given = (mappings(&asked.uid_mappings), mappings(&asked.gid_mappings));
@@ -172,7 +174,9 @@ fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> R
     let destination = destination(field, asked, &nowhere)?;
     let container_dir = inputs.sandbox.pod.pod_dir.join("containers").join(inputs.container_id);
     let source = images_dir(&container_dir).join(index.to_string());
-    Ok(mount(&destination, "bind", source, &["rbind", "rprivate", "ro", "noexec", "nosuid", "nodev"]))
+    let mut options = vec!["rbind", "rprivate", access(field, asked)?, "nosuid", "nodev"];
+    options.extend(extra_options(field, asked)?);
+    Ok(mount(&destination, "bind", source, &options))
 }
 
 /// Whether its owners are to be other ones on the host.
@@ -185,21 +189,21 @@ fn bind(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<Mount, I
     let destination = destination(field, asked, source)?;
     let propagation = propagation(field, asked, source)?;
     let mut options = vec!["rbind", propagation, access(field, asked)?];
-    for option in &asked.mount_options {
-        let known = EXTRA_OPTIONS.iter().find(|known| *known == option);
-        options.push(known.ok_or_else(|| {
-            Invalid::wrong(
-                format!("{field}.mount_options"),
-                format!("{option} is not one of {EXTRA_OPTIONS:?}"),
-            )
-        })?);
-    }
+    options.extend(extra_options(field, asked)?);
     let mut bound = mount(&destination, "bind", source.path.clone(), &options);
     if is_mapped(asked) {
         bound.set_uid_mappings(Some(mappings(&asked.uid_mappings)));
         bound.set_gid_mappings(Some(mappings(&asked.gid_mappings)));
     }
     Ok(bound)
+}
+
+fn extra_options(field: &str, asked: &v1::Mount) -> Result<Vec<&'static str>, Invalid> {
+    let known = |option: &String| EXTRA_OPTIONS.into_iter().find(|known| known == option);
+    let unknown = |option| {
+        Invalid::wrong(format!("{field}.mount_options"), format!("{option} is not one of {EXTRA_OPTIONS:?}"))
+    };
+    asked.mount_options.iter().map(|option| known(option).ok_or_else(|| unknown(option))).collect()
 }
 
 fn refuse_unsupported(field: &str, asked: &v1::Mount) -> Result<(), Invalid> {

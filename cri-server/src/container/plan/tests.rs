@@ -493,8 +493,11 @@ fn mounts_that_cannot_be_are_refused() {
     check("/proc/sys belongs", volume("/proc/./sys", "/h"));
     check("suid is not one of", v1::Mount { mount_options: strings(&["suid"]), ..volume("/v", "/h") });
     let image = v1::ImageSpec { image: "x".into(), ..Default::default() };
-    check("not of both", v1::Mount { image: Some(image.clone()), ..volume("/v", "/h") });
-    check("nothing to propagate", v1::Mount { image: Some(image), propagation: slave, ..volume("/v", "") });
+    let image = v1::Mount { image: Some(image), readonly: true, ..volume("/v", "") };
+    check("not of both", v1::Mount { host_path: "/h".into(), ..image.clone() });
+    check("nothing to propagate", v1::Mount { propagation: slave, ..image.clone() });
+    check("mounts[0].readonly: an image", v1::Mount { readonly: false, ..image.clone() });
+    check("suid is not one of", v1::Mount { mount_options: strings(&["suid"]), ..image });
     check("no image is named", v1::Mount { image_sub_path: "x".into(), ..volume("/v", "/h") });
     let relabel = v1::Mount { selinux_relabel: true, ..volume("/v", "/h") };
     assert!(mount_at(&planned(|case| case.mount(relabel.clone(), Propagation::Private)), "/v").is_some());
@@ -847,15 +850,18 @@ fn a_runtime_is_told_only_the_annotations_that_it_is_allowed() {
 
 #[test]
 fn an_image_is_mounted_where_it_waits_below_the_containers_directory() {
-    let image = v1::ImageSpec { image: "sha256:22".into(), ..Default::default() };
+    let image = Some(v1::ImageSpec { image: "sha256:22".into(), ..Default::default() });
+    let mount_options = strings(&["noexec"]);
     let plan = planned(|case| {
-        case.mount(v1::Mount { image: Some(image), ..volume("/model", "") }, Propagation::Private);
+        let asked = v1::Mount { image, mount_options, readonly: true, ..volume("/model", "") };
+        case.mount(asked, Propagation::Private);
         case.host.mounts[0] =
             MountSource { path: PathBuf::new(), kind: SourceKind::Other, propagation: Propagation::Private };
     });
     let mount = mount_at(&plan, "/model").unwrap();
     assert_eq!(mount.source().as_deref(), Some(Path::new("/run/berth/sandboxes/s1/containers/c1/images/0")));
-    assert!(mount.options().as_ref().unwrap().contains(&"ro".to_owned()));
+    let options = strings(&["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"]);
+    assert_eq!(mount.options().as_ref(), Some(&options));
     assert!(plan.missing_sources.is_empty());
 }
 
@@ -868,7 +874,7 @@ fn an_image_is_mapped_as_its_pod_is_or_not_at_all() {
         let mappings = vec![v1::IdMapping { host_id: asked, container_id: 0, length: 65_536 }];
         let image = Some(v1::ImageSpec { image: "x".into(), ..Default::default() });
         let (uid_mappings, gid_mappings) = (mappings.clone(), mappings);
-        let mount = v1::Mount { image, uid_mappings, gid_mappings, ..volume("/model", "") };
+        let mount = v1::Mount { image, readonly: true, uid_mappings, gid_mappings, ..volume("/model", "") };
         case.mount(mount, Propagation::Private);
         case.plan().map_err(|error| error.to_string())
     };

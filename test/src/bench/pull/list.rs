@@ -4,15 +4,12 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf, BufMut};
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Request, Status};
 
 use super::disk::Disk;
 use super::images;
 use super::pullers::Puller;
 use crate::bench::samples::Samples;
-use crate::node::channel;
+use crate::bench::wire::Wire;
 use crate::registry::DockerRegistry;
 
 /// So many images are listed, so often.
@@ -31,56 +28,14 @@ pub(super) async fn list(backing: &Path, registry: &DockerRegistry) -> Result<f6
         client.pull(&format!("{}/tiny:{number}", registry.address())).await?;
     }
     let answer = client.images.list_images(proto::v1::ListImagesRequest::default()).await?.into_inner();
-    ensure!(answer.images.len() == LISTED, "{} images are listed", answer.images.len());
-    let mut grpc = tonic::client::Grpc::new(channel(puller.socket().context("berthd has a socket")?).await?);
+    ensure!(answer.items.len() == LISTED, "{} images are listed", answer.items.len());
+    let mut wire = Wire::connect(puller.socket().context("berthd has a socket")?)?;
     let mut samples = Samples::default();
     for _ in 0..ASKED {
-        grpc.ready().await?;
-        let path = http::uri::PathAndQuery::from_static("/runtime.v1.ImageService/ListImages");
         let start = Instant::now();
-        let bytes = grpc.unary(Request::new(()), path, Bytes).await?.into_inner();
+        let answer = wire.call("ImageService/ListImages", &proto::v1::ListImagesRequest::default())?;
         samples.add("list", start.elapsed());
-        ensure!(bytes > LISTED * 64, "an answer of {bytes} bytes is no list");
+        ensure!(answer.len() > LISTED * 64, "an answer of {} bytes is no list", answer.len());
     }
     Ok(samples.p50("list"))
-}
-
-/// An empty request, and an answer of so many bytes.
-#[derive(Debug, Clone, Copy, Default)]
-struct Bytes;
-
-impl Codec for Bytes {
-    type Encode = ();
-    type Decode = usize;
-    type Encoder = Bytes;
-    type Decoder = Bytes;
-
-    fn encoder(&mut self) -> Bytes {
-        Bytes
-    }
-
-    fn decoder(&mut self) -> Bytes {
-        Bytes
-    }
-}
-
-impl Encoder for Bytes {
-    type Item = ();
-    type Error = Status;
-
-    fn encode(&mut self, (): (), into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.put_slice(&[]);
-        Ok(())
-    }
-}
-
-impl Decoder for Bytes {
-    type Item = usize;
-    type Error = Status;
-
-    fn decode(&mut self, from: &mut DecodeBuf<'_>) -> Result<Option<usize>, Status> {
-        let bytes = from.remaining();
-        from.advance(bytes);
-        Ok(Some(bytes))
-    }
 }

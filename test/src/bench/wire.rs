@@ -64,7 +64,7 @@ impl Wire {
         Ok(wire)
     }
 
-    /// The bytes of the answer's message.
+    /// The bytes of the answer's message. `method`: `RuntimeService/Version`.
     ///
     /// # Errors
     /// When the call fails, without the daemon's words: they are in headers.
@@ -157,7 +157,7 @@ fn headers(method: &str) -> Vec<u8> {
     const PATH: u8 = 4;
     const AUTHORITY: u8 = 1;
     let mut bytes = vec![METHOD_POST, SCHEME_HTTP, PATH];
-    bytes.extend(letters(&format!("/runtime.v1.RuntimeService/{method}")));
+    bytes.extend(letters(&format!("/runtime.v1.{method}")));
     bytes.push(AUTHORITY);
     bytes.extend(letters("localhost"));
     for text in [("content-type", "application/grpc"), ("te", "trailers")] {
