@@ -38,6 +38,9 @@ pub struct Facts {
 pub struct Made {
     /// `sha256:…` of the image, whatever name it was asked by.
     pub image_id: String,
+    /// The same of the volumes that are images, by the index of the mount.
+    #[serde(default)]
+    pub volume_image_ids: Vec<Option<String>>,
     pub created_at_ns: i64,
     /// Without what is in the bundle's config.json alone; see [`slim`].
     pub plan: plan::ContainerPlan,

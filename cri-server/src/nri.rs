@@ -76,7 +76,7 @@ section! {
         config_dir: std::path::PathBuf = "/etc/nri/conf.d".into(),
         /// How long a plugin that has connected may take to register, and then to hear of what there is.
         registration_timeout_ms: u64 = 5000,
-        /// How long a plugin may take for one answer before it is cut off.
+        /// How long a plugin may take for any other answer before it is cut off.
         request_timeout_ms: u64 = 2000,
         default_validator: ValidatorSection = ValidatorSection::default(),
     }

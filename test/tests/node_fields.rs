@@ -148,6 +148,12 @@ async fn an_image_is_a_volume_whole_or_in_part() -> Result<()> {
     config.mounts =
         vec![volume("/all", ""), volume("/part", "model"), volume("/one", "model/weights"), sealed];
     let (pod, container) = fixture.run_with("volumes", config.clone()).await?;
+    let pod_config = fixture.pod_config("volumes");
+    assert_eq!(
+        fixture.client.create(&pod, &config, &pod_config).await?,
+        container,
+        "the same, asked for again"
+    );
     let log = fixture.log_of("volumes", 12).await;
     for words in [
         "weights=1 2 3",

@@ -74,13 +74,13 @@ async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Bo
 
 async fn make_of(
     node: &Node,
-    mut order: Order,
+    order: Order,
     origin: Option<&Origin>,
     name: String,
     progress: &Progress,
 ) -> Result<Born, Error> {
     let image = image(node, origin, name)?;
-    volume::resolve(node, &mut order.config)?;
+    let volume_images = volume::images(node, &order.config)?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
     let plan = decide(node, &order, &image, &host)?;
@@ -96,7 +96,7 @@ async fn make_of(
     let record = write_down(node, &order, &plan)?;
 
     progress.enter(Step::ContainerRootfs);
-    volume::mount(node, &order, record.dir(), plan.file_label.as_deref()).await?;
+    volume::mount(node, &order, &volume_images, record.dir(), plan.file_label.as_deref()).await?;
     let rootfs = node.images.make_writable(&order.id, &image).await?;
     if let Some(origin) = origin {
         origin.fill(node, &order.id, &plan.spec).await?;
@@ -106,7 +106,12 @@ async fn make_of(
     progress.enter(Step::ContainerCreate);
     let volumes = volumes(&host, &plan, adjusted.as_ref(), &node.images.volumes_dir(&order.id));
     let ask = monitor_plan(node, &order, &plan, Volumes { rootfs, volumes }, record.dir());
-    let made = Made { image_id: image.id.clone(), created_at_ns: node.now_ns(), plan: super::slim(plan) };
+    let made = Made {
+        image_id: image.id.clone(),
+        volume_image_ids: volume_images.into_iter().map(|image| Some(image?.id.clone())).collect(),
+        created_at_ns: node.now_ns(),
+        plan: super::slim(plan),
+    };
     record.write_json("plan", &made)?;
     let limits = adjusted.and_then(|adjusted| adjusted.limits(&order.config)).map(Arc::new);
     if let Some(limits) = &limits {

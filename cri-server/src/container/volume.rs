@@ -11,8 +11,9 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use image_service::RootfsPlan;
+use image_service::{Image, RootfsPlan};
 use proto::v1;
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
@@ -32,40 +33,39 @@ const OPTIONS_MAX: usize = 4095;
 /// What holds the layers of a volume for a container is named for both.
 const HELD: &str = "-image-";
 
-/// Notes which images the names of a container's volumes mean now: what is mounted, and what its status tells (KEP-5365).
+/// The images that the names of a container's volumes mean now, by the index of the mount; none where the mount is of
+/// the host.
 ///
 /// # Errors
 /// When one is not on the node.
-pub fn resolve(node: &Node, config: &mut v1::ContainerConfig) -> Result<(), Error> {
-    for image in config.mounts.iter_mut().filter_map(|mount| mount.image.as_mut()) {
-        if image.image.is_empty() {
-            continue;
-        }
-        let found = node.images.find(&image.image).ok_or_else(|| Error::ImageVolume {
-            image: image.image.clone(),
+pub fn images(node: &Node, config: &v1::ContainerConfig) -> Result<Vec<Option<Arc<Image>>>, Error> {
+    let find = |mount: &v1::Mount| {
+        let Some(name) = name(mount) else { return Ok(None) };
+        let missing = || Error::ImageVolume {
+            image: name.to_owned(),
             why: "it is not on this node; pull it first".into(),
-        })?;
-        image.image_ref.clone_from(&found.id);
-    }
-    Ok(())
+        };
+        node.images.find(name).map(Some).ok_or_else(missing)
+    };
+    config.mounts.iter().map(find).collect()
 }
 
-/// Mounts what the order wants of images, each [`resolve`]d. `label`: SELinux, of all files in them.
+/// Mounts what the order wants of its `images`. `label`: SELinux, of all files in them.
 ///
 /// # Errors
 /// When an image is gone from the node, or has no such sub path.
 pub async fn mount(
     node: &Node,
     order: &Order,
+    images: &[Option<Arc<Image>>],
     container_dir: &Path,
     label: Option<&str>,
 ) -> Result<(), Error> {
-    for (index, mount) in order.config.mounts.iter().enumerate() {
-        let Some(asked) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else { continue };
-        let failed = |why: String| Error::ImageVolume { image: asked.image.clone(), why };
-        let found = node.images.find(&asked.image_ref);
-        let image = found.ok_or_else(|| failed("it was removed meanwhile; pull it again".into()))?;
-        let layers = node.images.make_writable(&held(&order.id, index), &image).await?;
+    for (index, (mount, image)) in order.config.mounts.iter().zip(images).enumerate() {
+        let Some(image) = image else { continue };
+        let failed =
+            |why: String| Error::ImageVolume { image: name(mount).unwrap_or(&image.id).to_owned(), why };
+        let layers = node.images.make_writable(&held(&order.id, index), image).await?;
         let userns = order.sandbox.plan.pod.pod_dir.join("ns/user");
         let userns = Some(userns).filter(|_| is_mapped(mount));
         let shown = Shown { layers, label: label.map(str::to_owned), userns };
@@ -75,6 +75,10 @@ pub async fn mount(
         mounting.await.map_err(|_| Error::Stopping)?.map_err(|error| failed(error.to_string()))?;
     }
     Ok(())
+}
+
+fn name(mount: &v1::Mount) -> Option<&str> {
+    mount.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty())
 }
 
 /// Takes all of a container's volumes away. Safe from any point, and twice.
@@ -195,7 +199,7 @@ fn attach(tree: impl AsFd, target: &Path) -> rustix::io::Result<()> {
     move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-/// Read-only, and nothing in it runs, as image volumes are defined (KEP-4639).
+/// Read-only, as image volumes are defined (KEP-4639).
 fn overlay(shown: &Shown, target: &Path) -> Result<(), Failed> {
     match detached_overlay(shown) {
         Ok(mount) => attach(mount, target).map_err(Failed::kernel("mounting the image")),

@@ -76,13 +76,9 @@ pub(super) async fn run(node: Arc<Node>, mut jobs: mpsc::UnboundedReceiver<Job>)
 fn heard<A>(plugin: &Plugin, event: Event, answer: Result<A, CallError>) -> Result<Option<A>, Error> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
-        // By itself, and mostly before it was asked.
         Err(CallError::Closed) => {
-            tracing::warn!(
-                "NRI plugin {} left without an answer to {}",
-                plugin.identity,
-                events::method(event)
-            );
+            let call = events::method(event);
+            tracing::warn!("NRI plugin {} is gone without an answer to {call}", plugin.identity);
             Ok(None)
         }
         Err(error) if error.is_fatal() => {

@@ -190,15 +190,15 @@ impl Plugin {
     }
 
     /// Tells all there is; in pieces, when it is more than one message may hold. A plugin that takes stock of a whole
-    /// node may take as long for it as for coming at all.
+    /// node may take as long for each as for coming at all.
     pub(super) async fn synchronize(
         &self,
         pods: Vec<PodSandbox>,
         containers: Vec<Container>,
     ) -> Result<Vec<ContainerUpdate>, CallError> {
+        let patience = self.patience.registration.max(self.patience.request);
         for request in pieces(pods, containers) {
-            let answer: SynchronizeResponse =
-                self.link.call("Synchronize", &request, self.patience.registration).await?;
+            let answer: SynchronizeResponse = self.link.call("Synchronize", &request, patience).await?;
             if !request.more {
                 return Ok(answer.update);
             }

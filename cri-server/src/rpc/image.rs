@@ -8,11 +8,11 @@ use base64::Engine;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use image_service::{Credentials, Image, LayerStage, Progress, PullRequest, Usage};
 use proto::v1::image_service_server::ImageService;
-use proto::{ListImagesResponse, v1};
+use proto::{List, ListImagesResponse, v1};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::lists::Lists;
+use super::lists::Encoded;
 use super::{Reply, answer};
 use crate::error::Error;
 use crate::metrics::Pulled;
@@ -22,7 +22,7 @@ use crate::node::Node;
 #[derive(Debug, Clone)]
 pub struct Images {
     node: Arc<Node>,
-    lists: Arc<Lists>,
+    listed: Arc<Encoded<Image>>,
 }
 
 /// Images in one message of a streamed list.
@@ -36,7 +36,9 @@ impl ImageService for Images {
         let work = async {
             let all = self.node.images.list();
             let found = self.found(&all, request.into_inner().filter);
-            Ok(self.lists.images(&found, all.len()))
+            let named = found.iter().map(|image| (image.id.as_str(), image));
+            let encoded = self.listed.of(named, all.len(), |image| List::encoded(&words(image)));
+            Ok(List { items: Vec::new(), encoded })
         };
         answer(&self.node.metrics, "ListImages", work).await
     }
@@ -118,7 +120,7 @@ impl ImageService for Images {
 
 impl Images {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, lists: Arc::default() }
+        Self { node, listed: Arc::default() }
     }
 
     /// Where the pod's cgroup is, when pulls are counted there.
@@ -178,7 +180,7 @@ fn name(spec: Option<v1::ImageSpec>) -> Result<String, Error> {
     }
 }
 
-pub(super) fn words(image: &Image) -> v1::Image {
+fn words(image: &Image) -> v1::Image {
     let (uid, username) = user(&image.config.user);
     v1::Image {
         id: image.id.clone(),

@@ -8,24 +8,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use image_service::Image;
-use proto::{List, ListContainersResponse, ListImagesResponse, ListPodSandboxResponse, v1};
+use proto::{List, ListContainersResponse, ListPodSandboxResponse, v1};
 
-use super::{image, words};
+use super::words;
 use crate::container::Container;
 use crate::sandbox::Sandbox;
 use crate::world::Snapshot;
 
-/// The bytes of what was listed last.
+/// The bytes of the pods and containers that were listed last.
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     sandboxes: Encoded<Sandbox>,
     containers: Encoded<Container>,
-    images: Encoded<Image>,
 }
 
+/// Items of one kind, by their ids.
 #[derive(Debug)]
-struct Encoded<T> {
+pub(super) struct Encoded<T> {
     known: Mutex<HashMap<Arc<str>, Item<T>>>,
 }
 
@@ -58,18 +57,11 @@ impl Lists {
         let found = found.iter().map(|container| (&*container.facts.id, container));
         List { items: Vec::new(), encoded: self.containers.of(found, world.containers.len(), encode) }
     }
-
-    /// `there`: how many images the node has.
-    pub(super) fn images(&self, found: &[Arc<Image>], there: usize) -> ListImagesResponse {
-        let encode = |image: &Image| List::encoded(&image::words(image));
-        let found = found.iter().map(|image| (image.id.as_str(), image));
-        List { items: Vec::new(), encoded: self.images.of(found, there, encode) }
-    }
 }
 
 impl<T> Encoded<T> {
     /// In the order of `found`; of more than is `there`, what is gone is not kept.
-    fn of<'a>(
+    pub(super) fn of<'a>(
         &self,
         found: impl Iterator<Item = (&'a str, &'a Arc<T>)>,
         there: usize,

@@ -83,13 +83,24 @@ pub(super) fn container_status(container: &Container) -> v1::ContainerStatus {
         message: exit.map(end_message).unwrap_or_default().into(),
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(facts),
         log_path: plan.log_path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         resources: Some(v1::ContainerResources { linux: resources, windows: None }),
         image_id: facts.made.image_id.clone(),
         user: Some((&plan.user).into()),
         stop_signal: stop_signal(config, plan.stop_signal).into(),
     }
+}
+
+/// As they were asked for, and which images they are (KEP-5365).
+fn mounts(facts: &container::Facts) -> Vec<v1::Mount> {
+    let mut mounts = facts.config.mounts.clone();
+    for (mount, id) in mounts.iter_mut().zip(&facts.made.volume_image_ids) {
+        if let (Some(image), Some(id)) = (&mut mount.image, id) {
+            image.image_ref.clone_from(id);
+        }
+    }
+    mounts
 }
 
 fn container_state(life: &Life) -> v1::ContainerState {

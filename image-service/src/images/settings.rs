@@ -36,9 +36,9 @@ pub struct Settings {
     pub parallel_layers: usize,
     /// An unpacked layer larger than this is refused.
     pub max_layer_bytes: u64,
-    /// Of blobs this large, what has come is kept over broken pulls and crashes,
+    /// Of blobs this large, what has come is kept over broken pulls and crashes, once it is worth that.
     pub parts_from_bytes: u64,
-    /// but for what comes within this time, unless it comes more slowly than it is unpacked.
+    /// It is worth that after this time, or after 0.3 s when it comes more slowly than it is unpacked.
     pub parts_after: Duration,
     /// Connections beyond the first that large blobs may have, over all pulls of the node.
     pub more_connections: usize,

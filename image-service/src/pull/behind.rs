@@ -9,7 +9,7 @@ use crate::unpack::stream::read_from_buffer;
 
 const BUFFER_BYTES: usize = 256 << 10;
 /// The first read must show enough to tell how the layer is packed.
-const MAGIC_BYTES: u64 = 8;
+pub(super) const MAGIC_BYTES: u64 = 8;
 
 #[derive(Debug)]
 pub(super) struct Behind {

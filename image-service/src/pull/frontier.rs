@@ -64,7 +64,8 @@ pub(super) struct Available {
 }
 
 impl Frontier {
-    /// The runs of a blob of which some have come already. What lies before `from` nobody asks for any more.
+    /// The runs of a blob of which some have come already; or, where nothing has, one from `from` on: what lies before
+    /// nobody asks for any more.
     pub(super) fn new(part: Arc<Part>, came: Vec<Came>, from: u64, size: u64) -> io::Result<Frontier> {
         let mut runs: Vec<Run> = Vec::new();
         let mut add = |start: u64, filled: u64, file: Arc<File>| {
@@ -99,10 +100,11 @@ impl Frontier {
         Some(Claim { run: run.start, position: run.start + run.filled, end: run.end })
     }
 
-    /// A claim given up before its run was whole.
+    /// A claim given up before its run was whole. What it had room for, and did not write, is still to come.
     pub(super) fn release(&self, run: u64) {
         if let Some(run) = self.state().run(run) {
             run.claimed = false;
+            run.in_flight = 0;
         }
     }
 
@@ -194,5 +196,37 @@ impl Run {
     /// What nobody has brought yet, nor is bringing now.
     fn rest(&self) -> u64 {
         (self.end - self.start).saturating_sub(self.filled + self.in_flight)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::gc::Trash;
+    use crate::store::Parts;
+
+    #[test]
+    fn what_was_not_written_after_all_is_still_to_come() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["parts", "trash"] {
+            std::fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        let trash = Arc::new(Trash::open(dir.path().join("trash")).unwrap());
+        let parts = Parts::new(dir.path().join("parts"), trash).unwrap();
+        let (part, came) = parts.take(&Digest::sha256(b"x"), 100).unwrap().unwrap();
+        let frontier = Frontier::new(Arc::new(part), came, 40, 100).unwrap();
+        let claimed = |position| Some(Claim { run: 40, position, end: 100 });
+        assert_eq!((frontier.claim(), frontier.claim()), (claimed(40), None));
+        frontier.room(40, 30).unwrap();
+        frontier.wrote(40);
+        // The last batch of the run, and the disk takes none of it.
+        assert_eq!(frontier.room(40, 1000).unwrap().bytes, 30);
+        frontier.release(40);
+        assert_eq!(frontier.claim(), claimed(70));
+        assert!(!frontier.is_whole());
+        frontier.room(40, 30).unwrap();
+        frontier.wrote(40);
+        assert!(frontier.is_whole() && frontier.room(40, 1).is_none());
     }
 }

@@ -48,7 +48,7 @@ impl Pulls {
         blocking(move || {
             let taken = store.parts.take(&digest, size);
             let taken =
-                taken.map_err(|error| Error::io("making a place for a blob in", store.root(), error))?;
+                taken.map_err(|error| Error::io("looking for parts of a blob in", store.root(), error))?;
             Ok(taken.map(|(part, came)| Taken { part: Arc::new(part), came }))
         })
         .await
@@ -108,12 +108,13 @@ impl Pulls {
         came: Vec<Came>,
         sender: mpsc::Sender<Piece>,
     ) -> Brought {
-        let begun = match came.is_empty() {
-            true => match self.bring_unkept(wanted, sender.clone()).await {
+        let begun = if came.is_empty() {
+            match self.bring_unkept(wanted, sender.clone()).await {
                 Ok(blob) => Some(blob),
                 Err(brought) => return brought,
-            },
-            false => None,
+            }
+        } else {
+            None
         };
         let from = begun.as_ref().map_or(0, Blob::position);
         let frontier = match self.frontier(part.clone(), came, from, wanted.descriptor.size).await {
@@ -143,20 +144,20 @@ impl Pulls {
         let failed = |error| Brought::Not(Stopped::Registry(error));
         let download = Download::open(wanted.repository, wanted.descriptor, sender, wanted.watch).await;
         let mut download = download.map_err(failed)?;
-        while !self.is_worth_keeping(&download) {
-            match download.step().await {
+        loop {
+            let age = download.began.elapsed();
+            if download.may_turn() && is_worth_keeping(age, download.waited, self.parts_after) {
+                return Ok(download.blob);
+            }
+            // Who sends nothing is judged, too.
+            let looks = [SLOW_AFTER, self.parts_after].into_iter().filter(|look| *look > age);
+            match download.step(looks.min().map(|look| download.began + look)).await {
                 None => {}
                 Some(Downloaded::Done) => return Err(Brought::All),
                 Some(Downloaded::Unwanted) => return Err(Brought::Unwanted),
                 Some(Downloaded::Failed(error)) => return Err(failed(error)),
             }
         }
-        Ok(download.blob)
-    }
-
-    fn is_worth_keeping(&self, download: &Download<'_>) -> bool {
-        let (age, after) = (download.age(), self.parts_after);
-        download.may_go_elsewhere() && (age >= after || (age >= SLOW_AFTER && download.is_slow()))
     }
 
     async fn frontier(
@@ -177,10 +178,41 @@ impl Pulls {
     }
 }
 
+/// Whether a download of this age, which has `waited` so long for the registry, is to be kept from now on.
+fn is_worth_keeping(age: Duration, waited: Duration, after: Duration) -> bool {
+    age >= after || (age >= SLOW_AFTER && waited > age / 2)
+}
+
 async fn remove(part: Arc<Part>) -> Result<(), Error> {
     blocking(move || {
         part.remove();
         Ok(())
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_for_long_or_slowly_is_worth_keeping() {
+        let ms = Duration::from_millis;
+        for (age, waited, expected) in [
+            (0, 0, false),
+            (299, 299, false),
+            (300, 151, true),
+            (300, 150, false),
+            (1999, 999, false),
+            (1999, 1000, true),
+            (2000, 0, true),
+        ] {
+            assert_eq!(
+                is_worth_keeping(ms(age), ms(waited), ms(2000)),
+                expected,
+                "{age} ms, {waited} waited"
+            );
+        }
+        assert!(is_worth_keeping(ms(0), ms(0), ms(0)));
+    }
 }

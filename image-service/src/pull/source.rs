@@ -1,14 +1,15 @@
 //! The bounded pipe between a download and the thread that unpacks it, and the download that fills it.
 
 use std::io::{self, BufRead, Read};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::{Instant, timeout_at};
 
 use super::LayerWatch;
-use super::behind::Behind;
+use super::behind::{Behind, MAGIC_BYTES};
 use crate::manifest::Descriptor;
 use crate::registry::{self, Blob, Repository};
 use crate::unpack::stream::read_from_buffer;
@@ -18,8 +19,6 @@ const PIECES: usize = 16;
 /// A download that found the pipe full waits for room for so many: woken for each piece that is taken, it would make
 /// two processors change what they do for every 64 KiB.
 const ROOM: usize = PIECES / 2;
-/// The first read must show enough to tell how the layer is packed.
-const MAGIC_BYTES: usize = 8;
 
 /// What goes through the pipe. The end is said: a pipe that only closes was cut.
 pub(super) enum Piece {
@@ -64,7 +63,7 @@ impl Pipe {
 
     fn start(&mut self) -> io::Result<()> {
         self.started = true;
-        while self.current.len() < MAGIC_BYTES && self.is_coming() {
+        while (self.current.len() as u64) < MAGIC_BYTES && self.is_coming() {
             let next = self.next()?;
             self.current = [&self.current[..], &next[..]].concat().into();
         }
@@ -116,10 +115,11 @@ pub(super) enum Downloaded {
 pub(super) struct Download<'a> {
     pub(super) blob: Blob,
     sender: mpsc::Sender<Piece>,
+    size: u64,
     watch: LayerWatch<'a>,
-    began: Instant,
-    /// For how long nothing was there to be unpacked.
-    waited: Duration,
+    pub(super) began: Instant,
+    /// How long the registry was waited for.
+    pub(super) waited: Duration,
 }
 
 impl<'a> Download<'a> {
@@ -130,29 +130,25 @@ impl<'a> Download<'a> {
         watch: LayerWatch<'a>,
     ) -> Result<Download<'a>, registry::Error> {
         let blob = repository.blob(descriptor, 0).await?;
-        Ok(Download { blob, sender, watch, began: Instant::now(), waited: Duration::ZERO })
+        let (size, began) = (descriptor.size, Instant::now());
+        Ok(Download { blob, sender, size, watch, began, waited: Duration::ZERO })
     }
 
-    pub(super) fn age(&self) -> Duration {
-        self.began.elapsed()
+    /// Whether what is still to come may go another way: the reader can begin there, or has seen enough to go on there.
+    pub(super) fn may_turn(&self) -> bool {
+        let position = self.blob.position();
+        position == 0 || (position >= MAGIC_BYTES && position < self.size)
     }
 
-    /// Whether more of its time went by waiting for the registry than for the thread that unpacks.
-    pub(super) fn is_slow(&self) -> bool {
-        self.waited > self.age() / 2
-    }
-
-    /// Whether the reader can begin elsewhere, or has seen enough to go on elsewhere.
-    pub(super) fn may_go_elsewhere(&self) -> bool {
-        self.blob.position() == 0 || self.blob.position() >= MAGIC_BYTES as u64
-    }
-
-    /// Moves one piece; how the download ended, once it has.
-    pub(super) async fn step(&mut self) -> Option<Downloaded> {
+    /// Moves one piece, should one come in time; how the download ended, once it has.
+    pub(super) async fn step(&mut self, until: Option<Instant>) -> Option<Downloaded> {
         let asked = Instant::now();
-        let next = self.blob.next().await;
+        let next = match until {
+            Some(until) => timeout_at(until, self.blob.next()).await.ok(),
+            None => Some(self.blob.next().await),
+        };
         self.waited += asked.elapsed();
-        let (piece, end) = match next {
+        let (piece, end) = match next? {
             Ok(Some(bytes)) => {
                 self.watch.came(bytes.len());
                 (Piece::Bytes(bytes), None)
@@ -179,7 +175,7 @@ pub(super) async fn download(
         Err(error) => return Downloaded::Failed(error),
     };
     loop {
-        if let Some(end) = download.step().await {
+        if let Some(end) = download.step(None).await {
             return end;
         }
     }

@@ -1,5 +1,5 @@
 //! What has come of large blobs that are not whole yet: kept over a broken pull and over a crash, so that
-//! the next pull asks only for the rest.
+//! the next pull asks only for what is not there: the rest, and what came before it was worth keeping.
 //!
 //! ```text
 //! ROOT/parts/<hex of the blob's digest>/<offset>   bytes of the blob from there on
@@ -144,6 +144,11 @@ impl Part {
             }
             let file = File::options().read(true).write(true).open(entry.path())?;
             let filled = file.metadata()?.len();
+            // Begun, and nothing came.
+            if filled == 0 {
+                std::fs::remove_file(entry.path())?;
+                continue;
+            }
             files.push(Came { start, filled, file: Arc::new(file) });
         }
         files.sort_by_key(|came| came.start);
@@ -190,6 +195,10 @@ mod tests {
         let (part, came) = parts.take(&blob, 100).unwrap().unwrap();
         let found: Vec<_> = came.iter().map(|came| (came.start, came.filled)).collect();
         assert_eq!(found, [(0, 7), (30, 30), (60, 40)]);
+        part.begin(90).unwrap();
+        drop(part);
+        let (part, came) = parts.take(&blob, 100).unwrap().unwrap();
+        assert_eq!((came.len(), std::fs::read_dir(part.path()).unwrap().count()), (3, 3), "one has nothing");
         part.remove();
         drop(part);
         assert!(parts.take(&blob, 100).unwrap().unwrap().1.is_empty());

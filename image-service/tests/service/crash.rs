@@ -29,7 +29,8 @@ async fn victim() {
     settings.registries_conf_dir = root.join("none");
     settings.policy = root.join("none");
     settings.parts_from_bytes = LARGE;
-    settings.parts_after = Duration::ZERO;
+    // At once, or while a blob comes.
+    settings.parts_after = Duration::from_millis(u64::from(std::process::id() % 2) * 20);
     let images = image_service::Images::open(settings).await.unwrap();
     println!("open");
     loop {

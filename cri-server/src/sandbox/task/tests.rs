@@ -95,7 +95,12 @@ fn running(id: &str) -> Slot {
         id: id.into(),
         sandbox_id: "s1".into(),
         config: v1::ContainerConfig::default(),
-        made: container::Made { image_id: String::new(), created_at_ns: 1, plan },
+        made: container::Made {
+            image_id: String::new(),
+            volume_image_ids: Vec::new(),
+            created_at_ns: 1,
+            plan,
+        },
     };
     let life = container::Life::Running { pid: 7, started_at_ns: 2 };
     Slot::new(Stage::Made { facts: Arc::new(facts), life, limits: None })
