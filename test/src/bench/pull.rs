@@ -67,7 +67,9 @@ pub async fn run(options: Options) -> Result<String> {
         let p50 = list::list(&options.backing, &registry).await?;
         report += &format!("list_images_p50_ms {p50:.3}\n");
     }
-    report += &ratios(&all);
+    if !all.is_empty() {
+        report += &ratios(&all);
+    }
     Ok(report)
 }
 

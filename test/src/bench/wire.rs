@@ -5,6 +5,7 @@
 //! apart (RFC 9113); headers of answers are not read, since an answer that failed has no message.
 
 use std::io::{Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -31,6 +32,7 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const WINDOW: u32 = (1 << 31) - 1;
 /// Of a connection, before it is told otherwise.
 const FIRST_WINDOW: u32 = 65535;
+const BUFFER: usize = 1 << 20;
 /// A daemon that says nothing for so long never will.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,9 +41,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Wire {
     socket: UnixStream,
     next_stream: u32,
-    received: Vec<u8>,
-    /// How much of `received` was looked at.
-    taken: usize,
+    /// Zeroes are written to it once, not before each read.
+    buffer: Vec<u8>,
+    /// What was received and not looked at lies here in `buffer`.
+    unread: Range<usize>,
 }
 
 struct Frame {
@@ -55,7 +58,7 @@ impl Wire {
     pub(super) fn connect(socket: &Path) -> Result<Wire> {
         let socket = UnixStream::connect(socket)?;
         socket.set_read_timeout(Some(PATIENCE))?;
-        let mut wire = Wire { socket, next_stream: 1, received: Vec::with_capacity(1 << 20), taken: 0 };
+        let mut wire = Wire { socket, next_stream: 1, buffer: vec![0; BUFFER], unread: 0..0 };
         let settings = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &WINDOW.to_be_bytes()].concat();
         let mut hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         hello.extend(frame(SETTINGS, 0, 0, &settings));
@@ -108,27 +111,26 @@ impl Wire {
 
     fn frame(&mut self) -> Result<Frame> {
         self.receive(9)?;
-        let head = &self.received[self.taken..][..9];
+        let head = &self.buffer[self.unread.start..][..9];
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let (kind, flags) = (head[3], head[4]);
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & WINDOW;
         self.receive(9 + length)?;
-        let payload = self.received[self.taken + 9..][..length].to_vec();
-        self.taken += 9 + length;
+        let payload = self.buffer[self.unread.start + 9..][..length].to_vec();
+        self.unread.start += 9 + length;
         Ok(Frame { kind, flags, stream, payload })
     }
 
     /// Until there are so many bytes that were not looked at.
     fn receive(&mut self, wanted: usize) -> Result<()> {
-        if self.taken == self.received.len() {
-            self.received.clear();
-            self.taken = 0;
+        ensure!(wanted <= BUFFER, "a frame of {wanted} bytes");
+        if self.unread.is_empty() || self.unread.start + wanted > BUFFER {
+            self.buffer.copy_within(self.unread.clone(), 0);
+            self.unread = 0..self.unread.len();
         }
-        while self.received.len() < self.taken + wanted {
-            let before = self.received.len();
-            self.received.resize(before + (256 << 10), 0);
-            let count = self.socket.read(&mut self.received[before..])?;
-            self.received.truncate(before + count);
+        while self.unread.len() < wanted {
+            let count = self.socket.read(&mut self.buffer[self.unread.end..])?;
+            self.unread.end += count;
             ensure!(count > 0, "the daemon closed the connection");
         }
         Ok(())
