@@ -52,12 +52,16 @@ impl<B: Blocks> Archive<B> {
             match header.0[156] {
                 b'x' => {
                     let body = self.extension(&header, MAX_EXTENSION, Refusal::LargeExtension)?;
-                    extensions.read_pax(&body).ok_or_else(|| header.refused(Refusal::BadExtension))?;
+                    extensions.replace_pax(&body).map_err(|why| header.refused(why))?;
                 }
-                // A global header: Go hands it out as an entry of its own and applies nothing of it.
-                b'g' => _ = self.extension(&header, MAX_EXTENSION, Refusal::LargeExtension)?,
-                b'L' => extensions.gnu_path = Some(self.long_name(&header)?),
-                b'K' => extensions.gnu_link = Some(self.long_name(&header)?),
+                // A global header: Go hands it out as an entry of its own, so what was said before it is
+                // said of it, and applies nothing of it.
+                b'g' => {
+                    self.extension(&header, MAX_EXTENSION, Refusal::LargeExtension)?;
+                    extensions = Extensions::default();
+                }
+                b'L' => extensions.gnu_path = self.long_name(&header)?,
+                b'K' => extensions.gnu_link = self.long_name(&header)?,
                 _ => return self.entry(&header, extensions).map(Some),
             }
         }
@@ -154,9 +158,10 @@ impl<B: Blocks> Archive<B> {
         Ok(body)
     }
 
-    fn long_name(&mut self, header: &Header) -> Result<Vec<u8>, Error> {
+    /// None for an empty one, which says nothing.
+    fn long_name(&mut self, header: &Header) -> Result<Option<Vec<u8>>, Error> {
         let body = self.extension(header, MAX_NAME as u64 + 1, Refusal::LongName)?;
-        Ok(until_nul(&body).to_vec())
+        Ok(Some(until_nul(&body).to_vec()).filter(|name| !name.is_empty()))
     }
 
     fn entry(&mut self, header: &Header, extensions: Extensions) -> Result<Entry, Error> {
@@ -173,8 +178,9 @@ impl<B: Blocks> Archive<B> {
             return Err(refused(Refusal::Number));
         }
         let kind = match header.0[156] {
-            // Before POSIX a directory was told by its slash.
-            0 | b'0' if name.ends_with(b"/") => Kind::Directory,
+            // Before POSIX a directory was told by its slash. Type '0' is a file whatever its name: it has data,
+            // in which another reader would find entries.
+            0 if name.ends_with(b"/") => Kind::Directory,
             0 | b'0' | b'7' => Kind::File { size },
             b'1' => Kind::HardLink { target: normalise(&link)? },
             b'2' => Kind::Symlink { target: symlink_target(&name, link)? },
@@ -197,6 +203,7 @@ impl<B: Blocks> Archive<B> {
             }
         };
         let mode = number(100..108)? as u32 & 0o7777;
+        // Links, directories, devices and pipes have no data, whatever size they give: so in Go.
         self.expect_data(if let Kind::File { size } = kind { size } else { 0 });
         Ok(Entry {
             kind,

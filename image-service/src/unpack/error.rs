@@ -52,6 +52,8 @@ pub enum Refusal {
     LargeExtension,
     #[error("its extended header is malformed")]
     BadExtension,
+    #[error("the names of its extended attributes have more than {MAX_XATTR_NAMES} bytes")]
+    ManyAttributes,
     #[error("a number in it is out of range")]
     Number,
     #[error("entries of type {0:?} are unknown")]
@@ -72,6 +74,9 @@ pub enum Refusal {
 pub(crate) const MAX_NAME: usize = 4095;
 /// The limit of Go's archive/tar, which every peer uses.
 pub(crate) const MAX_EXTENSION: u64 = 1 << 20;
+/// More than that of one file Linux lists to nobody (`XATTR_LIST_MAX`). Names and values together have the bound of
+/// the extended header that they came in.
+pub(crate) const MAX_XATTR_NAMES: usize = 64 << 10;
 
 impl Error {
     pub(crate) fn refused(entry: &[u8], why: Refusal) -> Error {

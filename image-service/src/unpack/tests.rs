@@ -10,6 +10,7 @@ use rustix::fd::AsFd;
 use super::*;
 
 mod games;
+mod smuggled;
 
 /// Raw blocks, so that archives can lie.
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! What PAX and GNU headers say of the entry after them.
 
 use crate::unpack::entry::Time;
+use crate::unpack::error::{MAX_XATTR_NAMES, Refusal};
 
 /// What extension headers said about the entry after them.
 #[derive(Default)]
@@ -19,8 +20,18 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
+    /// Takes a PAX header in place of one before it, as Go does, so that headers in a row don't add up.
+    /// GNU's names have headers of their own and stay.
+    pub(super) fn replace_pax(&mut self, body: &[u8]) -> Result<(), Refusal> {
+        let (gnu_path, gnu_link) = (self.gnu_path.take(), self.gnu_link.take());
+        *self = Extensions { gnu_path, gnu_link, ..Extensions::default() };
+        self.read_pax(body).ok_or(Refusal::BadExtension)?;
+        let names: usize = self.xattrs.iter().map(|(name, _)| name.len() + 1).sum();
+        if names > MAX_XATTR_NAMES { Err(Refusal::ManyAttributes) } else { Ok(()) }
+    }
+
     /// Records are `LENGTH KEY=VALUE\n`. None when they are not.
-    pub(super) fn read_pax(&mut self, mut body: &[u8]) -> Option<()> {
+    fn read_pax(&mut self, mut body: &[u8]) -> Option<()> {
         while !body.is_empty() {
             let space = body.iter().take(20).position(|b| *b == b' ')?;
             let length = usize::try_from(decimal(&body[..space])?).ok()?;

@@ -24,13 +24,10 @@ impl Header {
             return u64::try_from(base_256(field)?).ok();
         }
         let is_filler = |b: &u8| *b == b' ' || *b == 0;
-        let start = field.iter().position(|b| !is_filler(b)).unwrap_or(field.len());
-        let text = &field[start..];
-        let end = text.iter().position(is_filler).unwrap_or(text.len());
-        if end == 0 {
-            return Some(0);
-        }
-        let text = std::str::from_utf8(&text[..end]).ok()?;
+        let Some(start) = field.iter().position(|b| !is_filler(b)) else { return Some(0) };
+        let end = field.iter().rposition(|b| !is_filler(b)).map_or(start, |last| last + 1);
+        // Filler inside is nothing that two readers would read alike, but behind a NUL nobody reads.
+        let text = std::str::from_utf8(until_nul(&field[start..end])).ok()?;
         if text.starts_with('+') { None } else { u64::from_str_radix(text, 8).ok() }
     }
 
@@ -90,6 +87,8 @@ mod tests {
         check(b"   17 ", Some(15));
         check(b"", Some(0));
         check(b"18", None);
+        check(b"1 7", None);
+        check(b"17\x001", Some(15));
         check(b"-1", None);
         check(b"+1", None);
         check(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2], Some(258));
