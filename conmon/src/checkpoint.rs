@@ -5,6 +5,7 @@
 //! (none) ── Checkpoint ──► Dumping ── the child is done ──► Frozen ── Thaw ──► (none)
 //!                            └── failed, late, the daemon is gone ─────────────► ▲
 //! ```
+//! One that is late or nobody's goes on while criu is in the processes, which would die of its death, and is then nothing.
 //! No container stays frozen: not past the time that was given, not without the daemon that asked, and not past this
 //! monitor, which writes down beforehand whom it freezes; the next one lets them run on.
 
@@ -164,6 +165,12 @@ impl Monitor {
                 self.exec(asker, plan, fds);
             }
         }
+    }
+
+    /// Whether criu, or somebody else who traces, is in a process that is to be written down.
+    pub(crate) fn is_criu_inside(&self) -> bool {
+        let keys = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.containers);
+        keys.filter_map(|key| self.containers.get(key)).any(|it| handler::is_traced(&it.record.plan))
     }
 
     /// Whether its processes stand still; an exec in it would too, half-way.

@@ -105,6 +105,13 @@ pub(crate) fn dump(plan: &ContainerPlan, dump: &Dump, criu: &Path) -> Result<(),
     in_tree(plan)?.dump(&plan.container_id, dump, criu)
 }
 
+/// Whether somebody traces one of its processes. One that can't be looked at is nobody's any more.
+pub(crate) fn is_traced(plan: &ContainerPlan) -> bool {
+    in_tree(plan)
+        .and_then(|runtime| runtime.pids(&plan.container_id))
+        .is_ok_and(|pids| pids.into_iter().any(reap::has_tracer))
+}
+
 /// Other runtimes keep to themselves how they call criu.
 fn in_tree(plan: &ContainerPlan) -> Result<InTree<'_>, Error> {
     match of(plan) {

@@ -33,6 +33,10 @@ pub(crate) use line::{Silent, Word};
 
 /// A killed child that the kernel does not hold is gone by then, and what it was making as well.
 const DEATH_NS: u64 = 300_000_000;
+/// criu in processes has written them down by then, and is in none of them any more.
+const LAST_DUMP_NS: u64 = 60_000_000_000;
+/// Between two looks whether criu is in any process.
+const LOOK_NS: u64 = 20_000_000;
 /// When nobody says how long a volume may take to answer. A dead server takes for ever, a slow one seconds.
 const PATIENCE_MS: u64 = 30_000;
 
@@ -78,7 +82,7 @@ pub(crate) enum OrderOf {
     Update,
 }
 
-/// Why a child was killed.
+/// Why a child is not to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GivenUp {
     /// Its time was over.
@@ -93,9 +97,11 @@ pub(crate) struct Job {
     pub(crate) task: Task,
     pub(crate) child: Child,
     pub(crate) line: OwnedFd,
-    /// When it is given up; when that is done, when it is settled.
+    /// When it is given up; when that is done, when it is looked at again or settled.
     pub(crate) until_ns: u64,
     pub(crate) given_up: Option<GivenUp>,
+    /// Of one that was given up and may finish all the same: when it is killed at the latest.
+    finishes_until_ns: Option<u64>,
     paths: Vec<PathBuf>,
     patience_ms: u64,
     at: usize,
@@ -179,6 +185,7 @@ impl Job {
             line,
             until_ns: at_ns,
             given_up: None,
+            finishes_until_ns: None,
             paths,
             patience_ms,
             at: 0,
@@ -196,19 +203,43 @@ impl Job {
         }
     }
 
+    /// It is killed, but for one that has criu at work: killed with code of its own in a container's processes, criu would
+    /// take them along.
     pub(crate) fn give_up(&mut self, why: GivenUp, now_ns: u64) {
-        if self.given_up.is_none() {
-            self.given_up = Some(why);
-            self.until_ns = now_ns + DEATH_NS;
-            // What it began in a container is nobody's business any more. A container that was made after all is.
-            if !matches!(self.task, Task::Make { .. }) {
-                let begun = exec::descendants(self.child.pid);
-                self.descendants = begun.into_iter().filter_map(Birth::open).collect();
-            }
-            for pidfd in std::iter::once(&self.child.pidfd).chain(&self.descendants) {
-                // One that has ended already has said so.
-                let _ = reap::kill(pidfd.as_fd());
-            }
+        if self.given_up.is_some() {
+            return;
+        }
+        self.given_up = Some(why);
+        if matches!(self.task, Task::Dump { .. }) {
+            self.finishes_until_ns = Some(now_ns + LAST_DUMP_NS);
+            self.until_ns = now_ns;
+        } else {
+            self.kill(now_ns);
+        }
+    }
+
+    /// Of one that was given up: whether it is left to its work for another moment.
+    pub(crate) fn goes_on(&mut self, is_criu_inside: bool, now_ns: u64) -> bool {
+        let Some(until_ns) = self.finishes_until_ns else { return false };
+        if is_criu_inside && now_ns < until_ns {
+            self.until_ns = now_ns + LOOK_NS;
+        } else {
+            self.finishes_until_ns = None;
+            self.kill(now_ns);
+        }
+        true
+    }
+
+    fn kill(&mut self, now_ns: u64) {
+        self.until_ns = now_ns + DEATH_NS;
+        // What it began in a container is nobody's business any more. A container that was made after all is.
+        if !matches!(self.task, Task::Make { .. }) {
+            let begun = exec::descendants(self.child.pid);
+            self.descendants = begun.into_iter().filter_map(Birth::open).collect();
+        }
+        for pidfd in std::iter::once(&self.child.pidfd).chain(&self.descendants) {
+            // One that has ended already has said so.
+            let _ = reap::kill(pidfd.as_fd());
         }
     }
 

@@ -115,6 +115,13 @@ pub(crate) fn those_that_stay(pids: &[i32], patience: Timespec) -> Vec<i32> {
     pids.iter().copied().filter(stays).collect()
 }
 
+/// Whether the process is traced (ptrace(2)).
+pub(crate) fn has_tracer(pid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
+    tracer.is_some_and(|tracer| tracer.trim() != "0")
+}
+
 /// wait(2)'s status of a process that ended: an exit code in the second byte, or a signal in the first.
 fn code(status: i32) -> i32 {
     match status & 0x7f {

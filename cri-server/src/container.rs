@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub mod life;
 pub mod make;
 pub mod plan;
+mod target;
 pub mod unmake;
 pub mod update;
 pub mod volume;

@@ -85,9 +85,10 @@ fn of_container(node: &Node, sandbox: &Sandbox, container: &Container) -> v1::Co
 
 /// The writable layer, and the file system that it is on.
 fn disk(series: &mut Series, node: &Node, container: &Container) {
-    let usage = node.images.writable_usage(&container.facts.id);
-    series.add(&names::FS_USAGE, usage.bytes);
-    if let Ok(whole) = rustix::fs::statvfs(&usage.path) {
+    let usage = crate::usage::last_layer(node, &container.facts.id);
+    series.add(&names::FS_USAGE, usage.used_bytes.unwrap_or_default().value);
+    let place = usage.fs_id.unwrap_or_default().mountpoint;
+    if let Ok(whole) = rustix::fs::statvfs(place.as_str()) {
         series.add(&names::FS_LIMIT, whole.f_blocks.saturating_mul(whole.f_frsize));
         series.add(&names::FS_INODES, whole.f_files);
         series.add(&names::FS_INODES_FREE, whole.f_ffree);

@@ -34,6 +34,11 @@ pub fn renew_layers(node: &Node) {
     node.layers.renew(|id| world.containers.contains_key(id), node.now_ns(), |id| layer(node, id));
 }
 
+/// What a container's writable layer takes, as far as a list may wait for it.
+pub fn last_layer(node: &Node, id: &Arc<str>) -> v1::FilesystemUsage {
+    node.layers.last(id, node.now_ns(), |id| layer(node, id))
+}
+
 /// A container that has ended has used what its disk says, no more.
 fn of_container(node: &Node, container: &Container, disk: Disk) -> Result<v1::ContainerStats, Error> {
     let facts = &container.facts;
@@ -41,10 +46,9 @@ fn of_container(node: &Node, container: &Container, disk: Disk) -> Result<v1::Co
         Err(stats::Error::Gone { .. }) => CgroupStats::default(),
         read => read.map_err(|error| Error::Stats { id: facts.id.to_string(), source: Arc::new(error) })?,
     };
-    let walk = |id: &str| layer(node, id);
     let layer = match disk {
-        Disk::Now => node.layers.read(&facts.id, walk),
-        Disk::Last => node.layers.last(&facts.id, node.now_ns(), walk),
+        Disk::Now => node.layers.read(&facts.id, |id| layer(node, id)),
+        Disk::Last => last_layer(node, &facts.id),
     };
     let attributes = v1::ContainerAttributes {
         id: facts.id.to_string(),

@@ -135,6 +135,13 @@ fn greeter(netns: &Path, port: u16) {
     listening.recv().unwrap();
 }
 
+async fn connect(netns: &Path, address: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+    let socket = network::netns::socket(netns, address)?;
+    let stream = tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await?.into_std()?;
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
 fn greeting(mut stream: std::net::TcpStream) -> String {
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
@@ -158,8 +165,8 @@ fn a_pod_gets_both_families_answers_and_gives_everything_back() {
         let from_host = std::net::TcpStream::connect((attachment.ips[0], 7777)).unwrap();
         assert_eq!(greeting(from_host), "hello");
         let local = SocketAddr::from(([127, 0, 0, 1], 7777));
-        assert_eq!(greeting(network::netns::connect(&netns, local).unwrap()), "hello");
-        let refused = network::netns::connect(&netns, SocketAddr::from(([127, 0, 0, 1], 7778))).unwrap_err();
+        assert_eq!(greeting(connect(&netns, local).await.unwrap()), "hello");
+        let refused = connect(&netns, SocketAddr::from(([127, 0, 0, 1], 7778))).await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
 
         assert_eq!((host.held().len(), veths()), (2, 1));

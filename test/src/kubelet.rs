@@ -204,8 +204,13 @@ impl Kubelet {
     }
 
     pub async fn sandbox(&mut self, id: &str) -> Result<v1::PodSandboxStatus, Status> {
+        Ok(self.whole_status(id).await?.status.unwrap_or_default())
+    }
+
+    /// With those of its containers, as an evented kubelet takes them.
+    pub async fn whole_status(&mut self, id: &str) -> Result<v1::PodSandboxStatusResponse, Status> {
         let request = timely(v1::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: false });
-        Ok(self.client.runtime.pod_sandbox_status(request).await?.into_inner().status.unwrap_or_default())
+        Ok(self.client.runtime.pod_sandbox_status(request).await?.into_inner())
     }
 
     pub async fn container(&mut self, id: &str) -> Result<v1::ContainerStatus, Status> {

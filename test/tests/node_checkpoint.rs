@@ -545,6 +545,18 @@ fn any_frozen(cgroup: &str) -> bool {
         .any(|root| said(PathBuf::from(format!("{root}{cgroup}"))))
 }
 
+async fn wait_for_freezing(
+    fixture: &Fixture,
+    asked: &tokio::task::JoinHandle<Result<(), tonic::Status>>,
+) -> Result<()> {
+    let begun = Instant::now();
+    while !any_frozen(&fixture.node.cgroup()) && !asked.is_finished() {
+        ensure!(begun.elapsed() < PATIENCE, "nothing was frozen; its log:\n{}", fixture.node.log());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
 /// criu is at it in earnest when it is killed: what it has done to the processes by then must not be their end.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
@@ -559,11 +571,7 @@ async fn a_container_goes_on_whenever_its_monitor_dies() -> Result<()> {
         let location = folder.join(format!("{after_ms}.tar")).display().to_string();
         let request = v1::CheckpointContainerRequest { container_id: ids[0].clone(), location, timeout: 0 };
         let asked = ask_for(&fixture, request);
-        let begun = Instant::now();
-        while !any_frozen(&fixture.node.cgroup()) && !asked.is_finished() {
-            ensure!(begun.elapsed() < PATIENCE, "nothing was frozen; its log:\n{}", fixture.node.log());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        wait_for_freezing(&fixture, &asked).await?;
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
         rustix::process::kill_process(fixture.node.monitor_of(&pod)?, rustix::process::Signal::KILL)?;
         broken_off += usize::from(asked.await?.is_err());
@@ -573,6 +581,45 @@ async fn a_container_goes_on_whenever_its_monitor_dies() -> Result<()> {
     }
     println!("{broken_off} of 12 checkpoints were broken off");
     ensure!(broken_off > 0, "no monitor died in time");
+    fixture.remove(&pod).await
+}
+
+/// The same with one that is given up, since its time is over or since nobody is left who asked for it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn a_container_goes_on_whenever_its_checkpoint_is_given_up() -> Result<()> {
+    let mut fixture = fixture().await?;
+    let main = [container("main", &fixture.image, COUNTER)];
+    let (pod, ids) = run(&mut fixture, "late", &main).await?;
+    count_beyond(&mut fixture, &ids[0], 3).await?;
+    let folder = folder(&fixture)?;
+    let request = |name: String| {
+        let location = folder.join(name).display().to_string();
+        v1::CheckpointContainerRequest { container_id: ids[0].clone(), location, timeout: 0 }
+    };
+    let mut given_up = 0;
+    for after_ms in (20..420).step_by(20) {
+        let mut asked = tonic::Request::new(request(format!("{after_ms}.tar")));
+        asked.set_timeout(Duration::from_millis(after_ms));
+        given_up += usize::from(fixture.client.runtime.checkpoint_container(asked).await.is_err());
+        goes_on_counting(&mut fixture, &ids[0])
+            .await
+            .with_context(|| format!("given up after {after_ms} ms"))?;
+    }
+    println!("{given_up} of 20 checkpoints were given up");
+    ensure!(given_up > 0, "none was late");
+    for after_ms in (0..150).step_by(30) {
+        let asked = ask_for(&fixture, request(format!("killed-{after_ms}.tar")));
+        wait_for_freezing(&fixture, &asked).await?;
+        tokio::time::sleep(Duration::from_millis(after_ms)).await;
+        fixture.node.kill_daemon();
+        let _ = asked.await?;
+        fixture.node.start_daemon().await?;
+        fixture.reconnect().await?;
+        goes_on_counting(&mut fixture, &ids[0])
+            .await
+            .with_context(|| format!("its daemon was killed after {after_ms} ms"))?;
+    }
     fixture.remove(&pod).await
 }
 

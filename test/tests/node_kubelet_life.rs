@@ -185,6 +185,11 @@ async fn events_tell_of_every_change_with_the_states_of_the_whole_pod() -> Resul
         // A later state may be told early, never an earlier one late.
         assert!(event.containers_statuses.len() >= containers, "{kind:?}: {:?}", event.containers_statuses);
     }
+    let status = kubelet.whole_status(sandbox).await?;
+    let of_whom: Vec<&str> = status.containers_statuses.iter().map(|status| status.id.as_str()).collect();
+    assert_eq!(of_whom, [container]);
+    assert_eq!(status.containers_statuses[0].state(), v1::ContainerState::ContainerRunning);
+    assert!(status.timestamp > at_ns, "the states are of now");
     kubelet.stop(container, 30).await?;
     let stopped = events.expect(Kind::ContainerStoppedEvent, container).await?;
     assert_eq!(stopped.containers_statuses[0].state(), v1::ContainerState::ContainerExited);
@@ -192,9 +197,9 @@ async fn events_tell_of_every_change_with_the_states_of_the_whole_pod() -> Resul
     let stopped = events.expect(Kind::ContainerStoppedEvent, sandbox).await?;
     let state = stopped.pod_sandbox_status.unwrap_or_default().state();
     assert_eq!(state, v1::PodSandboxState::SandboxNotready);
-    kubelet.remove_container(container).await?;
-    events.expect(Kind::ContainerDeletedEvent, container).await?;
+    // Nobody has removed the container itself.
     kubelet.collect_garbage(&pod, sandbox).await?;
+    events.expect(Kind::ContainerDeletedEvent, container).await?;
     events.expect(Kind::ContainerDeletedEvent, sandbox).await?;
     Ok(())
 }

@@ -271,7 +271,7 @@ fn kind_of(words: &str) -> RefusalKind {
     let is = |text: &str| words.contains(text);
     if is("executable file") && is("not found") || is("exec: \"") || is("exec failed") && is("no such file") {
         RefusalKind::NoSuchCommand
-    } else if is("does not exist") {
+    } else if words.starts_with("container ") && words.ends_with("does not exist") {
         RefusalKind::NotFound
     } else {
         RefusalKind::Failed

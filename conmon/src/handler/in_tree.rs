@@ -67,6 +67,10 @@ impl InTree<'_> {
         Ok(cgroup.thaw().map_err(|source| runtime::Error::Cgroup { id: id.to_owned(), source })?)
     }
 
+    pub(super) fn pids(self, id: &str) -> Result<Vec<i32>, Error> {
+        Ok(self.runtime().pids(id)?)
+    }
+
     pub(super) fn dump(self, id: &str, dump: &Dump, criu: &Path) -> Result<(), Error> {
         let request = CheckpointRequest {
             images: images(criu, &dump.dir, &dump.work_dir),

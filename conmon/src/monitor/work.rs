@@ -278,10 +278,12 @@ impl Monitor {
         let due: Vec<Key> =
             self.jobs.values().filter(|job| job.until_ns <= now_ns).map(|job| job.key).collect();
         for key in due {
-            match self.jobs.get_mut(&key) {
-                Some(job) if job.given_up.is_none() => job.give_up(GivenUp::Late, now_ns),
-                Some(_) => self.settle(key),
-                None => {}
+            let is_criu_inside = self.is_criu_inside();
+            let Some(job) = self.jobs.get_mut(&key) else { continue };
+            if job.given_up.is_none() {
+                job.give_up(GivenUp::Late, now_ns);
+            } else if !job.goes_on(is_criu_inside, now_ns) {
+                self.settle(key);
             }
         }
     }
@@ -372,8 +374,10 @@ mod tests {
         std::fs::write(&mark, "").unwrap();
         monitor.keep_job(job).unwrap_err();
         assert!(mark.exists(), "as long as the child may freeze, the next monitor must know");
-        let later = monitor.jobs[&key].until_ns;
-        monitor.meet_jobs_deadlines(later);
+        for _ in ["killed", "settled"] {
+            let later = monitor.jobs[&key].until_ns;
+            monitor.meet_jobs_deadlines(later);
+        }
         assert!(monitor.jobs.is_empty() && monitor.abandoned.is_empty(), "the child lives on");
         assert!(monitor.checkpoint.is_none() && !mark.exists());
     }

@@ -18,8 +18,8 @@ use crate::monitor::{self, Monitor};
 use crate::node::Node;
 use crate::sandbox::Sandbox;
 
-/// After its own time the monitor answers at once.
-const MONITORS_WORDS: Duration = Duration::from_secs(5);
+/// After its own time the monitor answers at once, unless criu is in a container's processes: then when criu is done.
+const MONITORS_WORDS: Duration = Duration::from_secs(65);
 
 /// A container, and the folder for it, which exists.
 #[derive(Debug, Clone)]

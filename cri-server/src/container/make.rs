@@ -7,6 +7,7 @@ use std::time::Duration;
 use conmon_protocol::{Answer, Ask, Handler, Rootfs, Seen, Volume};
 use proto::v1;
 
+use super::target::Target;
 use super::{Facts, Life, Made, plan, volume};
 use crate::apparmor;
 use crate::checkpoint::Origin;
@@ -83,10 +84,12 @@ async fn make_of(
     let volume_images = volume::images(node, &order.config)?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
-    let plan = decide(node, &order, &image, &host)?;
+    let target = Target::find(node, &order);
+    let target_pid = target.as_ref().map(|target| target.pid);
+    let plan = decide(node, &order, &image, &host, target_pid)?;
 
     progress.enter(Step::ContainerPlugins);
-    let planned = Planned { image: &image, host, plan, seen };
+    let planned = Planned { image: &image, host, plan, seen, target_pid };
     let (Planned { host, plan, .. }, adjusted, birth) =
         progress.within(Box::pin(ask_plugins(node, &order, planned))).await?;
     plan::check_labels(&plan)?;
@@ -121,6 +124,7 @@ async fn make_of(
         None => create(&order.monitor, ask).await?,
         Some(origin) => origin.restore(&order.monitor, ask).await?,
     };
+    target.map_or(Ok(()), |target| target.must_run())?;
 
     progress.enter(Step::ContainerCreated);
     let life = Life::Created { pid };
@@ -157,6 +161,7 @@ struct Planned<'a> {
     host: plan::HostFacts,
     plan: plan::ContainerPlan,
     seen: Vec<Seen>,
+    target_pid: Option<i32>,
 }
 
 /// The plan as plugins want it.
@@ -177,7 +182,7 @@ async fn ask_plugins<'a>(
         if adjusted.config != order.config {
             let order = Order { config: adjusted.config.clone(), ..order.clone() };
             planned.host = gather(node, &order, planned.seen.clone()).await?;
-            planned.plan = decide(node, &order, planned.image, &planned.host)?;
+            planned.plan = decide(node, &order, planned.image, &planned.host, planned.target_pid)?;
         }
         adjusted.apply(node, &mut planned.plan)?;
     }
@@ -276,13 +281,14 @@ fn decide(
     order: &Order,
     image: &image_service::Image,
     host: &plan::HostFacts,
+    target_pid: Option<i32>,
 ) -> Result<plan::ContainerPlan, Error> {
     let sandbox = plan::SandboxFacts {
         config: order.sandbox.config(),
         pod: &order.sandbox.plan.pod,
         labels: order.sandbox.plan.labels.as_ref(),
         hostname: &order.sandbox.plan.hostname,
-        target_pid: target_pid(node, order),
+        target_pid,
     };
     let name = order.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
     let image = plan::ImageFacts::of(image, name);
@@ -298,15 +304,6 @@ fn decide(
         volumes_dir: &volumes_dir,
     };
     Ok(plan::plan(&inputs)?)
-}
-
-/// The container that an ephemeral one asks to see; one of another pod is none.
-fn target_pid(node: &Node, order: &Order) -> Option<i32> {
-    let security = order.config.linux.as_ref()?.security_context.as_ref()?;
-    let target_id = &security.namespace_options.as_ref()?.target_id;
-    let target = node.world.now().container(target_id).ok()?;
-    let ours = target.facts.sandbox_id == order.sandbox.id && target.life.is_running();
-    target.life.pid().filter(|_| ours)
 }
 
 fn monitor_plan(

@@ -52,6 +52,7 @@ pub use glance::glance;
 pub use invalid::Invalid;
 pub(crate) use mounts::is_mapped;
 pub use settings::{SelinuxUse, Settings};
+pub(crate) use signal::number as signal_number;
 pub use update::{Update, update};
 
 use invalid::require;

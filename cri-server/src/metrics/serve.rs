@@ -1,6 +1,6 @@
 //! Shows the numbers over HTTP, on a TCP address or a unix socket.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ impl Listener {
         };
         let path = Path::new(path);
         // Of a daemon that is gone. Whoever else listens there keeps what is open, and loses the name.
-        if std::fs::symlink_metadata(path).is_ok() {
+        if std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
             std::fs::remove_file(path)?;
         }
         let listener = UnixListener::bind(path)?;

@@ -10,7 +10,7 @@ use image_service::{Credentials, Image, LayerStage, Progress, PullRequest, Usage
 use proto::v1::image_service_server::ImageService;
 use proto::{List, ListImagesResponse, v1};
 use tokio::sync::watch;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use super::lists::Encoded;
 use super::{Reply, answer};
@@ -47,14 +47,17 @@ impl ImageService for Images {
         &self,
         request: Request<v1::StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
-        let all = self.node.images.list();
-        let images = self.found(&all, request.into_inner().filter);
-        let all_words = |piece: &[Arc<Image>]| piece.iter().map(|image| words(image)).collect();
-        let pieces: Vec<_> = images
-            .chunks(STREAM_ITEMS)
-            .map(|piece| Ok(v1::StreamImagesResponse { images: all_words(piece) }))
-            .collect();
-        Ok(Response::new(stream::iter(pieces).boxed()))
+        let work = async {
+            let all = self.node.images.list();
+            let images = self.found(&all, request.into_inner().filter);
+            let all_words = |piece: &[Arc<Image>]| piece.iter().map(|image| words(image)).collect();
+            let pieces: Vec<_> = images
+                .chunks(STREAM_ITEMS)
+                .map(|piece| Ok(v1::StreamImagesResponse { images: all_words(piece) }))
+                .collect();
+            Ok(stream::iter(pieces).boxed())
+        };
+        answer(&self.node.metrics, "StreamImages", work).await
     }
 
     /// A missing image is an empty answer, not an error.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use conmon_protocol::CgroupDriver;
 use proto::v1;
 use proto::v1::runtime_service_server::RuntimeService;
-use tonic::{Request, Response};
+use tonic::Request;
 
 use super::lists::Lists;
 use super::streamed::{self, Streamed, pieces, small_pieces};
@@ -42,12 +42,13 @@ impl RuntimeService for Runtime {
     type GetContainerEventsStream = Streamed<v1::ContainerEventResponse>;
 
     async fn version(&self, _request: Request<v1::VersionRequest>) -> Reply<v1::VersionResponse> {
-        Ok(Response::new(v1::VersionResponse {
+        let version = v1::VersionResponse {
             version: "0.1.0".into(),
             runtime_name: "berth".into(),
             runtime_version: env!("CARGO_PKG_VERSION").into(),
             runtime_api_version: "v1".into(),
-        }))
+        };
+        answer(&self.node.metrics, "Version", async { Ok(version) }).await
     }
 
     async fn status(&self, request: Request<v1::StatusRequest>) -> Reply<v1::StatusResponse> {
@@ -63,7 +64,7 @@ impl RuntimeService for Runtime {
             CgroupDriver::Systemd => v1::CgroupDriver::Systemd.into(),
         };
         let linux = Some(v1::LinuxRuntimeConfiguration { cgroup_driver });
-        Ok(Response::new(v1::RuntimeConfigResponse { linux }))
+        answer(&self.node.metrics, "RuntimeConfig", async { Ok(v1::RuntimeConfigResponse { linux }) }).await
     }
 
     async fn run_pod_sandbox(
@@ -114,8 +115,13 @@ impl RuntimeService for Runtime {
             let sandbox = world.sandbox(&request.pod_sandbox_id)?;
             let info =
                 if request.verbose { words::sandbox_info(&world, &sandbox) } else { Default::default() };
-            let status = Some(words::pod_sandbox_status(&sandbox));
-            Ok(v1::PodSandboxStatusResponse { status, info, ..Default::default() })
+            Ok(v1::PodSandboxStatusResponse {
+                status: Some(words::pod_sandbox_status(&sandbox)),
+                info,
+                // An evented kubelet asks for nothing else of the pod then.
+                containers_statuses: words::statuses_in(&world, &sandbox.facts.id),
+                timestamp: self.node.now_ns(),
+            })
         };
         answer(&self.node.metrics, "PodSandboxStatus", work).await
     }
@@ -132,9 +138,12 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Reply<Self::StreamPodSandboxesStream> {
-        let found = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
-        let items = found.iter().map(|sandbox| words::pod_sandbox(sandbox)).collect();
-        Ok(pieces(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
+        let work = async {
+            let found = words::sandboxes(&self.node.world.now(), request.into_inner().filter);
+            let items = found.iter().map(|sandbox| words::pod_sandbox(sandbox)).collect();
+            Ok(pieces(items, |pod_sandboxes| v1::StreamPodSandboxesResponse { pod_sandboxes }))
+        };
+        answer(&self.node.metrics, "StreamPodSandboxes", work).await
     }
 
     async fn create_container(
@@ -201,9 +210,12 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamContainersRequest>,
     ) -> Reply<Self::StreamContainersStream> {
-        let found = words::containers(&self.node.world.now(), request.into_inner().filter);
-        let items = found.iter().map(|container| words::container(container)).collect();
-        Ok(pieces(items, |containers| v1::StreamContainersResponse { containers }))
+        let work = async {
+            let found = words::containers(&self.node.world.now(), request.into_inner().filter);
+            let items = found.iter().map(|container| words::container(container)).collect();
+            Ok(pieces(items, |containers| v1::StreamContainersResponse { containers }))
+        };
+        answer(&self.node.metrics, "StreamContainers", work).await
     }
 
     async fn container_status(
@@ -318,8 +330,11 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        let stats = self.containers_stats(request.into_inner().filter).await?;
-        Ok(pieces(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats }))
+        let work = async {
+            let stats = self.containers_stats(request.into_inner().filter).await?;
+            Ok(pieces(stats, |container_stats| v1::StreamContainerStatsResponse { container_stats }))
+        };
+        answer(&self.node.metrics, "StreamContainerStats", work).await
     }
 
     async fn pod_sandbox_stats(
@@ -351,8 +366,11 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Reply<Self::StreamPodSandboxStatsStream> {
-        let stats = self.sandboxes_stats(request.into_inner().filter).await?;
-        Ok(pieces(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+        let work = async {
+            let stats = self.sandboxes_stats(request.into_inner().filter).await?;
+            Ok(pieces(stats, |pod_sandbox_stats| v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }))
+        };
+        answer(&self.node.metrics, "StreamPodSandboxStats", work).await
     }
 
     async fn update_container_resources(
@@ -435,8 +453,8 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Reply<v1::ListMetricDescriptorsResponse> {
-        let descriptors = monitoring::descriptors();
-        Ok(Response::new(v1::ListMetricDescriptorsResponse { descriptors }))
+        let work = async { Ok(v1::ListMetricDescriptorsResponse { descriptors: monitoring::descriptors() }) };
+        answer(&self.node.metrics, "ListMetricDescriptors", work).await
     }
 
     async fn list_pod_sandbox_metrics(
@@ -454,17 +472,21 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Reply<Self::StreamPodSandboxMetricsStream> {
-        let metrics = self.pods_metrics().await?;
-        Ok(small_pieces(metrics, |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
-            pod_sandbox_metrics,
-        }))
+        let work = async {
+            let metrics = self.pods_metrics().await?;
+            Ok(small_pieces(metrics, |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }))
+        };
+        answer(&self.node.metrics, "StreamPodSandboxMetrics", work).await
     }
 
     async fn get_container_events(
         &self,
         _request: Request<v1::GetEventsRequest>,
     ) -> Reply<Self::GetContainerEventsStream> {
-        Ok(Response::new(streamed::events(self.node.clone())))
+        answer(&self.node.metrics, "GetContainerEvents", async { Ok(streamed::events(self.node.clone())) })
+            .await
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream};
 use proto::v1;
 use tokio::sync::broadcast;
-use tonic::{Response, Status};
+use tonic::Status;
 
 use super::words;
 use crate::node::Node;
@@ -32,7 +32,7 @@ pub(super) fn events(node: Arc<Node>) -> Streamed<v1::ContainerEventResponse> {
 pub(super) fn pieces<T: Send + 'static, M: Send + 'static>(
     items: Vec<T>,
     message: impl Fn(Vec<T>) -> M + Send + 'static,
-) -> Response<Streamed<M>> {
+) -> Streamed<M> {
     pieces_of(STREAM_ITEMS, items, message)
 }
 
@@ -40,7 +40,7 @@ pub(super) fn pieces<T: Send + 'static, M: Send + 'static>(
 pub(super) fn small_pieces<T: Send + 'static, M: Send + 'static>(
     items: Vec<T>,
     message: impl Fn(Vec<T>) -> M + Send + 'static,
-) -> Response<Streamed<M>> {
+) -> Streamed<M> {
     pieces_of(STREAM_LARGE_ITEMS, items, message)
 }
 
@@ -48,13 +48,13 @@ fn pieces_of<T: Send + 'static, M: Send + 'static>(
     size: usize,
     items: Vec<T>,
     message: impl Fn(Vec<T>) -> M + Send + 'static,
-) -> Response<Streamed<M>> {
+) -> Streamed<M> {
     let items = items.into_iter();
     let messages = stream::unfold((items, message), move |(mut items, message)| async move {
         let piece: Vec<T> = items.by_ref().take(size).collect();
         if piece.is_empty() { None } else { Some((Ok(message(piece)), (items, message))) }
     });
-    Response::new(Box::pin(messages))
+    Box::pin(messages)
 }
 
 /// The next change; one that was missed for slowness is made up for by the kubelet's relisting.
@@ -81,6 +81,6 @@ fn container_event(node: &Node, change: &Change) -> v1::ContainerEventResponse {
         container_event_type: change.kind.into(),
         created_at: change.at_ns,
         pod_sandbox_status: Some(words::pod_sandbox_status(sandbox)),
-        containers_statuses: world.containers_of(&sandbox_id).map(|c| words::container_status(c)).collect(),
+        containers_statuses: words::statuses_in(&world, &sandbox_id),
     }
 }

@@ -1,7 +1,7 @@
 //! Our sandboxes and containers in the interface's words, and its filters in ours.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use proto::v1;
 
@@ -152,20 +152,24 @@ fn stop_signal(config: &v1::ContainerConfig, number: i32) -> v1::Signal {
     }
 }
 
-/// What images name as their stop signal; any other shows as the runtime's own choice.
+/// What an image or we chose, in the interface's words; where it has several for a number, the first.
 fn word(signal: i32) -> v1::Signal {
-    match signal {
-        1 => v1::Signal::Sighup,
-        2 => v1::Signal::Sigint,
-        3 => v1::Signal::Sigquit,
-        9 => v1::Signal::Sigkill,
-        10 => v1::Signal::Sigusr1,
-        12 => v1::Signal::Sigusr2,
-        15 => v1::Signal::Sigterm,
-        28 => v1::Signal::Sigwinch,
-        37 => v1::Signal::Sigrtminplus3,
-        _ => v1::Signal::RuntimeDefault,
-    }
+    static WORDS: LazyLock<HashMap<i32, v1::Signal>> = LazyLock::new(|| {
+        let all = (1..).map_while(|value| v1::Signal::try_from(value).ok());
+        let numbered =
+            all.filter_map(|signal| Some((container::plan::signal_number(signal.as_str_name())?, signal)));
+        let mut words = HashMap::new();
+        for (number, signal) in numbered {
+            words.entry(number).or_insert(signal);
+        }
+        words
+    });
+    WORDS.get(&signal).copied().unwrap_or(v1::Signal::RuntimeDefault)
+}
+
+/// Of all containers of a pod.
+pub(super) fn statuses_in(world: &Snapshot, sandbox_id: &str) -> Vec<v1::ContainerStatus> {
+    world.containers_of(sandbox_id).map(|container| container_status(container)).collect()
 }
 
 fn has_labels(labels: &HashMap<String, String>, selector: &HashMap<String, String>) -> bool {

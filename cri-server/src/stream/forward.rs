@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::PortForwardSession;
@@ -23,6 +23,8 @@ use super::wire::{CHUNK, Inlet, Outlet};
 
 /// How long half a pair waits for the other.
 const PAIRING: Duration = Duration::from_secs(30);
+/// A connection inside a pod is made at once, refused at once, or goes nowhere.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A WebSocket client names its ports beforehand; more are a mistake.
 pub(super) const PORTS_MAX: usize = 64;
 
@@ -208,10 +210,10 @@ async fn connect(netns: Option<&Path>, port: u16) -> io::Result<TcpStream> {
 
 async fn connect_to(netns: Option<&Path>, address: SocketAddr) -> io::Result<TcpStream> {
     let Some(netns) = netns.map(Path::to_owned) else { return TcpStream::connect(address).await };
-    let connect = tokio::task::spawn_blocking(move || network::netns::connect(&netns, address));
-    let stream = connect.await.map_err(io::Error::other)??;
-    stream.set_nonblocking(true)?;
-    TcpStream::from_std(stream)
+    let make = tokio::task::spawn_blocking(move || network::netns::socket(&netns, address));
+    // A pod may leave us waiting, which must not cost a thread: others need those.
+    let socket = TcpSocket::from_std_stream(make.await.map_err(io::Error::other)??.into());
+    tokio::time::timeout(CONNECT_TIMEOUT, socket.connect(address)).await?
 }
 
 async fn outward(mut from: OwnedReadHalf, to: &Outlet) {

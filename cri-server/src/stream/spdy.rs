@@ -53,6 +53,8 @@ struct Half {
     client_open: bool,
     our_side_open: bool,
     window: Arc<Window>,
+    /// Credit not given back yet.
+    owed: u32,
     reset: CancellationToken,
 }
 
@@ -74,7 +76,7 @@ pub(super) fn serve(io: impl AsyncRead + AsyncWrite + Send + 'static, idle: Dura
         obeyed,
         initial_window: INITIAL_WINDOW,
         last_id: 0,
-        owed: HashMap::new(),
+        owed: 0,
     };
     let reader =
         tokio::spawn(until_idle(reader.run(read, activity.clone()), gone.clone(), activity.clone(), idle));
@@ -104,8 +106,8 @@ struct Reader {
     obeyed: Arc<AtomicBool>,
     initial_window: i64,
     last_id: u32,
-    /// Credit not given back yet, by stream; 0 is the connection.
-    owed: HashMap<u32, u32>,
+    /// Credit of the whole connection that was not given back yet.
+    owed: u32,
 }
 
 /// Why the reader stops.
@@ -193,8 +195,13 @@ impl Reader {
         }
         let window = Arc::new(Window::new(self.initial_window, self.obeyed.clone()));
         let reset = CancellationToken::new();
-        let half =
-            Half { client_open: !last, our_side_open: true, window: window.clone(), reset: reset.clone() };
+        let half = Half {
+            client_open: !last,
+            our_side_open: true,
+            window: window.clone(),
+            owed: 0,
+            reset: reset.clone(),
+        };
         self.lock().insert(id, half);
         let (inlet, ours) = tokio::io::duplex(INLET);
         if !last {
@@ -222,26 +229,15 @@ impl Reader {
             // The session wants no more of it; what still comes is dropped.
             self.inlets.remove(&id);
         }
-        self.give_back(id, bytes.len() as u32);
-        self.give_back(0, bytes.len() as u32);
-    }
-
-    /// Never waits for the writer: reader and writer must not wait for each other through a client that
-    /// does the same. What has no room now is given back with the next.
-    fn give_back(&mut self, id: u32, bytes: u32) {
-        let owed = self.owed.entry(id).or_default();
-        *owed = owed.saturating_add(bytes);
-        if *owed >= GIVE_BACK {
-            let update = Frame::WindowUpdate { id, delta: (*owed).min(i32::MAX as u32) };
-            if self.queue.try_send(Outgoing::Frame(update)).is_ok() {
-                *owed = 0;
-            }
+        // Nothing is owed on streams that are not there, or a client could have as much noted as it has numbers.
+        if let Some(half) = self.lock().get_mut(&id) {
+            give_back(&self.queue, id, &mut half.owed, bytes.len() as u32);
         }
+        give_back(&self.queue, 0, &mut self.owed, bytes.len() as u32);
     }
 
     fn client_closed(&mut self, id: u32) {
         self.inlets.remove(&id);
-        self.owed.remove(&id);
         let mut streams = self.lock();
         if let Some(half) = streams.get_mut(&id) {
             half.client_open = false;
@@ -253,7 +249,6 @@ impl Reader {
 
     fn reset(&mut self, id: u32) {
         self.inlets.remove(&id);
-        self.owed.remove(&id);
         if let Some(half) = self.lock().remove(&id) {
             half.reset.cancel();
         }
@@ -279,6 +274,18 @@ impl Reader {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Half>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Never waits for the writer: reader and writer must not wait for each other through a client that does the same. What
+/// has no room now is given back with the next.
+fn give_back(queue: &mpsc::Sender<Outgoing>, id: u32, owed: &mut u32, bytes: u32) {
+    *owed = owed.saturating_add(bytes);
+    if *owed >= GIVE_BACK {
+        let update = Frame::WindowUpdate { id, delta: (*owed).min(i32::MAX as u32) };
+        if queue.try_send(Outgoing::Frame(update)).is_ok() {
+            *owed = 0;
+        }
     }
 }
 

@@ -295,6 +295,23 @@ async fn a_client_that_breaks_the_protocol_is_left() {
     remote.client.read_to_end().await;
 }
 
+/// What is owed on a stream is kept with the stream: else a client could have as much kept as there are numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_owed_on_streams_that_are_not_there() {
+    let node = Node::new().await;
+    let mut remote = remote(&node.sh("cat", STDIN), STDIN).await;
+    let nowhere = 4001;
+    for _ in 0..3 {
+        remote.client.write(nowhere, &[7; 32 << 10], false).await;
+    }
+    remote.client.send(Frame::Ping { id: 1 }).await;
+    assert!(remote.client.until(|client| client.pongs > 0).await);
+    assert_eq!(remote.client.credit, [(0, 96 << 10)].into());
+    remote.client.write(remote.stdin, &[b'a'; 64 << 10], true).await;
+    remote.client.read_to_end().await;
+    assert!(remote.client.credit[&remote.stdin] >= 32 << 10, "{:?}", remote.client.credit);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded() {
     let node = Node::new().await;

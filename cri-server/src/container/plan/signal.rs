@@ -62,7 +62,7 @@ pub(super) fn stop_signal(config: &v1::ContainerConfig, image: &ImageFacts<'_>) 
 }
 
 /// `SIGUSR1`, `usr1`, `10`, `SIGRTMIN+3`, and the interface's `SIGNAL_SIGRTMINPLUS3`.
-fn number(name: &str) -> Option<i32> {
+pub(crate) fn number(name: &str) -> Option<i32> {
     if let Ok(number) = name.parse() {
         return (1..=SIGRTMAX).contains(&number).then_some(number);
     }

@@ -116,7 +116,9 @@ impl Runtime {
 
     pub(super) async fn pods_metrics(&self) -> Result<Vec<v1::PodSandboxMetrics>, Error> {
         let world = self.node.world.now();
-        self.in_thread(move |node| Ok(monitoring::sandboxes(node, &world))).await
+        let metrics = self.in_thread(move |node| Ok(monitoring::sandboxes(node, &world))).await?;
+        self.renew_layers();
+        Ok(metrics)
     }
 
     pub(super) async fn change_limits(

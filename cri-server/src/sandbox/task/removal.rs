@@ -30,6 +30,9 @@ impl Task {
     }
 
     pub(super) fn be_gone(&mut self) {
+        for id in self.containers.keys() {
+            self.tell_of(ContainerEventType::ContainerDeletedEvent, id.clone());
+        }
         self.tell(ContainerEventType::ContainerDeletedEvent);
         self.tell_plugins_of_the_end();
         self.node.world.forget_sandbox(&self.facts.id);

@@ -24,6 +24,8 @@ pub(super) struct Client<T> {
     next_id: u32,
     pub(super) got: HashMap<u32, Got>,
     pub(super) pongs: usize,
+    /// Credit that came back, by stream; 0 is the connection.
+    pub(super) credit: HashMap<u32, u32>,
     /// Give credit back for every piece of data.
     pub(super) counts: bool,
     /// The most data that was ever on its way without our leave.
@@ -56,6 +58,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
             next_id: 1,
             got: HashMap::new(),
             pongs: 0,
+            credit: HashMap::new(),
             counts: false,
             most_outstanding: 0,
             outstanding: HashMap::new(),
@@ -118,6 +121,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
             Frame::SynReply { id, .. } => self.got.entry(id).or_default().replied = true,
             Frame::Reset { id, .. } => self.got.entry(id).or_default().reset = true,
             Frame::Ping { .. } => self.pongs += 1,
+            Frame::WindowUpdate { id, delta } => *self.credit.entry(id).or_default() += delta,
             Frame::Data { id, bytes, last } => {
                 let got = self.got.entry(id).or_default();
                 assert!(got.replied && !got.last, "data before the reply or after the end");
