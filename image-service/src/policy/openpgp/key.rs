@@ -2,7 +2,7 @@
 
 use super::packet::{PUBLIC_KEY, PUBLIC_SUBKEY, Packets, SIGNATURE, USER_ATTRIBUTE, USER_ID, mpi};
 use super::signature::{
-    CERTIFICATION_REVOCATION, CERTIFICATIONS, DIRECT, KEY_REVOCATION, MAY_SIGN, PRIMARY_BINDING,
+    CERTIFICATION_REVOCATION, CERTIFICATIONS, Claim, DIRECT, KEY_REVOCATION, MAY_SIGN, PRIMARY_BINDING,
     SUBKEY_BINDING, SUBKEY_REVOCATION, Signature,
 };
 use super::{Bad, armor};
@@ -56,6 +56,26 @@ struct Part {
     tag: u8,
     body: Vec<u8>,
     signatures: Vec<Signature>,
+    /// Those that can't be read.
+    unread: Vec<Claim>,
+}
+
+impl Part {
+    fn new(tag: u8, body: Vec<u8>) -> Part {
+        Part { tag, body, signatures: Vec::new(), unread: Vec::new() }
+    }
+
+    /// What can't be read binds nothing; but a revocation that nobody can check may be the owner's.
+    fn add(&mut self, body: &[u8]) {
+        match Signature::read(body) {
+            Ok(signature) => self.signatures.push(signature),
+            Err(_) => self.unread.extend(Claim::read(body)),
+        }
+    }
+
+    fn may_be_revoked(&self, kind: u8, primary: &PublicKey) -> bool {
+        self.unread.iter().any(|claim| claim.kind == kind && claim.may_be_by(primary))
+    }
 }
 
 impl Keyring {
@@ -66,15 +86,11 @@ impl Keyring {
         for packet in Packets::new(armoured.as_deref().unwrap_or(bytes)) {
             let (tag, body) = packet.ok()?;
             match tag {
-                PUBLIC_KEY => blocks.push(vec![Part { tag, body, signatures: Vec::new() }]),
+                PUBLIC_KEY => blocks.push(vec![Part::new(tag, body)]),
                 USER_ID | USER_ATTRIBUTE | PUBLIC_SUBKEY => {
-                    blocks.last_mut()?.push(Part { tag, body, signatures: Vec::new() });
+                    blocks.last_mut()?.push(Part::new(tag, body));
                 }
-                // What can't be read binds nothing.
-                SIGNATURE => {
-                    let signatures = &mut blocks.last_mut()?.last_mut()?.signatures;
-                    signatures.extend(Signature::read(&body).ok());
-                }
+                SIGNATURE => blocks.last_mut()?.last_mut()?.add(&body),
                 // Trust packets and padding.
                 _ => {}
             }
@@ -120,6 +136,12 @@ impl PublicKey {
         Some(PublicKey { body: body.to_vec(), created: u32::from_be_bytes([a, b, c, d]), material })
     }
 
+    /// RFC 9580, 5.5.4.2: the end of the fingerprint of a key of version 4.
+    pub(super) fn id(&self) -> [u8; 8] {
+        let print = ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, &self.hashed());
+        *print.as_ref().last_chunk().expect("SHA-1 has twenty bytes")
+    }
+
     /// As it stands in what signatures over keys are made of (RFC 9580, 5.2.4).
     fn hashed(&self) -> Vec<u8> {
         let length = u16::try_from(self.body.len()).unwrap_or(u16::MAX).to_be_bytes();
@@ -149,7 +171,8 @@ fn keys(block: &[Part]) -> Option<Vec<Key>> {
     let hashed = primary.hashed();
     let by = |signature: &&Signature, data: &[&[u8]]| signature.is_by(&primary, data);
     let revocations = first.signatures.iter().filter(|signature| signature.kind == KEY_REVOCATION);
-    let is_revoked = revocations.filter(|signature| by(signature, &[&hashed])).count() > 0;
+    let is_revoked = revocations.filter(|signature| by(signature, &[&hashed])).count() > 0
+        || first.may_be_revoked(KEY_REVOCATION, &primary);
     let direct = first.signatures.iter().filter(|signature| signature.kind == DIRECT);
     let mut words: Vec<&Signature> = direct.filter(|signature| by(signature, &[&hashed])).collect();
     words.extend(parts.iter().filter_map(|part| certification(&primary, &hashed, part)));
@@ -185,6 +208,9 @@ fn certification<'a>(primary: &PublicKey, hashed: &[u8], part: &'a Part) -> Opti
         let of_kind = part.signatures.iter().filter(|signature| wanted(signature.kind));
         of_kind.filter(own).max_by_key(|signature| signature.created)
     };
+    if part.may_be_revoked(CERTIFICATION_REVOCATION, primary) {
+        return None;
+    }
     let made = latest(&|kind| CERTIFICATIONS.contains(&kind))?;
     let taken_back = latest(&|kind| kind == CERTIFICATION_REVOCATION);
     taken_back.is_none_or(|back| back.created < made.created).then_some(made)
@@ -205,8 +231,9 @@ fn subkey(
         of_kind.filter(|signature| signature.is_by(primary, &[hashed, &own_hashed]))
     };
     let binding = own(SUBKEY_BINDING).max_by_key(|signature| signature.created);
+    let is_gone = own(SUBKEY_REVOCATION).next().is_some() || part.may_be_revoked(SUBKEY_REVOCATION, primary);
     let standing = match (binding, end) {
-        _ if is_revoked || own(SUBKEY_REVOCATION).next().is_some() => Standing::Revoked,
+        _ if is_revoked || is_gone => Standing::Revoked,
         (Some(binding), Some(end)) if agrees(&public, binding, &[hashed, &own_hashed]) => {
             match until(&public, binding, binding.key_flags.unwrap_or(0)) {
                 Standing::Until(own_end) => Standing::Until(own_end.min(end)),

@@ -42,6 +42,15 @@ pub(super) struct Signature {
     pub(super) embedded: Option<Vec<u8>>,
 }
 
+/// What a signature that can't be read says of itself, as far as that can be told. Nobody can check it, so it is
+/// believed only where it takes something away.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    pub(super) kind: u8,
+    /// The key IDs of whoever is said to have made it; empty when that can't be told either.
+    issuers: Vec<[u8; 8]>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Digest {
     Sha1,
@@ -158,6 +167,42 @@ impl Signature {
             Digest::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
         }
     }
+}
+
+impl Claim {
+    /// Versions 2 and 3 have type and key ID at fixed places (RFC 4880, 5.2.2), later ones the type first.
+    pub(super) fn read(body: &[u8]) -> Option<Claim> {
+        match *body {
+            [2 | 3, _, kind, ..] => {
+                let issuer = body.get(7..15).and_then(|id| id.try_into().ok());
+                Some(Claim { kind, issuers: issuer.into_iter().collect() })
+            }
+            [version, kind, ..] => {
+                let issuers = if version == 4 { issuers(body).unwrap_or_default() } else { Vec::new() };
+                Some(Claim { kind, issuers })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the key may have made it.
+    pub(super) fn may_be_by(&self, key: &PublicKey) -> bool {
+        self.issuers.is_empty() || self.issuers.contains(&key.id())
+    }
+}
+
+/// Issuer and issuer fingerprint (RFC 9580, 5.2.3.12 and 5.2.3.35), hashed or not.
+fn issuers(body: &[u8]) -> Option<Vec<[u8; 8]>> {
+    let (hashed, rest) = area(body.get(4..)?)?;
+    let (unhashed, _) = area(rest)?;
+    let subpackets = Subpackets(hashed).chain(Subpackets(unhashed)).flatten();
+    let issuer = |subpacket: Subpacket<'_>| match (subpacket.kind, subpacket.body) {
+        (16, id) => id.try_into().ok(),
+        // Of a key of version 4 the ID is the end of the fingerprint.
+        (33, [4, print @ ..]) => print.last_chunk().copied(),
+        _ => None,
+    };
+    Some(subpackets.filter_map(issuer).collect())
 }
 
 impl Digest {

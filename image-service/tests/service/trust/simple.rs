@@ -141,6 +141,54 @@ async fn a_subkey_signs_for_its_primary_key() {
     case.refused("or nothing binds it").await;
 }
 
+#[tokio::test]
+async fn a_revocation_that_nobody_can_check_counts_all_the_same() {
+    let (case, gpg) = (Case::new(), Gpg::new());
+    let ours = gpg.make("ed25519", &[], "never");
+    let good = gpg.export(&ours);
+    case.keep(&[gpg.sign(&ours, &[], &case.claim())]);
+    gpg.revoke(&ours);
+    let revoked = gpg.export(&ours);
+    let lengths = packet_lengths(&revoked);
+    // The key, then its revocation, whose head is as long as the tag says.
+    let (key, body) = (lengths[0], lengths[0] + if revoked[lengths[0]] & 3 == 0 { 2 } else { 3 });
+    let with = |at: usize, byte: u8| {
+        let mut changed = revoked.clone();
+        changed[body + at] = byte;
+        changed
+    };
+    let digits = ours.as_bytes()[24..].chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    let key_id: Vec<u8> = digits.map(|digits| u8::from_str_radix(digits, 16).unwrap()).collect();
+    // Version 3, whose type and key ID lie elsewhere (RFC 4880, 5.2.2).
+    let v3 = |kind: u8, key_id: &[u8]| {
+        [&[0x88, 22, 3, 5, kind, 0, 0, 0, 1][..], key_id, &[1, 8, 0, 0, 0, 8, 255]].concat()
+    };
+    let behind_key = |packet: Vec<u8>| [&good[..key], &packet, &good[key..]].concat();
+    let rings = [
+        ("as it is", revoked.clone()),
+        ("with SHA-224 (RFC 9580, 9.5)", with(3, 11)),
+        ("of an unknown version", with(0, 99)),
+        ("with a critical subpacket that nobody knows", with(7, 0x80 | 101)),
+        ("of version 3", behind_key(v3(0x20, &key_id))),
+    ];
+    case.signed_by(&good);
+    case.pull(NAME).await.unwrap();
+    for (how, ring) in rings {
+        case.signed_by(&ring);
+        let text = case.pull(NAME).await.expect_err(how);
+        assert!(text.contains("the key that made it is revoked"), "{how}: {text}");
+    }
+    // Somebody else's, and something that revokes nothing.
+    for ring in [behind_key(v3(0x20, &[7; 8])), behind_key(v3(0x13, &key_id))] {
+        case.signed_by(&ring);
+        case.pull(NAME).await.unwrap();
+    }
+    // A user ID, without which nobody says what the key is for, is taken back alike.
+    let user_id = key + packet_lengths(&good)[1];
+    case.signed_by(&[&good[..user_id], &v3(0x30, &key_id), &good[user_id..]].concat());
+    case.refused("or nothing binds it").await;
+}
+
 /// How long each packet is, head and all, for the forms that gpg exports.
 fn packet_lengths(mut bytes: &[u8]) -> Vec<usize> {
     let mut lengths = Vec::new();
