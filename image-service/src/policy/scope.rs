@@ -39,10 +39,14 @@ pub(super) fn file_scopes(transport: &str, path: &Path, tag: Option<&str>) -> Ve
     tagged.into_iter().chain(above.map(text)).collect()
 }
 
-/// A scope that can match nothing was meant to be another (containers-policy.json(5), "dir:" and "oci:").
+/// A scope that can match nothing was meant to be another (containers-policy.json(5), "dir:", "oci:" and
+/// "docker-archive:").
 pub(super) fn check_scope(transport: &str, scope: &str, at: &str) -> Result<(), Flaw> {
-    if scope.is_empty() || !matches!(transport, "oci" | "oci-archive" | "dir") {
-        return Ok(());
+    match transport {
+        _ if scope.is_empty() => return Ok(()),
+        "oci" | "oci-archive" | "dir" => {}
+        "docker-archive" => return Err(Flaw::new(at, "no scope but \"\" can match a docker-archive")),
+        _ => return Ok(()),
     }
     let parts: Vec<&str> = scope.split('/').collect();
     let clean = parts.len() > 1 && parts[0].is_empty();

@@ -41,7 +41,7 @@ fn a_file_is_judged_by_its_tag_its_path_and_those_above() {
     let text = format!(
         r#"{{"default": [{{"type": "insecureAcceptAnything"}}], "transports": {{
         "oci": {{"{real}/a": [{{"type": "reject"}}], "{real}/a/b:good": [{{"type": "insecureAcceptAnything"}}]}},
-        "docker-archive": {{"": [{{"type": "reject"}}], "{real}/a": [{{"type": "insecureAcceptAnything"}}]}}}}}}"#
+        "docker-archive": {{"": [{{"type": "reject"}}]}}}}}}"#
     );
     let policy = Policy::parse(text.as_bytes()).unwrap();
     let check = |transport: &str, path: &str, tag: Option<&str>, answer: bool| {
@@ -62,6 +62,14 @@ fn a_file_is_judged_by_its_tag_its_path_and_those_above() {
         );
         let flaw = Policy::parse(text.as_bytes()).unwrap_err().to_string();
         assert!(flaw.contains("a path is wanted here"), "{scope}: {flaw}");
+    }
+    for scope in ["/a", "registry.example.com/x:1"] {
+        let text = format!(
+            r#"{{"default": [{{"type": "reject"}}],
+            "transports": {{"docker-archive": {{"{scope}": [{{"type": "insecureAcceptAnything"}}]}}}}}}"#
+        );
+        let flaw = Policy::parse(text.as_bytes()).unwrap_err().to_string();
+        assert!(flaw.contains("docker-archive") && flaw.contains("no scope but"), "{scope}: {flaw}");
     }
 }
 
