@@ -2,7 +2,12 @@
 
 use std::path::Path;
 
-use image_service::{Settings, explain};
+use image_service::{Images, Settings, explain};
+use serde_json::json;
+
+use crate::support::fake::{Fake, Reply};
+use crate::support::shelf::{image, request, tar};
+use crate::support::tls::Authority;
 
 fn check(name: &str, lines: &[&str]) {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/images");
@@ -54,4 +59,52 @@ fn the_examples_send_pulls_where_they_say() {
     );
     check("team/app", &["1. registry docker.io/team/app by https, credentials for docker.io/team"]);
     check("123456789012.dkr.ecr.eu-west-1.amazonaws.com/x", &["credentials by docker-credential-ecr-login"]);
+}
+
+/// Two mirrors over TLS stand for those that the examples name; nobody stands for the registry itself.
+#[tokio::test]
+async fn by_the_examples_the_mirror_gives_images_to_whom_it_knows_and_policy_allows() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    let picture = image(&[tar(&[("pause", "")])], json!({}));
+    let [first, second] = [picture.clone(), picture.clone()];
+    let mirror =
+        Fake::start_tls(authority.server(&[], false), move |seen| match seen.header("authorization") {
+            None => Reply::new(401, "{}").header("WWW-Authenticate", "Basic realm=\"mirror\""),
+            Some("Basic bm9kZTpzZWNyZXQ=") if seen.path.starts_with("/v2/k8s/pause/") => first.answer(seen),
+            Some("Basic bm9kZTpzZWNyZXQ=") => Reply::new(404, "{}"),
+            Some(_) => Reply::new(403, "{}"),
+        });
+    let cache = Fake::start_tls(authority.server(&[], false), move |seen| second.answer(seen));
+    let example = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../contrib/images").join(name);
+        let text = std::fs::read_to_string(path).unwrap().replace("mirror.example.com:5000", &mirror.host());
+        std::fs::write(dir.path().join(name), text.replace("cache.example.com", &cache.host())).unwrap();
+        dir.path().join(name)
+    };
+    let mut settings = Settings::new(&dir.path().join("root"));
+    settings.registries_conf = example("registries.conf");
+    settings.registries_conf_dir = dir.path().join("none");
+    settings.auth_files = vec![example("auth.json")];
+    settings.policy = example("policy.json");
+    settings.policy_dir = dir.path().join("none");
+    settings.certs_dirs = vec![dir.path().join("certs.d")];
+    for host in [&mirror, &cache] {
+        authority.install(&settings.certs_dirs[0], &host.host());
+    }
+    let images = Images::open(settings).await.unwrap();
+
+    let pulled = images.pull(request("registry.k8s.io/pause:3.9")).await.unwrap();
+    assert_eq!(pulled.repo_tags, ["registry.k8s.io/pause:3.9"]);
+    assert!(cache.paths().is_empty(), "it is asked for digests only");
+    images.remove(&pulled.id).await.unwrap();
+    // What the first does not have the second gives, and hears nothing of the first one's password.
+    let by_digest = format!("registry.k8s.io/other@{}", picture.top);
+    images.pull(request(&by_digest)).await.unwrap();
+    let asked = cache.seen();
+    assert!(asked.iter().any(|seen| seen.path.starts_with("/v2/k8s/other/blobs/")), "{asked:?}");
+    assert!(asked.iter().all(|seen| seen.header("authorization").is_none()), "{asked:?}");
+    // Nobody is asked for what the policy does not let in.
+    let (before, refused) = (mirror.paths().len(), images.pull(request("busybox")).await.unwrap_err());
+    assert_eq!(refused.to_string(), "SignatureValidationFailed");
+    assert_eq!(mirror.paths().len(), before);
 }
