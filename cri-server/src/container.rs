@@ -10,6 +10,7 @@ pub mod life;
 pub mod make;
 pub mod plan;
 mod target;
+mod trust;
 pub mod unmake;
 pub mod update;
 pub mod volume;

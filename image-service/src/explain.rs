@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, chain};
-use crate::images::{Settings, namespace_auth_file, policy_in_force};
+use crate::images::{Settings, namespace_auth_file, policy_file};
+use crate::policy::Policy;
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
 use crate::registry::{self, Explained, Registry};
@@ -38,10 +39,10 @@ pub fn explain(settings: &Settings, name: &str, namespace: Option<&str>) -> Resu
     });
     let explain = |reference: Reference| {
         let endpoints = registry.explain(&reference, None).map_err(|error| Error::registry(name, error))?;
-        let policy = policy_in_force(settings, namespace);
-        let policy_file = policy.as_ref().map_or_else(|_| settings.policy.clone(), |(file, _)| file.clone());
-        let wanted = policy.as_ref().map_or_else(|_| Vec::new(), |(_, policy)| policy.wanted(&reference));
-        let refused = policy.and_then(|(_, policy)| policy.check(&reference));
+        let policy_file = policy_file(settings, namespace);
+        let policy = Policy::in_force(&policy_file);
+        let wanted = policy.as_ref().map_or_else(|_| Vec::new(), |policy| policy.wanted(&reference));
+        let refused = policy.and_then(|policy| policy.check(&reference));
         let refused = refused.err().map(|refusal| chain(&refusal));
         Ok(Explanation { reference, endpoints, policy_file, wanted, refused })
     };

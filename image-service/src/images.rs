@@ -1,5 +1,6 @@
 //! The service: what the daemon asks of images, each a few words long.
 
+mod judge;
 mod namespace;
 mod settings;
 
@@ -13,7 +14,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
 use crate::import::Opened;
-use crate::policy::Policy;
+use crate::policy::{Manifest, Policy, Verdict};
 use crate::pull::counted::Counted;
 use crate::pull::{PullRequest, Pulls, blocking};
 use crate::reference::Reference;
@@ -23,7 +24,8 @@ use crate::store::layers::Damaged;
 use crate::store::writable::Writables;
 use crate::store::{Content, Name, Store};
 
-pub(crate) use self::namespace::{namespace_auth_file, policy_in_force};
+use self::namespace::Policies;
+pub(crate) use self::namespace::{namespace_auth_file, policy_file, policy_in_force};
 pub use self::settings::Settings;
 
 /// What lies on the disk.
@@ -53,8 +55,18 @@ pub struct Images {
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
     registry: Registry,
+    policies: Policies,
     pub(crate) pulls: Pulls,
     pub(crate) writables: Writables,
+}
+
+/// What a name came to in a registry.
+struct Found {
+    reference: Reference,
+    repository: Repository,
+    resolved: Resolved,
+    /// Where the policy wants signatures: what is to be remembered of them.
+    verdict: Option<Verdict>,
 }
 
 impl Images {
@@ -72,7 +84,7 @@ impl Images {
     pub async fn pull(&self, request: PullRequest) -> Result<Arc<Image>, Error> {
         let name = request.reference.as_str();
         let resolving = self.resolve(&request).instrument(step("image.resolve", name));
-        let (reference, repository, resolved) = resolving.await?;
+        let Found { reference, repository, resolved, verdict } = resolving.await?;
         let names = names(&reference, resolved.digest());
         let settings = &self.inner.settings;
         let pod_cgroup = request.pod_cgroup.as_deref();
@@ -80,7 +92,7 @@ impl Images {
         let content =
             self.inner.pulls.content(&request.reference, repository, resolved, counted, request.progress);
         let content = content.await?;
-        self.commit(content, names).await
+        self.commit(content, names, verdict).await
     }
 
     /// Takes in an OCI layout (directory or tar) or a docker archive. `name` is given to its only image.
@@ -96,7 +108,7 @@ impl Images {
         for found in found {
             let names = found.names.clone();
             let content = self.inner.pulls.import(&opened, found).await?;
-            images.push(self.commit(content, names).await?);
+            images.push(self.commit(content, names, None).await?);
         }
         Ok(images)
     }
@@ -189,7 +201,7 @@ impl Images {
 
     /// Fetches what is not whole of an image that is there, which keeps its names.
     pub(crate) async fn pull_again(&self, request: PullRequest, id: Digest) -> Result<(), Error> {
-        let (_, repository, resolved) = self.resolve(&request).await?;
+        let Found { repository, resolved, verdict, .. } = self.resolve(&request).await?;
         let content = self.inner.pulls.content(&request.reference, repository, resolved, None, None);
         let content = content.await?;
         if content.id != id {
@@ -200,30 +212,33 @@ impl Images {
         let names = store.names(&id);
         let (renewed, documents) = (store.clone(), content.documents.clone());
         blocking(move || renewed.rewrite(documents)).await?;
-        self.commit(content, names).await?;
+        self.commit(content, names, verdict).await?;
         Ok(())
     }
 
     /// Asks for each thing that the name may mean until one is there.
-    async fn resolve(&self, request: &PullRequest) -> Result<(Reference, Repository, Resolved), Error> {
+    async fn resolve(&self, request: &PullRequest) -> Result<Found, Error> {
         let inner = &self.inner;
         let name = &request.reference;
-        let policy = policy_in_force(&inner.settings, request.namespace.as_deref());
-        let policy = policy.map_err(Error::Policy)?.1;
+        let policy = inner.policies.in_force(&inner.settings, request.namespace.as_deref());
+        let policy = policy.map_err(Error::Policy)?;
         let candidates = inner.registry.registries().candidates(name).map_err(Error::registries)?;
         let own = namespace_auth_file(&inner.settings, request.namespace.as_deref());
         let mut last = Error::NotFound { name: name.clone(), source: None };
         for reference in candidates {
-            policy.check(&reference).map_err(Error::Policy)?;
+            let demand = policy.demand(&reference).map_err(Error::Policy)?;
             let failed = |error| Error::registry(name, error);
             let credentials = request.credentials.as_ref().filter(|given| given.suit(name, &reference));
             let repository =
                 inner.registry.repository_for(&reference, credentials, own.as_slice()).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
                 Ok(resolved) => {
-                    let registries_d = &inner.settings.registries_d;
-                    policy.verify(&reference, &repository, &resolved, registries_d).await?;
-                    return Ok((reference, repository, resolved));
+                    let (manifest, registries_d) = (Manifest::of(&resolved), &inner.settings.registries_d);
+                    let verdict = match demand {
+                        Some(demand) => demand.verify(&repository, &manifest, registries_d).await?,
+                        None => None,
+                    };
+                    return Ok(Found { reference, repository, resolved, verdict });
                 }
                 Err(error) => last = failed(error),
             }
@@ -231,10 +246,15 @@ impl Images {
         Err(last)
     }
 
-    async fn commit(&self, content: Arc<Content>, names: Vec<Name>) -> Result<Arc<Image>, Error> {
+    async fn commit(
+        &self,
+        content: Arc<Content>,
+        names: Vec<Name>,
+        verdict: Option<Verdict>,
+    ) -> Result<Arc<Image>, Error> {
         let store = self.store().clone();
         let span = step("image.commit", content.id.as_str());
-        blocking(move || store.commit(&content, &names)).instrument(span).await
+        blocking(move || store.commit(&content, &names, verdict.as_ref())).instrument(span).await
     }
 
     async fn open_archive(&self, archive: &Path) -> Result<(Arc<Opened>, Policy), Error> {
@@ -267,7 +287,7 @@ impl Inner {
         let store = Arc::new(store);
         store.settle_soon();
         let pulls = Pulls::new(store, &settings);
-        Ok(Inner { settings, registry, pulls, writables })
+        Ok(Inner { settings, registry, policies: Policies::default(), pulls, writables })
     }
 }
 

@@ -1,10 +1,12 @@
 //! `policy.json`: which images may be used at all, and on whose word.
 //!
 //! The format is containers/image's (containers-policy.json(5)), and so is its strictness: what is not
-//! known in the file makes all of it void, and then nothing is pulled. An image is judged between reading
-//! its manifest and fetching anything else of it; the manifest that was judged is the one that is stored.
+//! known in the file makes all of it void, and then nothing is pulled or run. An image is judged between reading
+//! its manifest and fetching anything else of it; the manifest that was judged is the one that is stored. It is
+//! judged again, by the policy of the day, whenever a container is made of it (`images/judge`).
 
 mod certificate;
+mod demand;
 pub(crate) mod der;
 mod gather;
 mod identity;
@@ -22,30 +24,27 @@ mod scope;
 mod sigstore;
 mod trusted;
 mod unfit;
+mod verdict;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use self::gather::Wanted;
-use self::identity::Name;
 use self::json::Field;
-use self::payload::Subject;
-use self::registries_d::RegistriesD;
 use self::requirement::Requirement;
 use self::ruling::Ruling;
 use self::scope::{check_scope, file_scopes, scopes};
 use crate::bounded;
-use crate::error::Error;
 use crate::reference::Reference;
-use crate::registry::{Repository, Resolved};
 
+pub(crate) use self::demand::{Demand, Manifest};
 pub use self::json::Flaw;
 pub use self::refusal::{Invalid, Refusal};
 pub use self::registries_d::BadRegistriesD;
 pub use self::trusted::BadKeys;
 pub use self::unfit::Unfit;
+pub(crate) use self::verdict::Verdict;
 
 /// A policy is written by hand.
 const MAX_BYTES: u64 = 4 << 20;
@@ -64,7 +63,10 @@ impl Policy {
         let read = |source| Invalid::Read { path: path.to_owned(), source };
         let bytes = match bounded::read(path, MAX_BYTES) {
             Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Policy::accept()),
+            // A link that leads nowhere was meant to be a policy.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.symlink_metadata().is_err() => {
+                return Ok(Policy::accept());
+            }
             Err(error) => return Err(read(error)),
         };
         Policy::parse(&bytes).map_err(|source| Invalid::Json { path: path.to_owned(), source })
@@ -100,6 +102,13 @@ impl Policy {
         Policy { default: vec![Requirement::Anything], transports: BTreeMap::new() }
     }
 
+    /// Whether nothing needs to be asked of any image from a registry.
+    pub(crate) fn accepts_all(&self) -> bool {
+        let scopes = self.transports.get("docker").into_iter().flat_map(BTreeMap::values);
+        let mut lists = scopes.chain([&self.default]);
+        lists.all(|list| list.iter().all(|requirement| *requirement == Requirement::Anything))
+    }
+
     /// Whether an image from a registry is refused whatever signatures it has; asked before the registry is.
     pub fn check(&self, reference: &Reference) -> Result<(), Refusal> {
         self.ruling(reference).check_plain()
@@ -108,8 +117,7 @@ impl Policy {
     /// Which kinds of signature the image must have.
     pub fn wanted(&self, reference: &Reference) -> Vec<&'static str> {
         let ruling = self.ruling(reference);
-        let signed = ruling.requirements.iter().filter(|requirement| **requirement != Requirement::Anything);
-        signed.map(Requirement::kind).collect()
+        ruling.signatures().into_iter().map(Requirement::kind).collect()
     }
 
     /// Whether an image out of a file may be used. `transport` is `oci`, `oci-archive`, `docker-archive`; `tag` is
@@ -118,46 +126,12 @@ impl Policy {
         let text = path.to_string_lossy();
         let ruling = self.judge(transport, &file_scopes(transport, path, tag), format!("{transport}:{text}"));
         ruling.check_plain()?;
-        match ruling.requirements.iter().find(|requirement| **requirement != Requirement::Anything) {
+        match ruling.signatures().first() {
             None => Ok(()),
             Some(requirement) => {
                 Err(ruling.unsigned(requirement, "archives and layouts carry none".to_owned()))
             }
         }
-    }
-
-    /// Whether the image that was found for the reference bears the signatures that it must. For an image
-    /// out of an index that is the instance for this platform, as with containers/image. `registries_d` says
-    /// where signatures lie.
-    pub(crate) async fn verify(
-        &self,
-        reference: &Reference,
-        repository: &Repository,
-        resolved: &Resolved,
-        registries_d: &Path,
-    ) -> Result<(), Error> {
-        let ruling = self.ruling(reference);
-        ruling.check_plain().map_err(Error::Policy)?;
-        let signed = |requirement: &&Requirement| **requirement != Requirement::Anything;
-        let asked: Vec<&Requirement> = ruling.requirements.iter().filter(signed).collect();
-        let (false, Some(manifest)) = (asked.is_empty(), resolved.documents.last()) else { return Ok(()) };
-        let config = RegistriesD::load(registries_d).map_err(|bad| {
-            Error::Policy(Refusal::Registries { image: ruling.image.clone(), source: Arc::new(bad) })
-        })?;
-        let scopes = scopes(reference);
-        let wanted = Wanted {
-            image: &manifest.digest,
-            lookaside: config.lookaside(&scopes),
-            simple: asked.iter().any(|asked| matches!(asked, Requirement::SignedBy { .. })),
-            attachments: config.use_attachments(&scopes)
-                && asked.iter().any(|asked| matches!(asked, Requirement::Sigstore(_))),
-        };
-        // Boxed: most pulls ask for none, and all would carry its state along.
-        let gathered = Box::pin(gather::signatures(repository, reference, &wanted)).await?;
-        let name = Name::of(reference);
-        let subject = Subject { name: Some(&name), manifest: &manifest.bytes };
-        let judge = |requirement| ruling.signed(requirement, &gathered, &subject).map_err(Error::Policy);
-        asked.into_iter().try_for_each(judge)
     }
 
     fn ruling(&self, reference: &Reference) -> Ruling<'_> {
@@ -197,7 +171,7 @@ pub(crate) fn read_signature(bytes: &[u8]) {
     let ring = Keyring::read(bytes).unwrap_or_else(|| Keyring::join(Vec::new()));
     _ = ring.open(bytes, ruling::now()).map_err(|bad| bad.to_string());
     _ = lookaside::Stored::read(bytes.to_vec()).map_err(|flaw| flaw.to_string());
-    let subject = Subject { name: None, manifest: b"manifest" };
+    let subject = payload::Subject { name: None, manifest: b"manifest" };
     let identity = identity::SignedIdentity::MatchRepository;
     assert!(
         payload::check(bytes, COSIGN, &identity, &subject).is_err(),

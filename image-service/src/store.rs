@@ -15,6 +15,7 @@
 
 mod index;
 mod ingest;
+pub(crate) mod judged;
 pub(crate) mod layers;
 mod load;
 mod parts;
@@ -46,6 +47,7 @@ use crate::image::{Accounts, Image, ImageConfig, Layer};
 use crate::images::Settings;
 use crate::layered::Layered;
 use crate::manifest::{self, ArtifactFile, Document};
+use crate::policy::Verdict;
 use crate::{mend, mountplan, unpack};
 use index::{Change, Index};
 use record::Record;
@@ -177,15 +179,21 @@ impl Store {
 
     /// Puts an image into the index under more names, then shows it; its layers may still be on their way
     /// to the disk.
-    pub(crate) fn commit(self: &Arc<Store>, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
-        let image = self.put(content, names)?;
+    pub(crate) fn commit(
+        self: &Arc<Store>,
+        content: &Content,
+        names: &[Name],
+        verdict: Option<&Verdict>,
+    ) -> Result<Arc<Image>, Error> {
+        let image = self.put(content, names, verdict)?;
         self.settle_soon();
         Ok(image)
     }
 
-    fn put(&self, content: &Content, names: &[Name]) -> Result<Arc<Image>, Error> {
+    fn put(&self, content: &Content, names: &[Name], verdict: Option<&Verdict>) -> Result<Arc<Image>, Error> {
         let mut images = self.images();
         let mut record = merge(images.get(&content.id).map(|entry| &entry.record), content);
+        verdict.into_iter().for_each(|verdict| record.remember(verdict));
         record.unsynced_in =
             (!self.layers.all_synced(content.hold.layers())).then(|| self.page_cache.clone());
         let put = record::claim(images.values().map(|entry| &entry.record), record, names);
@@ -294,6 +302,7 @@ fn merge(old: Option<&Record>, content: &Content) -> Record {
         documents: Vec::new(),
         documents_bytes: 0,
         unsynced_in: None,
+        verdicts: Vec::new(),
         pulled_at_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as u64),
     });
     for (digest, bytes) in &content.documents {

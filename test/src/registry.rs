@@ -70,6 +70,12 @@ impl DockerRegistry {
         self.address
     }
 
+    /// Nobody answers any more.
+    pub fn stop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+
     /// Pushes an image under `repository`, with these tags, through the registry's own API.
     pub async fn push(&self, repository: &str, tags: &[&str], image: &Built) -> Result<()> {
         // The client wants a TLS provider even for plain HTTP; a second installation is refused, and fine.
@@ -109,8 +115,7 @@ async fn push_manifest(client: &Client, target: &Reference, manifest: &Manifest)
 
 impl Drop for DockerRegistry {
     fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
+        self.stop();
     }
 }
 

@@ -8,7 +8,7 @@ use conmon_protocol::{Answer, Ask, Handler, Rootfs, Seen, Volume};
 use proto::v1;
 
 use super::target::Target;
-use super::{Facts, Life, Made, plan, volume};
+use super::{Facts, Life, Made, plan, trust, volume};
 use crate::apparmor;
 use crate::checkpoint::Origin;
 use crate::error::{Error, Noun};
@@ -54,6 +54,7 @@ pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result
         Error::Plan(_)
         | Error::NoImage { .. }
         | Error::ImageVolume { .. }
+        | Error::Image(image_service::Error::Policy(_))
         | Error::Request(_)
         | Error::Checkpoint(_) => source,
         source => {
@@ -64,7 +65,15 @@ pub async fn make(node: &Arc<Node>, order: Order, progress: &Progress) -> Result
 
 async fn steps(node: &Arc<Node>, order: Order, progress: &Progress) -> Result<Born, Error> {
     progress.enter(Step::ContainerPlan);
-    let name = order.config.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+    let spec = order.config.image.clone().unwrap_or_default();
+    let name = match node.images.find(&spec.image) {
+        Some(image) => {
+            trust::judge(node, &order, &image, &spec).await?;
+            // What was judged is what is used, whatever the name means in a moment.
+            image.id.clone()
+        }
+        None => spec.image,
+    };
     let origin = Origin::find(node, &order.id, &name, order.from.as_deref()).await?;
     let made = Box::pin(make_of(node, order, origin.as_ref(), name, progress)).await;
     if let Some(origin) = origin {
@@ -80,8 +89,8 @@ async fn make_of(
     name: String,
     progress: &Progress,
 ) -> Result<Born, Error> {
-    let image = image(node, origin, name)?;
-    let volume_images = volume::images(node, &order.config)?;
+    let image = image(node, &order, origin, name).await?;
+    let volume_images = volume::images(node, &order).await?;
     let seen = look(node, &order).await?;
     let host = gather(node, &order, seen.clone()).await?;
     let target = Target::find(node, &order);
@@ -136,9 +145,20 @@ async fn make_of(
 }
 
 /// What it is to run: of a checkpoint, the image that it had then.
-fn image(node: &Node, origin: Option<&Origin>, name: String) -> Result<Arc<image_service::Image>, Error> {
-    let found = origin.map(|origin| origin.image.clone()).or_else(|| node.images.find(&name));
-    let image = found.ok_or(Error::NoImage { name })?;
+async fn image(
+    node: &Node,
+    order: &Order,
+    origin: Option<&Origin>,
+    name: String,
+) -> Result<Arc<image_service::Image>, Error> {
+    let image = match origin {
+        Some(origin) => {
+            let spec = order.config.image.clone().unwrap_or_default();
+            trust::judge(node, order, &origin.image, &spec).await?;
+            origin.image.clone()
+        }
+        None => node.images.find(&name).ok_or(Error::NoImage { name })?,
+    };
     if image.is_artifact() {
         let why = "is an artifact, which has nothing to run; mount it as an image volume";
         return Err(Error::Request(format!("image.image: {} {why}", image.id)));

@@ -24,6 +24,7 @@ use rustix::mount::{
 
 use super::make::Order;
 use super::plan::{images_dir, is_mapped};
+use super::trust;
 use crate::error::Error;
 use crate::node::Node;
 use crate::store::Record;
@@ -37,17 +38,23 @@ const HELD: &str = "-image-";
 /// the host.
 ///
 /// # Errors
-/// When one is not on the node.
-pub fn images(node: &Node, config: &v1::ContainerConfig) -> Result<Vec<Option<Arc<Image>>>, Error> {
-    let find = |mount: &v1::Mount| {
-        let Some(name) = name(mount) else { return Ok(None) };
+/// When one is not on the node, or the policy does not let it be used.
+pub async fn images(node: &Node, order: &Order) -> Result<Vec<Option<Arc<Image>>>, Error> {
+    let mut images = Vec::with_capacity(order.config.mounts.len());
+    for mount in &order.config.mounts {
+        let Some(spec) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else {
+            images.push(None);
+            continue;
+        };
         let missing = || Error::ImageVolume {
-            image: name.to_owned(),
+            image: spec.image.clone(),
             why: "it is not on this node; pull it first".into(),
         };
-        node.images.find(name).map(Some).ok_or_else(missing)
-    };
-    config.mounts.iter().map(find).collect()
+        let image = node.images.find(&spec.image).ok_or_else(missing)?;
+        trust::judge(node, order, &image, spec).await?;
+        images.push(Some(image));
+    }
+    Ok(images)
 }
 
 /// Mounts what the order wants of its `images`. `label`: SELinux, of all files in them.

@@ -50,6 +50,12 @@ impl Name {
     }
 }
 
+impl std::fmt::Display for Name {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}{}", self.repository, self.rest)
+    }
+}
+
 impl SignedIdentity {
     pub(crate) fn read(field: Field) -> Result<SignedIdentity, Flaw> {
         let mut fields = field.fields()?;
@@ -71,6 +77,21 @@ impl SignedIdentity {
         };
         fields.finish()?;
         Ok(read)
+    }
+
+    /// All that it says, the same words for the same meaning.
+    pub(super) fn words(&self) -> Vec<String> {
+        let kind = |kind: &str| kind.to_owned();
+        match self {
+            SignedIdentity::MatchExact => vec![kind("matchExact")],
+            SignedIdentity::MatchRepoDigestOrExact => vec![kind("matchRepoDigestOrExact")],
+            SignedIdentity::MatchRepository => vec![kind("matchRepository")],
+            SignedIdentity::ExactReference(name) => vec![kind("exactReference"), name.to_string()],
+            SignedIdentity::ExactRepository(name) => vec![kind("exactRepository"), name.to_string()],
+            SignedIdentity::Remap { prefix, signed_prefix } => {
+                vec![kind("remapIdentity"), prefix.clone(), signed_prefix.clone()]
+            }
+        }
     }
 
     /// Whether a signature for `signed` is one for the image `wanted`. None: an image without a name.

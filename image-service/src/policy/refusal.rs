@@ -31,6 +31,10 @@ pub enum Refusal {
     Keys { image: String, scope: String, kind: String, source: Arc<BadKeys> },
     #[error("the policy wants {image} to be signed, and where its signatures lie can't be read")]
     Registries { image: String, source: Arc<BadRegistriesD> },
+    #[error(
+        "the policy wants {image} to be signed, this node knows of no signature, and nobody can be asked for one"
+    )]
+    Unasked { image: String, source: Arc<crate::Error> },
     #[error("without a policy that can be read nothing is allowed")]
     Unreadable(#[source] Arc<Invalid>),
 }

@@ -20,7 +20,7 @@ pub(super) struct Ruling<'a> {
     pub(super) requirements: &'a [Requirement],
 }
 
-impl Ruling<'_> {
+impl<'a> Ruling<'a> {
     /// What needs no look at signatures.
     pub(super) fn check_plain(&self) -> Result<(), Refusal> {
         let (image, scope) = (self.image.clone(), self.scope.clone());
@@ -36,6 +36,11 @@ impl Ruling<'_> {
         Ok(())
     }
 
+    /// Those that ask for a signature.
+    pub(super) fn signatures(&self) -> Vec<&'a Requirement> {
+        self.requirements.iter().filter(|requirement| **requirement != Requirement::Anything).collect()
+    }
+
     /// One good signature is enough for a requirement.
     pub(super) fn signed(
         &self,
@@ -48,12 +53,12 @@ impl Ruling<'_> {
                 return self.check_plain();
             }
             Requirement::Sigstore(wanted) => {
-                let trusted = trusted::read(wanted).map_err(|bad| self.keys(requirement, bad))?;
+                let trusted = trusted::read(wanted).map_err(|bad| self.bad_keys(requirement, bad))?;
                 let check = |found: &sigstore::Attachment| trusted.check(found, subject, UnixTime::now());
                 first_good(&gathered.attachments, check)
             }
             Requirement::SignedBy { keys, identity } => {
-                let rings = trusted::keyrings(keys).map_err(|bad| self.keys(requirement, bad))?;
+                let rings = trusted::keyrings(keys).map_err(|bad| self.bad_keys(requirement, bad))?;
                 first_good(&gathered.simple, |message: &Vec<u8>| {
                     let payload =
                         rings.open(message, now()).map_err(|bad| Unfit::OpenPgp(bad.to_string()))?;
@@ -74,7 +79,7 @@ impl Ruling<'_> {
         Refusal::Unsigned { image, scope, kind, looked }
     }
 
-    fn keys(&self, requirement: &Requirement, bad: BadKeys) -> Refusal {
+    pub(super) fn bad_keys(&self, requirement: &Requirement, bad: BadKeys) -> Refusal {
         let (image, scope, kind) = self.told(requirement);
         Refusal::Keys { image, scope, kind, source: Arc::new(bad) }
     }

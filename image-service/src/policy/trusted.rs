@@ -71,7 +71,7 @@ fn certificates(keys: &Keys) -> Result<Vec<rustls_pki_types::CertificateDer<'sta
 }
 
 /// Each with what it is called in errors.
-fn contents(keys: &Keys) -> Result<Vec<(String, Vec<u8>)>, BadKeys> {
+pub(super) fn contents(keys: &Keys) -> Result<Vec<(String, Vec<u8>)>, BadKeys> {
     match keys {
         Keys::Files(files) => {
             files.iter().map(|path| Ok((path.display().to_string(), content(path)?))).collect()

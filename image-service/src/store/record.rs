@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::image::Layer;
+use crate::policy::Verdict;
+
+/// Names of one image, times policies of namespaces; what is forgotten is asked for again.
+const MAX_VERDICTS: usize = 64;
 
 /// One image in the index, under its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +27,9 @@ pub(crate) struct Record {
     /// The page cache that its layers were made in (see `settle`), until they are known to be on the disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unsynced_in: Option<String>,
+    /// Signatures that were found good, the latest last; an older berth wrote none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) verdicts: Vec<Verdict>,
 }
 
 /// A name an image gets.
@@ -38,6 +45,15 @@ impl Record {
     /// What it takes on disk.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.layers.iter().map(|layer| layer.bytes).sum::<u64>() + self.documents_bytes
+    }
+
+    /// Keeps a verdict.
+    pub(crate) fn remember(&mut self, verdict: &Verdict) {
+        if !self.verdicts.contains(verdict) {
+            let over = (self.verdicts.len() + 1).saturating_sub(MAX_VERDICTS);
+            self.verdicts.drain(..over);
+            self.verdicts.push(verdict.clone());
+        }
     }
 
     fn names_mut(&mut self, name: &Name) -> (&mut Vec<String>, String) {
@@ -114,6 +130,7 @@ mod tests {
             documents_bytes: 0,
             pulled_at_ms: 0,
             unsynced_in: None,
+            verdicts: Vec::new(),
         }
     }
 
@@ -132,6 +149,29 @@ mod tests {
     fn a_name_it_has_already_changes_nothing() {
         let image = record(1, &["a:1"]);
         assert_eq!(claim([&image].into_iter(), image.clone(), &[Name::Tag("a:1".to_owned())]), [image]);
+    }
+
+    #[test]
+    fn verdicts_are_kept_once_and_the_oldest_go_first() {
+        let mut image = record(1, &[]);
+        let verdict = |n: usize| Verdict {
+            name: format!("a.io/x:{n}"),
+            manifest: Digest::sha256(b"m"),
+            requirements: Digest::sha256(b"r"),
+        };
+        for n in 0..=MAX_VERDICTS {
+            image.remember(&verdict(n));
+            image.remember(&verdict(n));
+        }
+        assert_eq!((image.verdicts.len(), &image.verdicts[0]), (MAX_VERDICTS, &verdict(1)));
+    }
+
+    /// As the first berth wrote it.
+    #[test]
+    fn a_record_without_verdicts_is_read() {
+        let json = serde_json::to_value(record(1, &["a:1"])).unwrap();
+        assert!(json.get("verdicts").is_none());
+        assert_eq!(serde_json::from_value::<Record>(json).unwrap(), record(1, &["a:1"]));
     }
 
     #[test]

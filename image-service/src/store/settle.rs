@@ -159,7 +159,7 @@ mod tests {
         let hold = Hold::join(&store.layers, vec![hold]);
         let documents = vec![(id.clone(), bytes)];
         let content = Content { id: id.clone(), config, accounts: Accounts::default(), hold, documents };
-        store.put(&content, &[Name::Tag(format!("a:{n}"))]).unwrap();
+        store.put(&content, &[Name::Tag(format!("a:{n}"))], None).unwrap();
         id
     }
 

@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::images::{Settings, policy_in_force};
 use crate::manifest::{Descriptor, Outline};
 use crate::platform::Platform;
+use crate::policy::Manifest;
 use crate::reference::Reference;
 use crate::registry::{self, Raw, Registry, Repository, Resolved};
 
@@ -37,7 +38,7 @@ impl Source {
         registry: &Registry,
         settings: &Settings,
     ) -> Result<Source, Error> {
-        let policy = policy_in_force(settings, None).map_err(Error::Policy)?.1;
+        let policy = policy_in_force(settings, None).map_err(Error::Policy)?;
         match location {
             Location::Registry { name } => {
                 // The first that a short name may mean: what is looked at is not guessed.
@@ -119,13 +120,12 @@ impl Source {
     /// Whether the policy lets an image be taken: the documents that led to its manifest, which is last.
     pub(super) async fn verify(&self, settings: &Settings, documents: &[Raw]) -> Result<(), Error> {
         let Source::Registry { repository, reference } = self else { return Ok(()) };
-        let policy = policy_in_force(settings, None).map_err(Error::Policy)?.1;
-        if policy.wanted(reference).is_empty() {
-            return Ok(());
-        }
+        let policy = policy_in_force(settings, None).map_err(Error::Policy)?;
+        let Some(demand) = policy.demand(reference).map_err(Error::Policy)? else { return Ok(()) };
         let resolved =
             Resolved::of(documents).map_err(|error| Error::invalid(reference.to_string(), error))?;
-        policy.verify(reference, repository, &resolved, &settings.registries_d).await
+        let manifest = Manifest::of(&resolved);
+        demand.verify(repository, &manifest, &settings.registries_d).await.map(drop)
     }
 
     pub(super) fn reference(&self) -> Option<&Reference> {

@@ -1,6 +1,7 @@
 //! Pulls under a policy that asks for signatures: the whole service against a registry, with keys made on
 //! the spot.
 
+mod again;
 mod example;
 mod real_cosign;
 mod sigstore;
