@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext,
+};
 
 use super::der::{Der, GENERALIZED_TIME, INTEGER, OCTET_STRING, OID, SEQUENCE, UTC_TIME, UTF8_STRING};
 use super::key::PublicKey;
@@ -12,6 +15,8 @@ use super::unfit::Unfit;
 
 /// 1.3.6.1.5.5.7.3.3, codeSigning.
 const CODE_SIGNING: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x03];
+/// 2.5.29.37.0, anyExtendedKeyUsage.
+const ANY_USE: &[u8] = &[0x55, 0x1d, 0x25, 0x00];
 /// 2.5.29.17, subjectAltName.
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 /// 1.3.6.1.4.1.57264.1.1: Fulcio's first way to name the issuer, the bare text.
@@ -32,6 +37,28 @@ pub(super) struct Authorities {
 pub(super) fn read_pem(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
     (!found.is_empty()).then_some(found)
+}
+
+/// What a certificate may be used for, as Go's verifier has it, by which containers/image goes: to sign code, anything,
+/// or nothing said.
+struct SigningCode;
+
+impl ExtendedKeyUsageValidator for SigningCode {
+    fn validate(&self, uses: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let mut present = Vec::new();
+        for used in uses {
+            let used = used?;
+            if [CODE_SIGNING, ANY_USE].map(KeyPurposeId::new).contains(&used) {
+                return Ok(());
+            }
+            present.push(used.to_decoded_oid());
+        }
+        if present.is_empty() {
+            return Ok(());
+        }
+        let required = KeyUsage::required_if_present(CODE_SIGNING);
+        Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+    }
 }
 
 /// A signer's certificate whose chain leads to one of the roots at the time given.
@@ -58,8 +85,7 @@ impl<'a> Signer<'a> {
         }
         let between: Vec<_> = authorities.intermediates.iter().chain(chain).cloned().collect();
         let known = rustls::crypto::ring::default_provider().signature_verification_algorithms.all;
-        let usage = KeyUsage::required_if_present(CODE_SIGNING);
-        cert.verify_for_usage(known, &anchors, &between, at, usage, None, None).map_err(bad)?;
+        cert.verify_for_usage(known, &anchors, &between, at, SigningCode, None, None).map_err(bad)?;
         Ok(Signer(leaf))
     }
 

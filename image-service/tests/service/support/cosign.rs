@@ -1,14 +1,15 @@
 //! Signs as cosign does, with keys made on the spot, and attaches signatures as cosign does.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use image_service::digest::Digest;
 use image_service::manifest::Descriptor;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, SanType, SigningKey,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, SanType, SigningKey,
 };
 use serde_json::{Value, json};
 
@@ -109,6 +110,19 @@ fn manifest(signatures: &[Signature], more: Value) -> Picture {
     picture
 }
 
+fn authority(years: (i32, i32)) -> CertificateParams {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Each has a name of its own, by which the next certificate is found.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("authority {}", NUMBER.fetch_add(1, Ordering::Relaxed)));
+    params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+    params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+    params
+}
+
 /// Vouches for signers.
 pub(crate) struct Authority(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
@@ -117,6 +131,16 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Authority(CertifiedIssuer::self_signed(params, key()).unwrap())
+    }
+
+    /// A root that ends.
+    pub(crate) fn until(years: (i32, i32)) -> Authority {
+        Authority(CertifiedIssuer::self_signed(authority(years), key()).unwrap())
+    }
+
+    /// An authority that this one vouches for.
+    pub(crate) fn below(&self, years: (i32, i32)) -> Authority {
+        Authority(CertifiedIssuer::signed_by(authority(years), key(), &self.0).unwrap())
     }
 
     pub(crate) fn pem(&self) -> String {
@@ -131,9 +155,21 @@ impl Authority {
         issuer: Option<&str>,
         years: (i32, i32),
     ) -> String {
+        self.certify_for(key, email, issuer, years, vec![ExtendedKeyUsagePurpose::CodeSigning])
+    }
+
+    /// The same for other uses of the key.
+    pub(crate) fn certify_for(
+        &self,
+        key: &KeyPair,
+        email: &str,
+        issuer: Option<&str>,
+        years: (i32, i32),
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> String {
         let mut params = CertificateParams::new(vec!["builder.test".to_owned()]).unwrap();
         params.subject_alt_names.push(SanType::Rfc822Name(email.try_into().unwrap()));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning];
+        params.extended_key_usages = usages;
         params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
         params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
         if let Some(issuer) = issuer {
