@@ -3,19 +3,24 @@
 //! A file is believed no more than a registry: every blob is read with a bound and against its digest,
 //! and paths inside it are keys or confined, never joined to the node's.
 
+mod documents;
 pub(crate) mod place;
 
+use std::collections::HashMap;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use serde::Deserialize;
 
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::ImageConfig;
-use crate::manifest::{self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH};
+use crate::manifest::{
+    self, Descriptor, Document, MAX_CONFIG_BYTES, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, MAX_LAYERS,
+};
 use crate::platform::Platform;
 use crate::pull::counted::Counted;
 use crate::pull::{Pulls, Sealed, blocking, parse_config};
@@ -23,6 +28,7 @@ use crate::reference::Reference;
 use crate::store::{Content, Hold, Name};
 use crate::unpack::Expected;
 use crate::unpack::decrypt::Cipher;
+use documents::Documents;
 use place::Place;
 
 /// What a builder writes beside the image's name; containerd's and Docker's, and the OCI's own.
@@ -46,19 +52,19 @@ pub(crate) enum Kind {
     DockerArchive,
 }
 
-/// An image of the archive, not unpacked yet.
-#[derive(Debug)]
+/// An image of the archive, not unpacked yet. Whatever is large is shared with the images that have it, too.
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) names: Vec<Name>,
     /// What a layout calls it.
     pub(crate) tag: Option<String>,
     id: Digest,
-    config: ImageConfig,
-    layers: Vec<FoundLayer>,
-    documents: Vec<(Digest, Vec<u8>)>,
+    layers: Arc<[FoundLayer]>,
+    /// The configuration is the last.
+    documents: Vec<(Digest, Bytes)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FoundLayer {
     file: String,
     expected: Expected,
@@ -132,13 +138,21 @@ impl Opened {
 
     fn layout(&self, platform: &Platform) -> Result<Vec<Found>, Error> {
         let index = self.index()?;
+        let mut documents = Documents::of(self);
+        let mut known: HashMap<(&Digest, &str), Option<Found>> = HashMap::new();
         let mut images = Vec::new();
         for descriptor in &index.manifests {
             let runs = descriptor.platform.as_ref().is_none_or(|other| platform.runs(other));
             if !runs {
                 continue;
             }
-            if let Some(mut image) = self.image(descriptor, platform, Vec::new())? {
+            let key = (&descriptor.digest, descriptor.media_type.as_str());
+            let found = match known.get(&key) {
+                Some(found) => found.clone(),
+                None => self.image(descriptor, platform, &mut documents, Vec::new())?,
+            };
+            known.entry(key).or_insert_with(|| found.clone());
+            if let Some(mut image) = found {
                 image.names = layout_names(descriptor);
                 image.tag = descriptor.annotations.get(REF_NAME).cloned();
                 images.push(image);
@@ -152,35 +166,37 @@ impl Opened {
         &self,
         descriptor: &Descriptor,
         platform: &Platform,
-        mut documents: Vec<(Digest, Vec<u8>)>,
+        documents: &mut Documents<'_>,
+        mut way: Vec<(Digest, Bytes)>,
     ) -> Result<Option<Found>, Error> {
-        if documents.len() > MAX_INDEX_DEPTH {
+        if way.len() > MAX_INDEX_DEPTH {
             return Err(Error::invalid(&self.shown, "its indexes are nested too deeply"));
         }
-        let bytes = self.blob(&descriptor.digest, MAX_DOCUMENT_BYTES as u64)?;
+        let bytes = documents.blob(&descriptor.digest, MAX_DOCUMENT_BYTES as u64)?;
         let document = self.parse(&bytes, Some(&descriptor.media_type))?;
-        documents.push((descriptor.digest.clone(), bytes));
+        way.push((descriptor.digest.clone(), bytes));
         match document {
             Document::Index(index) => match platform.choose(&index.manifests) {
-                Some(chosen) => self.image(chosen, platform, documents),
+                Some(chosen) => self.image(chosen, platform, documents, way),
                 None => Ok(None),
             },
-            Document::Manifest(manifest) => self.found(&manifest, documents).map(Some),
+            Document::Manifest(manifest) => self.found(&manifest, documents, way).map(Some),
         }
     }
 
     fn found(
         &self,
         manifest: &manifest::Manifest,
-        mut documents: Vec<(Digest, Vec<u8>)>,
+        documents: &mut Documents<'_>,
+        mut way: Vec<(Digest, Bytes)>,
     ) -> Result<Found, Error> {
         if !manifest.files.is_empty() {
             let why = "it is an artifact, which is pulled from a registry (berth image copy puts it there)";
             return Err(Error::invalid(&self.shown, why));
         }
         let id = manifest.config.digest.clone();
-        let bytes = self.blob(&id, MAX_CONFIG_BYTES)?;
-        let (config, diff_ids) = parse_config(&self.shown, &bytes, manifest)?;
+        let bytes = documents.blob(&id, MAX_CONFIG_BYTES)?;
+        let (_, diff_ids) = parse_config(&self.shown, &bytes, manifest)?;
         let layer = |(layer, diff_id): (&manifest::Layer, Digest)| FoundLayer {
             file: blob_file(&layer.descriptor.digest),
             expected: Expected {
@@ -191,12 +207,28 @@ impl Opened {
             encrypted: layer.encrypted.then(|| layer.descriptor.clone()),
         };
         let layers = manifest.layers.iter().zip(diff_ids).map(layer).collect();
-        documents.push((id.clone(), bytes));
-        Ok(Found { names: Vec::new(), tag: None, id, config, layers, documents })
+        way.push((id.clone(), bytes));
+        Ok(Found { names: Vec::new(), tag: None, id, layers, documents: way })
     }
 
     fn docker(&self) -> Result<Vec<Found>, Error> {
-        self.saved_list()?.into_iter().map(|saved| self.saved(saved)).collect()
+        let mut documents = Documents::of(self);
+        let saved = self.saved_list()?;
+        let mut known: HashMap<(&str, &[String]), Found> = HashMap::new();
+        let mut images = Vec::with_capacity(saved.len());
+        for saved in &saved {
+            let key = (saved.config.as_str(), saved.layers.as_slice());
+            let mut image = match known.get(&key) {
+                Some(found) => found.clone(),
+                None => self.saved(saved, &mut documents)?,
+            };
+            known.entry(key).or_insert_with(|| image.clone());
+            for tag in saved.repo_tags.iter().flatten() {
+                image.names.extend(Reference::parse(tag)?.repo_tag().map(Name::Tag));
+            }
+            images.push(image);
+        }
+        Ok(images)
     }
 
     /// `manifest.json` of a docker archive.
@@ -210,43 +242,30 @@ impl Opened {
         Ok(saved)
     }
 
-    fn saved(&self, saved: Saved) -> Result<Found, Error> {
-        let bytes = self.place.read(&saved.config, MAX_CONFIG_BYTES)?;
-        let (config, diff_ids) = ImageConfig::parse(&bytes)
+    fn saved(&self, saved: &Saved, documents: &mut Documents<'_>) -> Result<Found, Error> {
+        let bytes = documents.read(&saved.config, MAX_CONFIG_BYTES)?;
+        let (_, diff_ids) = ImageConfig::parse(&bytes)
             .map_err(|bad| Error::invalid(&self.shown, format!("{}: {bad}", saved.config)))?;
         if diff_ids.len() != saved.layers.len() {
             let why = format!("{} diff IDs for {} layers", diff_ids.len(), saved.layers.len());
             return Err(Error::invalid(&self.shown, why));
         }
-        let layer = |(file, diff_id)| FoundLayer {
-            file,
+        if diff_ids.len() > MAX_LAYERS {
+            return Err(Error::invalid(&self.shown, manifest::Error::TooManyLayers(diff_ids.len())));
+        }
+        let layer = |(file, diff_id): (&String, Digest)| FoundLayer {
+            file: file.clone(),
             expected: Expected { digest: None, size: None, diff_id },
             encrypted: None,
         };
-        let mut names = Vec::new();
-        for tag in saved.repo_tags.unwrap_or_default() {
-            names.extend(Reference::parse(&tag)?.repo_tag().map(Name::Tag));
-        }
         let id = Digest::sha256(&bytes);
         Ok(Found {
-            names,
+            names: Vec::new(),
             tag: None,
-            config,
-            layers: saved.layers.into_iter().zip(diff_ids).map(layer).collect(),
+            layers: saved.layers.iter().zip(diff_ids).map(layer).collect(),
             documents: vec![(id.clone(), bytes)],
             id,
         })
-    }
-
-    /// A small blob, whole and verified.
-    fn blob(&self, digest: &Digest, max: u64) -> Result<Vec<u8>, Error> {
-        let bytes = self.place.read(&blob_file(digest), max)?;
-        let found = Digest::of(digest.algorithm(), &bytes);
-        if found != *digest {
-            let what = format!("blob {digest} of {}", self.shown);
-            return Err(Error::Verification { what, why: format!("its digest is {found}") });
-        }
-        Ok(bytes)
     }
 
     fn parse(&self, bytes: &[u8], announced: Option<&str>) -> Result<Document, Error> {
@@ -269,12 +288,15 @@ impl Pulls {
     pub(crate) async fn import(&self, archive: &Arc<Opened>, found: Found) -> Result<Arc<Content>, Error> {
         let encrypted = found.layers.iter().map(|layer| layer.encrypted.as_ref());
         let ciphers = self.ciphers(encrypted).await?;
-        let layers = found.layers.into_iter().zip(ciphers);
+        let layers = found.layers.iter().cloned().zip(ciphers);
         let layers = layers.map(|(layer, cipher)| self.import_layer(archive.clone(), layer, cipher));
         let hold = Hold::join(&self.store.layers, try_join_all(layers).await?);
         let store = self.store.clone();
-        let (id, config, documents) = (found.id, found.config, found.documents);
+        let (id, documents, shown) = (found.id, found.documents, archive.shown.clone());
         blocking(move || {
+            let bytes = documents.last().map_or(&[][..], |(_, config)| &config[..]);
+            let (config, _) = ImageConfig::parse(bytes).map_err(|bad| Error::invalid(shown, bad))?;
+            let documents = documents.into_iter().map(|(digest, bytes)| (digest, bytes.to_vec())).collect();
             let hold = store.mended(hold)?;
             let accounts = store.accounts(hold.layers());
             Ok(Arc::new(Content { id, config, accounts, hold, documents }))

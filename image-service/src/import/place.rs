@@ -21,6 +21,9 @@ use crate::unpack::{Limits, open_root};
 
 /// Files in an archive: a few for each layer.
 const MAX_FILES: u64 = 100_000;
+/// What all their names, and those that links among them give, may take in memory: an archive of a builder has a
+/// hundred bytes for each.
+const MAX_NAME_BYTES: usize = 16 << 20;
 const READ_BYTES: usize = 256 << 10;
 /// Where large files lie for a while (file-hierarchy(7)); `/tmp` is often memory.
 const UNPACKED_DIR: &str = "/var/tmp";
@@ -105,6 +108,7 @@ impl Tar {
         let mut archive =
             Archive::new(Diff::new(inflater, Algorithm::Sha256, Limits::new(u64::MAX)), MAX_FILES);
         let mut files = HashMap::new();
+        let mut left = MAX_NAME_BYTES;
         while let Some(entry) = archive.next_entry().map_err(|error| Error::invalid(&shown, error))? {
             let member = match entry.kind {
                 Kind::File { size } => Member::Data { offset: archive.position(), size },
@@ -115,6 +119,11 @@ impl Tar {
                 },
                 Kind::Directory | Kind::Device { .. } | Kind::Fifo => continue,
             };
+            let more = entry.path.len() + if let Member::Link(target) = &member { target.len() } else { 0 };
+            left = left.checked_sub(more).ok_or_else(|| {
+                let why = format!("the names of the files in it have more than {MAX_NAME_BYTES} bytes");
+                Error::invalid(&shown, why)
+            })?;
             files.insert(entry.path, member);
         }
         Ok(Tar { file, files })

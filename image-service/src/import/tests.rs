@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::Opened;
 use crate::digest::Digest;
 use crate::images::{Images, Settings};
+use crate::manifest::MAX_CONFIG_BYTES;
+use crate::platform::Platform;
 use crate::{Error, Image};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -232,4 +235,65 @@ async fn a_docker_archive_may_have_several_images_with_several_tags() {
     assert_eq!(images[1].id, Digest::sha256(&config).to_string());
     let error = bench.import(&files, Some("x.test/y")).await.unwrap_err();
     assert!(error.to_string().contains("it has 2 images"), "{error}");
+}
+
+/// A docker archive of so many images, each with a configuration of its own of about so many bytes, or all with
+/// the same.
+fn crowd(bench: &Bench, count: usize, bytes: usize, same: bool) -> Vec<(String, Vec<u8>)> {
+    let mut files = vec![("abc/layer.tar".to_owned(), bench.layer.clone())];
+    let mut list = Vec::new();
+    for n in 0..count {
+        let number = if same { 0 } else { n };
+        let name = format!("{number}.json");
+        if number == n || n == 0 {
+            let mut config = bench.config.clone();
+            config.resize(bytes - number, b' ');
+            files.push((name.clone(), config));
+        }
+        let tags = [format!("a.test/b:{n}")];
+        list.push(json!({"Config": name, "RepoTags": tags, "Layers": ["abc/layer.tar"]}));
+    }
+    files.push(("manifest.json".to_owned(), Value::from(list).to_string().into_bytes()));
+    files
+}
+
+#[tokio::test]
+async fn the_documents_of_one_import_have_one_bound() {
+    let bench = Bench::new();
+    let size = MAX_CONFIG_BYTES as usize;
+    let error = bench.import(&crowd(&bench, 9, size, false), None).await.unwrap_err();
+    assert!(error.to_string().contains("more than 67108864 bytes"), "{error}");
+    assert!(bench.images().await.list().is_empty());
+    // What many images share is read once and counts once.
+    let images = bench.import(&crowd(&bench, 40, size, true), None).await.unwrap();
+    assert_eq!(images.last().unwrap().repo_tags.len(), 40);
+}
+
+#[tokio::test]
+async fn what_images_of_an_archive_share_is_held_once() {
+    let bench = Bench::new();
+    let open = |files: &[(String, Vec<u8>)]| {
+        let archive = bench.dir.path().join("archive.tar");
+        fs::write(&archive, tar(files)).unwrap();
+        Opened::open(&archive).unwrap().images(&Platform::host(), None).unwrap()
+    };
+    let mut layout = bench.layout(Value::Null);
+    let index: Value = serde_json::from_slice(&layout[1].1).unwrap();
+    let entry = index["manifests"][0].clone();
+    layout[1].1 = json!({"schemaVersion": 2, "manifests": vec![entry; 3]}).to_string().into_bytes();
+    for found in [open(&layout), open(&crowd(&bench, 3, 1000, true))] {
+        let held = |n: usize| found[n].documents.iter().map(|(_, bytes)| bytes.as_ptr()).collect::<Vec<_>>();
+        assert_eq!((found.len(), held(0), held(0)), (3, held(1), held(2)));
+    }
+}
+
+#[tokio::test]
+async fn the_names_in_an_archive_have_a_bound() {
+    let bench = Bench::new();
+    let mut files = bench.docker(Value::Null);
+    // Components of 200 bytes, and a number at the end.
+    let long = format!("{}/", "n".repeat(200)).repeat(19);
+    files.extend((0..4500).map(|n| (format!("{long}{n}"), Vec::new())));
+    let error = bench.import(&files, None).await.unwrap_err();
+    assert!(error.to_string().contains("the names of the files in it"), "{error}");
 }
