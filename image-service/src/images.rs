@@ -152,9 +152,9 @@ impl Images {
         blocking(move || store.remove(&id)).await
     }
 
-    /// What images take.
+    /// What images take, and what is kept of broken pulls. Walks the latter: for a thread that may wait.
     pub fn usage(&self) -> Usage {
-        let (bytes, inodes) = self.store().layers.usage();
+        let (bytes, inodes) = self.store().usage();
         Usage { path: self.inner.settings.root.clone(), bytes, inodes }
     }
 

@@ -138,6 +138,12 @@ impl Store {
         &self.root
     }
 
+    /// (bytes, inodes) of all layers, and of what is kept of blobs that are not whole.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let (layers, parts) = (self.layers.usage(), self.parts.usage().unwrap_or_default());
+        (layers.0 + parts.0, layers.1 + parts.1)
+    }
+
     /// A document that some image brought along.
     pub(crate) fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, Error> {
         self.index.document(digest).map_err(|error| self.index_error(error))

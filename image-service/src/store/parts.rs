@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -18,10 +19,18 @@ use std::time::{Duration, SystemTime};
 use crate::digest::Digest;
 use crate::gc::Trash;
 
-/// What nobody came back for is given up after this long.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
-/// Blobs of which parts are kept; the oldest go first.
-const MAX_PARTS: usize = 32;
+/// What is kept of all blobs that no pull has in hand.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// What nobody came back for is given up after this long.
+    age: Duration,
+    /// The oldest go first.
+    blobs: usize,
+    bytes: u64,
+}
+
+/// Two layers of the largest models; a disk on which that is much is full soon, and then all is cleared.
+const BOUNDS: Bounds = Bounds { age: Duration::from_secs(24 * 3600), blobs: 32, bytes: 20 << 30 };
 /// Files of one blob: no pull leaves more, whatever was split.
 const MAX_FILES: usize = 256;
 
@@ -29,6 +38,7 @@ const MAX_FILES: usize = 256;
 pub(crate) struct Parts {
     dir: PathBuf,
     trash: Arc<Trash>,
+    bounds: Bounds,
     /// Those that a pull has in its hands, and what is to become of them after.
     open: Mutex<BTreeMap<PathBuf, Then>>,
 }
@@ -57,19 +67,47 @@ pub(crate) struct Came {
 impl Parts {
     /// Opens the directory and removes what is too old or too much.
     pub(crate) fn new(dir: PathBuf, trash: Arc<Trash>) -> io::Result<Arc<Parts>> {
-        let mut found = Vec::new();
-        for entry in std::fs::read_dir(&dir)? {
-            let entry = entry?;
-            found.push((entry.metadata()?.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+        Parts::bounded(dir, trash, BOUNDS)
+    }
+
+    fn bounded(dir: PathBuf, trash: Arc<Trash>, bounds: Bounds) -> io::Result<Arc<Parts>> {
+        let parts = Arc::new(Parts { dir, trash, bounds, open: Mutex::default() });
+        parts.trim(&parts.open())?;
+        Ok(parts)
+    }
+
+    /// (bytes, inodes) of all parts, of those in hand, too. Walks them.
+    pub(crate) fn usage(&self) -> io::Result<(u64, u64)> {
+        let mut all = (0, 0);
+        for entry in std::fs::read_dir(&self.dir)? {
+            let size = Size::of(&entry?.path());
+            all = (all.0 + size.bytes, all.1 + size.inodes);
         }
-        found.sort();
-        let too_many = found.len().saturating_sub(MAX_PARTS);
-        for (at, (modified, path)) in found.into_iter().enumerate() {
-            if at < too_many || modified.elapsed().is_ok_and(|age| age > KEPT) {
-                trash.take(&path)?;
+        Ok(all)
+    }
+
+    /// Removes what is too old or too much of what no pull has in hand.
+    fn trim(&self, open: &BTreeMap<PathBuf, Then>) -> io::Result<()> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if !open.contains_key(&path) {
+                found.push((Size::of(&path), path));
             }
         }
-        Ok(Arc::new(Parts { dir, trash, open: Mutex::default() }))
+        // The newest are kept.
+        found.sort_by_key(|(size, _)| std::cmp::Reverse(size.modified));
+        let (mut blobs, mut bytes) = (0, 0);
+        for (size, path) in found {
+            (blobs, bytes) = (blobs + 1, bytes + size.bytes);
+            let old = size.modified.elapsed().is_ok_and(|age| age > self.bounds.age);
+            // The newest may be as large as it is: else no blob of that size could be gone on with.
+            if old || blobs > self.bounds.blobs || (blobs > 1 && bytes > self.bounds.bytes) {
+                self.trash.take(&path)?;
+                (blobs, bytes) = (blobs - 1, bytes - size.bytes);
+            }
+        }
+        Ok(())
     }
 
     /// What has come of a blob, sorted and without overlap; None while another pull has it in hand.
@@ -167,11 +205,42 @@ impl Drop for Part {
             self.remove();
         }
         open.remove(&self.path);
+        // Nothing was kept of most, and then there is no more than before.
+        if self.path.exists()
+            && let Err(error) = self.of.trim(&open)
+        {
+            let dir = self.of.dir.display();
+            tracing::warn!(%dir, %error, "parts of blobs can't be trimmed; the next broken pull tries again");
+        }
+    }
+}
+
+/// What one blob's parts take, and when the last of them came.
+#[derive(Debug)]
+struct Size {
+    bytes: u64,
+    inodes: u64,
+    modified: SystemTime,
+}
+
+impl Size {
+    /// What can't be looked at counts for nothing: it may be gone by now.
+    fn of(path: &Path) -> Size {
+        let files = std::fs::read_dir(path).into_iter().flatten().flatten();
+        let all = files.map(|file| file.metadata()).chain([std::fs::symlink_metadata(path)]);
+        let none = Size { bytes: 0, inodes: 0, modified: SystemTime::UNIX_EPOCH };
+        all.flatten().fold(none, |size, metadata| Size {
+            bytes: size.bytes + metadata.blocks() * 512,
+            inodes: size.inodes + 1,
+            modified: size.modified.max(metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH)),
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use super::*;
 
     fn parts(dir: &Path) -> Arc<Parts> {
@@ -216,17 +285,55 @@ mod tests {
             assert!(came.is_empty(), "{stranger}");
             assert!(!part.path().exists(), "{stranger}");
         }
-        for n in 0..MAX_PARTS + 5 {
+        for n in 0..BOUNDS.blobs + 5 {
             std::fs::create_dir_all(dir.path().join(format!("parts/{n}"))).unwrap();
         }
         let all = parts(dir.path());
         let count = || std::fs::read_dir(dir.path().join("parts")).unwrap().count();
-        assert_eq!(count(), MAX_PARTS);
+        assert_eq!(count(), BOUNDS.blobs);
         let (held, _) = all.take(&blob, 100).unwrap().unwrap();
         held.begin(0).unwrap();
         all.clear().unwrap();
         assert_eq!(count(), 1);
         drop(held);
         assert_eq!(count(), 0);
+    }
+    /// Keeps `bytes` of a blob, as a broken pull does, and says whose they are.
+    fn keep(parts: &Arc<Parts>, n: usize, bytes: usize) -> String {
+        let blob = Digest::sha256(&n.to_le_bytes());
+        let (part, _) = parts.take(&blob, 1 << 20).unwrap().unwrap();
+        part.begin(0).unwrap().write_all_at(&vec![1; bytes], 0).unwrap();
+        drop(part);
+        // The clock of a file system is coarse.
+        std::thread::sleep(Duration::from_millis(15));
+        blob.hex().to_owned()
+    }
+
+    fn kept(dir: &Path) -> std::collections::BTreeSet<String> {
+        let entries = std::fs::read_dir(dir.join("parts")).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn broken_pulls_keep_no_more_than_the_bounds_however_long_the_daemon_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = parts(dir.path());
+        let names: Vec<String> = (0..BOUNDS.blobs + 3).map(|n| keep(&all, n, 1)).collect();
+        assert_eq!(kept(dir.path()), names[3..].iter().cloned().collect());
+        let bounds = Bounds { bytes: 100_000, ..BOUNDS };
+        let few = Parts::bounded(dir.path().join("parts"), all.trash.clone(), bounds).unwrap();
+        let names: Vec<String> = (100..105).map(|n| keep(&few, n, 40_000)).collect();
+        let now = kept(dir.path());
+        assert!(now.contains(&names[4]) && now.contains(&names[3]) && !now.contains(&names[2]), "{now:?}");
+        // What a pull has in hand is let alone.
+        let (held, came) = few.take(&Digest::sha256(&104usize.to_le_bytes()), 1 << 20).unwrap().unwrap();
+        keep(&few, 200, 90_000);
+        assert!(held.path().exists() && came.len() == 1);
+        let (bytes, inodes) = few.usage().unwrap();
+        assert!((130_000..200_000).contains(&bytes) && inodes >= 4, "{bytes} bytes, {inodes} inodes");
+        let bounds = Bounds { age: Duration::ZERO, ..BOUNDS };
+        drop(held);
+        Parts::bounded(dir.path().join("parts"), all.trash.clone(), bounds).unwrap();
+        assert_eq!(kept(dir.path()).len(), 0);
     }
 }
