@@ -20,6 +20,7 @@ mod endpoint;
 mod explain;
 mod failure;
 mod origin;
+mod page;
 mod push;
 mod raw;
 mod referrers;

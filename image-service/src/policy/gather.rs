@@ -18,6 +18,15 @@ const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 const MAX_SIGNATURES: usize = 128;
 /// The payload names one image.
 const MAX_PAYLOAD_BYTES: u64 = 1 << 20;
+/// Of all signatures together: many times what as many of cosign's take, with their certificates and the log's word.
+const MAX_GATHERED_BYTES: usize = 8 << 20;
+/// The annotations that a signature is checked by (see `sigstore`); what else there is may be anything.
+const READ: [&str; 4] = [
+    "dev.cosignproject.cosign/signature",
+    "dev.sigstore.cosign/certificate",
+    "dev.sigstore.cosign/chain",
+    "dev.sigstore.cosign/bundle",
+];
 /// distribution-spec, "Pulling manifests".
 const MAX_TAG_CHARS: usize = 128;
 
@@ -29,6 +38,9 @@ pub(super) struct Gathered {
     pub(super) attachments: Vec<(String, Attachment)>,
     /// Where nothing was, or nothing of use.
     elsewhere: Vec<String>,
+    /// Signatures that were asked for, good or bad, and what those that are kept take.
+    asked: usize,
+    bytes: usize,
 }
 
 /// What is to be looked for, and where.
@@ -78,8 +90,39 @@ pub(super) async fn signatures(
 impl Gathered {
     fn add_own(&mut self, own: Vec<Vec<u8>>) {
         self.elsewhere.push("the registry itself keeps nothing else for it".to_owned());
-        let named = |(number, message)| (format!("signature {} of the registry", number + 1), message);
-        self.simple.extend(own.into_iter().take(MAX_SIGNATURES).enumerate().map(named));
+        for (number, message) in own.into_iter().take(MAX_SIGNATURES).enumerate() {
+            self.add_simple(format!("signature {} of the registry", number + 1), message);
+        }
+    }
+
+    fn add_simple(&mut self, origin: String, message: Vec<u8>) {
+        if self.has_room(message.len()) {
+            self.simple.push((origin, message));
+        }
+    }
+
+    fn add_attachment(&mut self, origin: String, mut attachment: Attachment) {
+        attachment.annotations.retain(|name, _| READ.contains(&name.as_str()));
+        let annotations: usize = attachment.annotations.values().map(String::len).sum();
+        if self.has_room(attachment.payload.len() + annotations) {
+            self.attachments.push((origin, attachment));
+        }
+    }
+
+    /// Whether so many bytes more may be kept; they count from then on.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.bytes += bytes;
+        if self.is_full() {
+            self.elsewhere.push(format!("only the first {MAX_GATHERED_BYTES} bytes of signatures are read"));
+        }
+        !self.is_full()
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes > MAX_GATHERED_BYTES
     }
 
     async fn add_lookaside(
@@ -98,8 +141,8 @@ impl Gathered {
         }
         for (url, bytes) in found {
             match Stored::read(bytes) {
-                Ok(Stored::Simple(message)) => self.simple.push((url, message)),
-                Ok(Stored::Sigstore(attachment)) => self.attachments.push((url, attachment)),
+                Ok(Stored::Simple(message)) => self.add_simple(url, message),
+                Ok(Stored::Sigstore(attachment)) => self.add_attachment(url, attachment),
                 Err(flaw) => self.elsewhere.push(format!("{url}: {flaw}")),
             }
         }
@@ -118,6 +161,8 @@ impl Gathered {
         }
         let referrers = match repository.referrers(image, None).await {
             Ok(found) => found,
+            // A registry in trouble may have a signature: that is no answer, unless one was found already.
+            Err(error @ Error::Unavailable(_)) if self.attachments.is_empty() => return Err(error),
             Err(error) => {
                 // Not all registries have it, and their ways to say so are many.
                 self.elsewhere.push(format!("what refers to {image} can't be listed: {error}"));
@@ -131,6 +176,9 @@ impl Gathered {
             self.elsewhere.push(format!("nothing of type {ARTIFACT} refers to {image}"));
         }
         for referrer in referrers.iter().take(MAX_SIGNATURES) {
+            if self.is_full() {
+                return Ok(());
+            }
             let origin = format!("referrer {}", referrer.digest);
             match repository.artifact(referrer.digest.as_str()).await {
                 Ok(Some(artifact)) => self.add(repository, &origin, &artifact).await?,
@@ -161,15 +209,18 @@ impl Gathered {
         let mut any = false;
         for (number, layer) in layers.filter(|(_, layer)| layer.media_type == LAYER) {
             any = true;
-            if self.attachments.len() >= MAX_SIGNATURES {
+            if self.asked == MAX_SIGNATURES {
                 self.elsewhere.push(format!("only the first {MAX_SIGNATURES} signatures are read"));
+            }
+            if self.asked >= MAX_SIGNATURES || self.is_full() {
                 return Ok(());
             }
+            self.asked += 1;
             let origin = format!("signature {} of {origin}", number + 1);
             match repository.small_blob(layer, MAX_PAYLOAD_BYTES).await {
                 Ok(payload) => {
                     let (payload, annotations) = (payload.to_vec(), layer.annotations.clone());
-                    self.attachments.push((origin, Attachment { payload, annotations }));
+                    self.add_attachment(origin, Attachment { payload, annotations });
                 }
                 Err(error) => self.passed(origin, error)?,
             }
@@ -189,5 +240,29 @@ impl Gathered {
             }
             other => Err(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_signature_s_annotations_only_those_that_are_read_are_kept() {
+        let annotation = |name: &str| (name.to_owned(), "x".repeat(1000));
+        let mut annotations: std::collections::BTreeMap<_, _> =
+            (0..5000).map(|n| annotation(&format!("other{n}"))).collect();
+        annotations.extend(READ.map(annotation));
+        let mut gathered = Gathered::default();
+        gathered.add_attachment("here".to_owned(), Attachment { payload: vec![0; 96], annotations });
+        let kept: Vec<_> = gathered.attachments[0].1.annotations.keys().map(String::as_str).collect();
+        assert_eq!((kept.len(), gathered.bytes), (READ.len(), 4096));
+        for n in 0..20 {
+            let payload = vec![0; 1 << 20];
+            gathered.add_attachment(format!("{n}"), Attachment { payload, ..Attachment::default() });
+        }
+        assert_eq!((gathered.attachments.len(), gathered.looked().matches("only the first").count()), (8, 1));
+        gathered.add_simple("small".to_owned(), vec![1]);
+        assert!(gathered.simple.is_empty());
     }
 }

@@ -175,10 +175,18 @@ impl Endpoint {
 
     /// The address that an answer of the endpoint gives for more of the same.
     pub(super) fn address(&self, shared: &Shared, answer: &Response<Incoming>) -> Result<Uri, Cause> {
+        self.target(&self.uri(&self.scheme(shared), "/")?, answer).map_err(Cause::Redirect)
+    }
+
+    /// Where the endpoint is, by the scheme that it was last asked by.
+    pub(super) fn home(&self, shared: &Shared) -> Option<Origin> {
+        Origin::of(&self.uri(&self.scheme(shared), "/").ok()?)
+    }
+
+    fn scheme(&self, shared: &Shared) -> Scheme {
         let only = self.place.access.scheme.clone();
         let known = || shared.schemes.get(&self.host).filter(|_| self.place.insecure);
-        let scheme = only.or_else(known).unwrap_or(Scheme::HTTPS);
-        self.target(&self.uri(&scheme, "/")?, answer).map_err(Cause::Redirect)
+        only.or_else(known).unwrap_or(Scheme::HTTPS)
     }
 
     /// What the operator said of the registry holds for where it sends us, since digests guard the bytes

@@ -117,9 +117,7 @@ impl Cause {
         match self {
             Cause::NotFound(_) => Kind::NotFound,
             Cause::Denied(_) | Cause::Challenge | Cause::Realm { .. } => Kind::Unauthorized,
-            Cause::Status { status, .. } if status.is_client_error() && status.as_u16() != 429 => {
-                Kind::Invalid
-            }
+            Cause::Status { status, .. } if is_no(*status) => Kind::Invalid,
             Cause::Status { .. } | Cause::Broken { .. } | Cause::Stalled { .. } => Kind::Unavailable,
             Cause::Transport(transport::Error::Certificates(_)) | Cause::Credentials(_) | Cause::Nobody => {
                 Kind::Configuration
@@ -135,6 +133,12 @@ impl Cause {
             },
         }
     }
+}
+
+/// A no that time does not change: the request is not to the server's liking, or it has no such thing.
+fn is_no(status: StatusCode) -> bool {
+    (status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS)
+        || status == StatusCode::NOT_IMPLEMENTED
 }
 
 /// What was asked and why each endpoint, in the order asked, did not give it.
@@ -249,6 +253,11 @@ mod tests {
         for (code, again) in [(429, true), (500, true), (503, true), (501, false), (400, false), (410, false)]
         {
             assert_eq!(status(code).again() != Again::Never, again, "{code}");
+        }
+        for (code, kind) in
+            [(405, Kind::Invalid), (429, Kind::Unavailable), (500, Kind::Unavailable), (501, Kind::Invalid)]
+        {
+            assert_eq!(status(code).kind(), kind, "{code}");
         }
         let wrapped = Cause::Token { realm: "r".to_owned(), source: Box::new(status(503)) };
         assert_eq!(wrapped.again(), Again::After(None));

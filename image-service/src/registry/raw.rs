@@ -8,9 +8,8 @@ use serde::Deserialize;
 
 use super::endpoint::{self, Endpoint};
 use super::failure::Cause;
-use super::referrers::next_page;
 use super::round::Round;
-use super::{Error, Repository, Shared};
+use super::{Error, Repository, Shared, page};
 use crate::digest::Digest;
 use crate::manifest::{self, Descriptor, MediaType, Outline};
 
@@ -99,7 +98,7 @@ impl Endpoint {
             let page: Tags = serde_json::from_slice(&bytes)
                 .map_err(|_| Cause::Nonsense("the list of tags is not in JSON"))?;
             all.extend(page.tags.unwrap_or_default());
-            next = next_page(&headers)?;
+            next = page::next(&headers, self.home(shared).as_ref())?;
         }
         all.truncate(MAX_TAGS);
         Ok(all)

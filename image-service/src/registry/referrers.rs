@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{ACCEPT, HeaderName, HeaderValue, LINK};
+use http::header::{ACCEPT, HeaderName, HeaderValue};
 
 use super::endpoint::Endpoint;
 use super::failure::Cause;
 use super::round::Round;
-use super::{Error, Repository, Shared, origin};
+use super::{Error, Repository, Shared, origin, page};
 use crate::digest::Digest;
 use crate::manifest::{self, ArtifactManifest, Descriptor, Document, MAX_ENTRIES, MediaType};
 
@@ -98,7 +98,7 @@ impl Endpoint {
             if all.len() > MAX_ENTRIES {
                 return Err(manifest::Error::TooManyEntries(all.len()).into());
             }
-            next = next_page(&headers)?;
+            next = page::next(&headers, self.home(shared).as_ref())?;
         }
         Ok(all)
     }
@@ -144,20 +144,5 @@ fn entries(bytes: &[u8], headers: &HeaderMap) -> Result<Vec<Descriptor>, Cause> 
     match manifest::parse(bytes, super::endpoint::content_type(headers))? {
         Document::Index(index) => Ok(index.manifests),
         Document::Manifest(_) => Err(Cause::Nonsense("a list of referrers that is an image")),
-    }
-}
-
-/// The path of the next page (RFC 8288). Another host is never asked: it would be shown our token.
-pub(super) fn next_page(headers: &HeaderMap) -> Result<Option<String>, Cause> {
-    let Some(link) = headers.get(LINK).and_then(|link| link.to_str().ok()) else { return Ok(None) };
-    let target = link.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
-    match target {
-        Some((target, rest))
-            if rest.contains("next") && target.starts_with('/') && !target.starts_with("//") =>
-        {
-            Ok(Some(target.to_owned()))
-        }
-        Some((_, rest)) if !rest.contains("next") => Ok(None),
-        _ => Err(Cause::Nonsense("the next page is no path of the registry")),
     }
 }

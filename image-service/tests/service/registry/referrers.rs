@@ -51,6 +51,20 @@ async fn referrers_come_by_the_api_page_by_page() {
 }
 
 #[tokio::test]
+async fn the_next_page_may_be_told_as_a_url_of_the_registry_and_among_other_links() {
+    let server = Fake::start(move |seen: &Seen| {
+        let host = seen.header("host").unwrap();
+        match seen.path.contains("last=1") {
+            true => index(&[(SIGNATURE, 3)]),
+            false => index(&[(SIGNATURE, 1)])
+                .header("Link", "<https://docs.test/>; rel=\"help\"")
+                .header("Link", format!("<http://{host}{}?last=1>; rel=\"next\"", seen.path)),
+        }
+    });
+    assert_eq!(referrers(&server, None).await.unwrap(), digests(&[1, 3]));
+}
+
+#[tokio::test]
 async fn without_the_api_the_tag_says_it() {
     let subject = Digest::sha256(b"subject");
     let tag = format!("/v2/a/b/manifests/sha256-{}", subject.hex());
@@ -67,6 +81,11 @@ async fn a_list_that_lies_or_never_ends_is_an_error() {
     let elsewhere =
         Fake::start(|_| index(&[(SIGNATURE, 1)]).header("Link", "<https://evil.test/v2/more>; rel=\"next\""));
     assert!(matches!(referrers(&elsewhere, None).await.unwrap_err(), Error::Invalid(_)));
+    let otherwise = Fake::start(|seen: &Seen| {
+        let url = format!("<https://{}/v2/more>; rel=next", seen.header("host").unwrap());
+        index(&[(SIGNATURE, 1)]).header("Link", url)
+    });
+    assert!(matches!(referrers(&otherwise, None).await.unwrap_err(), Error::Invalid(_)));
     let image = Fake::start(|_| {
         let picture = Picture::oci(b"layer");
         Reply::new(200, picture.manifests[&picture.top].1.clone()).header("Content-Type", OCI_MANIFEST)

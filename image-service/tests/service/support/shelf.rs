@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -115,6 +115,15 @@ impl Shelf {
     pub(crate) fn serve(&self) -> Fake {
         let shelf = self.clone();
         Fake::start(move |seen| shelf.answer(seen))
+    }
+
+    /// Whoever asks what refers to an image is answered with this status.
+    pub(crate) fn serve_no_referrers(&self, status: Arc<AtomicU16>) -> Fake {
+        let shelf = self.clone();
+        Fake::start(move |seen| match seen.path.contains("/referrers/") {
+            true => Reply::new(status.load(Ordering::Relaxed), ""),
+            false => shelf.answer(seen),
+        })
     }
 
     /// Blobs are promised, and do not come while `silent` is set.

@@ -1,5 +1,8 @@
 //! `sigstoreSigned`: keys, certificates, the transparency log, and signatures that are not what they say.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
 use image_service::digest::Digest;
 use rcgen::KeyPair;
 use serde_json::{Value, json};
@@ -7,6 +10,7 @@ use serde_json::{Value, json};
 use super::{Case, NAME, REPOSITORY};
 use crate::support::cosign::{self, BUNDLE, CERTIFICATE, CHAIN, LAYER, Signature, key, payload};
 use crate::support::picture::OCI_INDEX;
+use crate::support::shelf::Node;
 
 impl Case {
     fn tag(&self) -> String {
@@ -340,4 +344,44 @@ async fn hostile_signatures_cost_little_and_hide_nothing() {
     let long = "x".repeat(400_000);
     case.sign(&[Signature::of(&ours, format!("{{\"{long}\": 1, \"{long}\": 1}}").into_bytes())]);
     assert!(case.pull(NAME).await.unwrap_err().len() < 2000);
+}
+
+#[tokio::test]
+async fn a_registry_in_trouble_is_not_one_without_signatures() {
+    let (mut case, status) = (Case::new(), Arc::new(AtomicU16::new(503)));
+    case.fake = case.shelf.serve_no_referrers(status.clone());
+    case.node = Node::new(&case.fake.host());
+    let ours = key();
+    case.asks_for(&ours);
+    let told = case.pull(NAME).await.unwrap_err();
+    assert!(!told.contains("SignatureValidationFailed") && told.contains("503"), "{told}");
+    // All of these are how registries say that they can't list it.
+    for no in [400, 404, 405, 501] {
+        status.store(no, Ordering::Relaxed);
+        case.refused("there is no such signature").await;
+    }
+    status.store(503, Ordering::Relaxed);
+    case.sign(&[case.good(&ours)]);
+    case.pull(NAME).await.unwrap();
+}
+
+#[tokio::test]
+async fn signatures_are_read_up_to_a_bound_of_bytes() {
+    let case = Case::new();
+    let (ours, other) = (key(), key());
+    case.asks_for(&ours);
+    let large = |n: u8| {
+        let mut payload = payload(REPOSITORY, &case.picture.top);
+        payload.resize((1 << 20) - usize::from(n), b' ');
+        Signature::of(&other, payload).annotated("of.no/use", "x".repeat(10_000))
+    };
+    // Those that are read are no good, and so many are read that the good one is not.
+    let mut signatures: Vec<Signature> = (0..12).map(large).chain([case.good(&ours)]).collect();
+    case.sign(&signatures);
+    case.refused("none of the policy's keys made it").await;
+    let blobs = case.fake.paths().iter().filter(|path| path.contains("/blobs/")).count();
+    assert_eq!(blobs, 8, "signatures were asked for beyond the bound");
+    signatures.rotate_right(1);
+    case.sign(&signatures);
+    case.pull(NAME).await.unwrap();
 }
