@@ -24,9 +24,10 @@ use crate::registry::{AGENT, Shared, body};
 const MAX_TOKENS: usize = 256;
 /// Cloud registries hand out tokens of several KiB; none is near this.
 const MAX_TOKEN_ANSWER_BYTES: usize = 1 << 20;
-/// The token specification: `expires_in` defaults to 60 seconds.
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-const MAX_LIFE: Duration = Duration::from_secs(3600);
+/// The token specification: `expires_in` defaults to 60 seconds, and no token is to be given for less. Servers that
+/// say less don't mean it: clients have counted so from the beginning.
+const MIN_LIFE_SECONDS: f64 = 60.0;
+const MAX_LIFE_SECONDS: f64 = 3600.0;
 /// A token this near its end is not used: the request must still arrive.
 const MARGIN: Duration = Duration::from_secs(10);
 
@@ -65,13 +66,12 @@ pub(super) struct TokenAsk<'a> {
     pub(super) credentials: Option<&'a Credentials>,
 }
 
+/// Servers put it in many ways: one of the tokens may be null, and the life a float or a text.
 #[derive(Deserialize)]
 struct TokenAnswer {
-    #[serde(default)]
-    token: String,
-    #[serde(default)]
-    access_token: String,
-    expires_in: Option<u64>,
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<serde_json::Value>,
 }
 
 impl TokenAsk<'_> {
@@ -193,13 +193,22 @@ impl TokenAsk<'_> {
 
 impl TokenAnswer {
     fn into_grant(self) -> Result<Grant, Cause> {
-        let token = if self.token.is_empty() { self.access_token } else { self.token };
-        if token.is_empty() {
-            return Err(Cause::Nonsense("there is no token in the answer"));
-        }
-        let life = self.expires_in.map_or(DEFAULT_LIFE, Duration::from_secs).min(MAX_LIFE);
+        let life = self.life();
+        let tokens = [self.token, self.access_token].into_iter().flatten();
+        let token = tokens.into_iter().find(|token| !token.is_empty());
+        let token = token.ok_or(Cause::Nonsense("there is no token in the answer"))?;
         let expires = Some(Instant::now() + life.saturating_sub(MARGIN));
         Ok(Grant { header: bearer(&token)?, expires })
+    }
+
+    fn life(&self) -> Duration {
+        let said = match &self.expires_in {
+            Some(serde_json::Value::String(text)) => text.trim().parse().ok(),
+            Some(other) => other.as_f64(),
+            None => None,
+        };
+        let seconds = said.filter(|seconds| seconds.is_finite()).unwrap_or(MIN_LIFE_SECONDS);
+        Duration::from_secs_f64(seconds.clamp(MIN_LIFE_SECONDS, MAX_LIFE_SECONDS))
     }
 }
 
@@ -237,4 +246,45 @@ fn place(uri: &Uri) -> String {
         uri.authority().map(|authority| authority.as_str()).unwrap_or_default(),
         uri.path()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant(answer: &str) -> Option<Grant> {
+        serde_json::from_str::<TokenAnswer>(answer).ok()?.into_grant().ok()
+    }
+
+    #[test]
+    fn tokens_are_read_however_servers_put_them() {
+        let check = |answer: &str, token: &str, seconds: u64| {
+            let grant = grant(answer).unwrap_or_else(|| panic!("{answer} has no token"));
+            let life = grant.expires.unwrap().duration_since(Instant::now()) + MARGIN;
+            assert_eq!(grant.header, format!("Bearer {token}"), "{answer}");
+            assert_eq!(life.as_secs_f64().round() as u64, seconds, "{answer}");
+        };
+        check(r#"{"token": "t", "expires_in": 300}"#, "t", 300);
+        check(r#"{"token": null, "access_token": "a", "expires_in": 300.9}"#, "a", 301);
+        check(r#"{"token": "", "access_token": "a", "expires_in": "300"}"#, "a", 300);
+        check(r#"{"token": "t", "access_token": null, "expires_in": null}"#, "t", 60);
+        check(r#"{"token": "t"}"#, "t", 60);
+        for odd in ["5", "0", "-7", "\"soon\"", "\"nan\"", "[]", "{}"] {
+            check(&format!(r#"{{"token": "t", "expires_in": {odd}}}"#), "t", 60);
+        }
+        check(r#"{"token": "t", "expires_in": 1e300}"#, "t", 3600);
+        for none in [r#"{"token": null}"#, "{}", "[]", r#"{"token": 1}"#] {
+            assert!(grant(none).is_none(), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_token_near_its_end_is_not_used() {
+        let (tokens, key) = (Tokens::default(), Digest::sha256(b"key"));
+        let fresh = grant(r#"{"token": "t"}"#).unwrap();
+        tokens.put(key.clone(), fresh.clone());
+        assert!(tokens.get(&key).is_some());
+        tokens.put(key.clone(), Grant { expires: Some(Instant::now()), ..fresh });
+        assert!(tokens.get(&key).is_none());
+    }
 }
