@@ -12,6 +12,7 @@ use crate::reference::{DEFAULT_DOMAIN, Reference, is_short};
 pub(crate) mod challenge;
 pub(crate) mod credential_helper;
 pub(crate) mod files;
+pub(crate) mod lookup;
 
 /// What a caller may show a registry: the kubelet's AuthConfig, in our words. An empty field says nothing.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]

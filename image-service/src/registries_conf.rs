@@ -16,6 +16,7 @@ use self::endpoint::rewrite;
 pub use self::endpoint::{Access, Endpoint, Role, Tls};
 use self::file::{File, check_alias, location};
 
+use crate::auth::credential_helper;
 use crate::bounded;
 use crate::reference::{self, InvalidReference, Reference};
 
@@ -29,6 +30,7 @@ pub struct RegistriesConf {
     short_names: ShortNames,
     aliases: BTreeMap<String, String>,
     registries: Vec<Rule>,
+    credential_helpers: Vec<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +134,11 @@ impl RegistriesConf {
         self.rule_for(&reference.repository()).map(|(rule, _)| rule.prefix.as_str())
     }
 
+    /// Who is asked for credentials, in this order; empty where nothing is said.
+    pub fn credential_helpers(&self) -> &[String] {
+        &self.credential_helpers
+    }
+
     /// Whether the operator said of this very host (not of one that points to it) that its certificate
     /// need not be good. For a server that a registry names: it inherits nothing.
     pub fn is_insecure_host(&self, host: &str) -> bool {
@@ -191,6 +198,12 @@ impl RegistriesConf {
             self.search = search.iter().map(|host| location(host)).collect::<Result<_, _>>()?;
         }
         self.short_names = file.short_name_mode.unwrap_or(self.short_names);
+        if let Some(bad) = file.credential_helpers.iter().find(|name| !credential_helper::is_name(name)) {
+            return Err(format!("credential-helpers: {bad:?} is no name of a credential helper"));
+        }
+        if !file.credential_helpers.is_empty() {
+            self.credential_helpers = file.credential_helpers;
+        }
         for (name, target) in file.aliases {
             check_alias(&name, &target)?;
             match target.as_str() {

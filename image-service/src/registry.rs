@@ -15,6 +15,7 @@ mod ask;
 mod blob;
 mod body;
 mod certs;
+mod client_keys;
 mod dial;
 mod endpoint;
 mod explain;
@@ -45,7 +46,7 @@ use self::endpoint::Endpoint;
 use self::failure::Cause;
 use self::session::Tokens;
 use self::transport::Transport;
-use crate::auth::Credentials;
+use crate::auth::{Credentials, lookup};
 use crate::digest::Digest;
 use crate::manifest::{self, Document, Manifest, MediaType};
 use crate::reference::Reference;
@@ -203,8 +204,7 @@ impl Registry {
         own_auth_files: &[PathBuf],
         purpose: Purpose,
     ) -> Result<Repository, Error> {
-        let auth_files: Arc<[PathBuf]> =
-            own_auth_files.iter().chain(&self.shared.settings.auth_files).cloned().collect();
+        let auth_places: Arc<[lookup::Place]> = self.shared.auth_places(own_auth_files).into();
         let (_, mut places) = self.shared.places(reference, purpose)?;
         if purpose == Purpose::Push {
             // Half an image in one place and half in another is none.
@@ -216,7 +216,7 @@ impl Registry {
             return Err(failure.into_error());
         }
         let endpoint =
-            |place| Endpoint::new(place, reference.domain(), credentials, auth_files.clone(), purpose);
+            |place| Endpoint::new(place, reference.domain(), credentials, auth_places.clone(), purpose);
         let inner = Inner {
             reference: reference.clone(),
             endpoints: places.into_iter().map(endpoint).collect(),
@@ -229,6 +229,11 @@ impl Registry {
 }
 
 impl Shared {
+    /// Where credentials are looked for.
+    fn auth_places(&self, own: &[PathBuf]) -> Vec<lookup::Place> {
+        lookup::places(own, self.registries.load().credential_helpers(), &self.settings.auth_files)
+    }
+
     /// Whom to ask: by registries.conf where a rule of it speaks of the reference, else by hosts.toml.
     fn places(
         &self,

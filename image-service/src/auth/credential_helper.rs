@@ -41,10 +41,15 @@ struct Answer {
 
 /// Asks the helper; None when it knows nothing of the server.
 pub(crate) async fn get(name: &str, server: &str) -> Result<Option<Credentials>, Error> {
-    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+    if !is_name(name) {
         return Err(Error::Name(name.to_owned()));
     }
     ask(&format!("docker-credential-{name}"), server, DEADLINE).await
+}
+
+/// What may follow `docker-credential-`: never a path.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 async fn ask(program: &str, server: &str, deadline: Duration) -> Result<Option<Credentials>, Error> {

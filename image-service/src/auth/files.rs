@@ -44,48 +44,13 @@ struct Entry {
 
 /// Where a file says the credentials are.
 #[derive(Debug, PartialEq)]
-enum Found {
+pub(super) enum Found {
     Here { credentials: Credentials, key: String },
     Helper { name: String, server: String },
     Nothing,
 }
 
-/// What in a file speaks for a repository.
-#[derive(Debug)]
-pub(crate) enum Source {
-    Key(String),
-    Helper(String),
-}
-
-/// The credentials for `host/path` of the first file that has any.
-pub(crate) async fn find(files: &[PathBuf], host: &str, path: &str) -> Result<Option<Credentials>, Error> {
-    for file in files {
-        let credentials = match look(file, host, path)? {
-            Found::Here { credentials, .. } => Some(credentials),
-            Found::Helper { name, server } => credential_helper::get(&name, &server).await?,
-            Found::Nothing => None,
-        };
-        if credentials.is_some() {
-            return Ok(credentials);
-        }
-    }
-    Ok(None)
-}
-
-/// The first file that speaks for `host/path`, and what in it does.
-pub(crate) fn source(files: &[PathBuf], host: &str, path: &str) -> Result<Option<(PathBuf, Source)>, Error> {
-    for file in files {
-        let source = match look(file, host, path)? {
-            Found::Here { key, .. } => Source::Key(key),
-            Found::Helper { name, .. } => Source::Helper(name),
-            Found::Nothing => continue,
-        };
-        return Ok(Some((file.clone(), source)));
-    }
-    Ok(None)
-}
-
-fn look(path: &Path, host: &str, repository: &str) -> Result<Found, Error> {
+pub(super) fn look(path: &Path, host: &str, repository: &str) -> Result<Found, Error> {
     let Some(text) = read(path)? else { return Ok(Found::Nothing) };
     // The cause of a JSON error never quotes the text, which holds secrets.
     let file: File =
@@ -96,7 +61,9 @@ fn look(path: &Path, host: &str, repository: &str) -> Result<Found, Error> {
 impl File {
     fn look(&self, host: &str, repository: &str) -> Result<Found, (String, InvalidAuth)> {
         let own = host_of(host);
-        if let Some((server, name)) = self.cred_helpers.iter().find(|(key, _)| host_of(key) == own) {
+        // A helper knows registries and no parts of them: a key of one means nothing, as with containers/image.
+        let helpers = |(key, _): &(&String, &String)| is_whole(key) && host_of(key) == own;
+        if let Some((server, name)) = self.cred_helpers.iter().find(helpers) {
             return Ok(Found::Helper { name: name.clone(), server: server.clone() });
         }
         let keys = keys(own, repository);
@@ -210,21 +177,9 @@ mod tests {
         check(file, "c.io/x", "host");
         check(file, "docker.io/x", "all(https://index.docker.io/v1/)");
         check("{}", "a.io/x", "");
-    }
-
-    #[tokio::test]
-    async fn a_broken_file_is_named_and_its_secrets_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("auth.json");
-        std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"s3cret"#).unwrap();
-        let error = find(std::slice::from_ref(&path), "a.io", "x").await.unwrap_err();
-        let text = format!("{error} {error:?}");
-        assert!(text.contains("auth.json") && !text.contains("s3cret"), "{text}");
-        std::fs::write(&path, r#"{"auths":{"a.io":{"auth":"s3cret!"}}}"#).unwrap();
-        let error = find(std::slice::from_ref(&path), "a.io", "x").await.unwrap_err();
-        let text = format!("{error} {error:?}");
-        assert!(text.contains("auth.json") && !text.contains("s3cret"), "{text}");
-        let missing = dir.path().join("missing");
-        assert_eq!(find(&[missing], "a.io", "x").await.unwrap(), None);
+        let file = r#"{"credHelpers":{"a.io/org":"one","https://b.io/v2/":"two"}}"#;
+        check(file, "a.io/x", "");
+        check(file, "a.io/org/x", "");
+        check(file, "b.io/x", "two(https://b.io/v2/)");
     }
 }

@@ -16,6 +16,7 @@ pub(super) struct File {
     pub(super) registry: Vec<RegistryTable>,
     pub(super) aliases: BTreeMap<String, String>,
     pub(super) registries: Option<toml::Table>,
+    pub(super) credential_helpers: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]

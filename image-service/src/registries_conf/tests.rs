@@ -216,3 +216,19 @@ mod no_panic {
         }
     }
 }
+
+#[test]
+fn credential_helpers_of_the_last_file_that_names_some_count() {
+    let mut conf = RegistriesConf::default();
+    let mut add =
+        |text: &str| conf.add(text, Path::new("test.conf")).map(|()| conf.credential_helpers().to_vec());
+    assert_eq!(add("").unwrap(), Vec::<String>::new());
+    assert_eq!(
+        add("credential-helpers = ['a', 'containers-auth.json']").unwrap(),
+        ["a", "containers-auth.json"]
+    );
+    assert_eq!(add("credential-helpers = []").unwrap(), ["a", "containers-auth.json"]);
+    assert_eq!(add("credential-helpers = ['b']").unwrap(), ["b"]);
+    let error = add("credential-helpers = ['../evil']").unwrap_err();
+    assert!(error.to_string().contains("credential-helpers: \"../evil\""), "{error}");
+}

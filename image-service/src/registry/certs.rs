@@ -9,6 +9,8 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
+use super::client_keys::{ClientKeys, Key};
+use super::endpoint::DOCKER_API;
 use crate::bounded;
 use crate::registries_conf::Tls;
 
@@ -33,18 +35,32 @@ pub(super) enum Error {
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     pub(super) roots: Vec<CertificateDer<'static>>,
-    key: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    keys: Vec<Key>,
+}
+
+/// Docker's registry has one name in references and another where it answers. Directories under both count;
+/// containers/image reads the first.
+const DOCKER: [&str; 2] = ["docker.io", DOCKER_API];
+
+/// Where `certs.d` speaks of a host: under each of its names, in the first directory that has that.
+pub(super) fn directories(certs_dirs: &[PathBuf], host: &str) -> Vec<PathBuf> {
+    // A host is one plain name: what would be a path is nothing that certs.d could have.
+    if host.is_empty() || host.starts_with('.') || host.contains('/') {
+        return Vec::new();
+    }
+    let names = if DOCKER.contains(&host) { &DOCKER[..] } else { std::slice::from_ref(&host) };
+    let first = |name: &&str| certs_dirs.iter().map(|dir| dir.join(name)).find(|dir| dir.is_dir());
+    names.iter().filter_map(first).collect()
 }
 
 impl Identity {
-    /// From the first directory that has one for the host.
+    /// What `certs.d` has for the host.
     pub(super) fn load(certs_dirs: &[PathBuf], host: &str) -> Result<Identity, Error> {
-        // A host is one plain name: what would be a path is nothing that certs.d could have.
-        if host.is_empty() || host.starts_with('.') || host.contains('/') {
-            return Ok(Identity::default());
+        let mut identity = Identity::default();
+        for dir in directories(certs_dirs, host) {
+            identity.add(&dir)?;
         }
-        let dir = certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
-        dir.map_or_else(|| Ok(Identity::default()), |dir| Identity::of(&dir))
+        Ok(identity)
     }
 
     /// From the files that a hosts.toml names.
@@ -53,27 +69,22 @@ impl Identity {
         for path in &tls.ca {
             identity.roots.extend(certificates(path)?);
         }
-        if let Some((cert, key)) = tls.client.first() {
-            let pem = |source| Error::Pem { path: key.clone(), source };
-            let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(pem)?;
-            identity.key = Some((certificates(cert)?, private));
+        for (cert, key) in &tls.client {
+            identity.keys.push(pair(cert, key)?);
         }
         Ok(identity)
     }
 
-    fn of(dir: &Path) -> Result<Identity, Error> {
-        let mut identity = Identity::default();
+    fn add(&mut self, dir: &Path) -> Result<(), Error> {
         for path in list(dir)? {
             match path.extension().and_then(|extension| extension.to_str()) {
-                Some("crt") => identity.roots.extend(certificates(&path)?),
+                Some("crt") => self.roots.extend(certificates(&path)?),
                 Some("cert") => {
                     let key_path = path.with_extension("key");
                     if !key_path.exists() {
                         return Err(Error::NoKey { path });
                     }
-                    let pem = |source| Error::Pem { path: key_path.clone(), source };
-                    let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?).map_err(pem)?;
-                    identity.key = Some((certificates(&path)?, key));
+                    self.keys.push(pair(&path, &key_path)?);
                 }
                 Some("key") if !path.with_extension("cert").exists() => {
                     return Err(Error::NoCertificate { path });
@@ -81,7 +92,7 @@ impl Identity {
                 _ => {}
             }
         }
-        Ok(identity)
+        Ok(())
     }
 }
 
@@ -99,13 +110,13 @@ pub(super) fn host_roots() -> RootCertStore {
 pub(super) fn verifying(host_roots: Arc<RootCertStore>, identity: Identity) -> Result<ClientConfig, Error> {
     let roots = if identity.roots.is_empty() { host_roots } else { add(&host_roots, identity.roots)? };
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    finish(builder.with_root_certificates(roots), identity.key)
+    finish(builder.with_root_certificates(roots), identity.keys)
 }
 
 pub(super) fn trusting_anyone(identity: Identity) -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
     let anyone = Arc::new(Anyone(provider()));
-    finish(builder.dangerous().with_custom_certificate_verifier(anyone), identity.key)
+    finish(builder.dangerous().with_custom_certificate_verifier(anyone), identity.keys)
 }
 
 fn add(
@@ -119,16 +130,15 @@ fn add(
     Ok(Arc::new(roots))
 }
 
-type Key = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
 fn finish(
     builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>,
-    key: Option<Key>,
+    keys: Vec<Key>,
 ) -> Result<ClientConfig, Error> {
-    Ok(match key {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
-        None => builder.with_no_client_auth(),
-    })
+    if keys.is_empty() {
+        return Ok(builder.with_no_client_auth());
+    }
+    let keys = ClientKeys::of(keys, &provider())?;
+    Ok(builder.with_client_cert_resolver(Arc::new(keys)))
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -175,6 +185,12 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+fn pair(cert: &Path, key: &Path) -> Result<Key, Error> {
+    let pem = |source| Error::Pem { path: key.to_owned(), source };
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(pem)?;
+    Ok((certificates(cert)?, private))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let text = read(path)?;
     let pem = |source| Error::Pem { path: path.to_owned(), source };
@@ -192,4 +208,37 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::Read { path: path.to_owned(), source };
     bounded::read(path, MAX_FILE_BYTES).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_s_registry_has_its_files_under_both_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let dirs = [dir.path().join("first"), dir.path().join("second")];
+        let put = |place: &str| {
+            let path = dir.path().join(place);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let made = rcgen::generate_simple_self_signed(["a.io".to_owned()]).unwrap();
+            std::fs::write(&path, made.cert.pem()).unwrap();
+            std::fs::write(path.with_extension("key"), made.signing_key.serialize_pem()).unwrap();
+        };
+        let found = |host: &str| {
+            let identity = Identity::load(&dirs, host).unwrap();
+            (identity.roots.len(), identity.keys.len())
+        };
+        std::fs::create_dir_all(dir.path().join("second/docker.io")).unwrap();
+        let root = rcgen::generate_simple_self_signed(["ca.io".to_owned()]).unwrap().cert.pem();
+        std::fs::write(dir.path().join("second/docker.io/ca.crt"), &root).unwrap();
+        assert_eq!(
+            (found("registry-1.docker.io"), found("docker.io"), found("a.io")),
+            ((1, 0), (1, 0), (0, 0))
+        );
+        put("first/registry-1.docker.io/client.cert");
+        put("first/registry-1.docker.io/other.cert");
+        std::fs::write(dir.path().join("first/registry-1.docker.io/ca.crt"), &root).unwrap();
+        assert_eq!((found("registry-1.docker.io"), found("a.io")), ((2, 2), (0, 0)));
+    }
 }

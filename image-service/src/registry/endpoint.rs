@@ -2,7 +2,6 @@
 //! How a request reaches it: `ask`.
 
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,10 +16,13 @@ use super::failure::Cause;
 use super::session::Session;
 use super::{Fetched, Purpose, Shared, body};
 use crate::auth::Credentials;
+use crate::auth::lookup::Place;
 use crate::digest::Digest;
 use crate::manifest::{self, Descriptor, Document, MAX_DOCUMENT_BYTES, MediaType};
 use crate::registries_conf::{self, Role};
 
+/// Where the API of `docker.io` is.
+pub(super) const DOCKER_API: &str = "registry-1.docker.io";
 const DOCKER_CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
 #[derive(Debug)]
@@ -46,15 +48,15 @@ impl Endpoint {
         place: registries_conf::Endpoint,
         domain: &str,
         given: Option<&Credentials>,
-        auth_files: Arc<[PathBuf]>,
+        auth_places: Arc<[Place]>,
         purpose: Purpose,
     ) -> Endpoint {
         let given = match place.role {
             Role::Primary => given.filter(|credentials| credentials.are_for(&[domain, &place.host])),
             Role::Mirror => None,
         };
-        let session = Session::new(&place.host, &place.path, given.cloned(), auth_files, purpose);
-        let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host }.to_owned();
+        let session = Session::new(&place.host, &place.path, given.cloned(), auth_places, purpose);
+        let host = if place.host == "docker.io" { DOCKER_API } else { &place.host }.to_owned();
         Endpoint { place, host, session }
     }
 

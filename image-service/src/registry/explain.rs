@@ -3,8 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Purpose, Registry};
-use crate::auth::files::{self, Source};
+use super::{Error, Purpose, Registry, certs};
+use crate::auth::lookup::{self, Place, Source};
 use crate::auth::{self, Credentials};
 use crate::reference::Reference;
 use crate::registries_conf::Role;
@@ -16,8 +16,8 @@ pub struct Explained {
     pub place: String,
     pub role: Role,
     pub insecure: bool,
-    /// The directory of `certs.d` that counts for it.
-    pub certs_dir: Option<PathBuf>,
+    /// The directories of `certs.d` that count for it: more than one for Docker's registry, which has two names.
+    pub certs_dirs: Vec<PathBuf>,
     pub credentials: Shown,
     /// The only scheme, where it is said.
     pub scheme: Option<String>,
@@ -50,6 +50,11 @@ pub enum Shown {
         path: PathBuf,
         name: String,
     },
+    /// What a credential helper for all registries, named by registries.conf, would say; else the other.
+    HelperOfAll {
+        name: String,
+        otherwise: Box<Shown>,
+    },
     Nothing,
 }
 
@@ -62,21 +67,22 @@ impl Registry {
     ) -> Result<Vec<Explained>, Error> {
         let settings = &self.shared.settings;
         let (why, places) = self.shared.places(reference, Purpose::Pull)?;
+        let auth_places = self.shared.auth_places(&[]);
         let explain = |place: crate::registries_conf::Endpoint| {
             let hosts = [reference.domain(), place.host.as_str()];
             let given = credentials.filter(|given| !given.is_empty() && given.are_for(&hosts));
             let credentials = match (place.role, given) {
                 (Role::Primary, Some(_)) => Shown::Given,
-                (Role::Primary | Role::Mirror, _) => shown(&settings.auth_files, &place.host, &place.path)?,
+                (Role::Primary | Role::Mirror, _) => shown(&auth_places, &place.host, &place.path)?,
             };
-            let host = if place.host == "docker.io" { "registry-1.docker.io" } else { &place.host };
-            let certs_dir = settings.certs_dirs.iter().map(|dir| dir.join(host)).find(|dir| dir.is_dir());
-            let certs_dir = certs_dir.filter(|dir| place.access.tls.is_none() && has_certificates(dir));
+            let certs_dirs = certs::directories(&settings.certs_dirs, &place.host);
+            let has_any = |dir: &PathBuf| place.access.tls.is_none() && has_certificates(dir);
+            let certs_dirs = certs_dirs.into_iter().filter(has_any).collect();
             Ok(Explained {
                 place: format!("{}/{}", place.host, place.path),
                 role: place.role,
                 insecure: place.insecure,
-                certs_dir,
+                certs_dirs,
                 credentials,
                 scheme: place.access.scheme.map(|scheme| scheme.to_string()),
                 why: why.clone(),
@@ -92,17 +98,37 @@ fn has_certificates(dir: &Path) -> bool {
     names.into_iter().any(|path| path.extension().is_some_and(|kind| kind == "crt" || kind == "cert"))
 }
 
-fn shown(auth_files: &[PathBuf], host: &str, path: &str) -> Result<Shown, Error> {
+fn shown(places: &[Place], host: &str, path: &str) -> Result<Shown, Error> {
     let failed = |error: auth::files::Error| {
         let mut failure = super::Failure::new(format!("explaining {host}/{path}"));
         failure.add(host, &error.into());
         failure.into_error()
     };
-    Ok(match files::source(auth_files, host, path).map_err(failed)? {
-        Some((path, Source::Key(key))) => Shown::File { path, key },
-        Some((path, Source::Helper(name))) => Shown::Helper { path, name },
-        None => Shown::Nothing,
-    })
+    let sources = lookup::sources(places, host, path).map_err(failed)?;
+    Ok(sources.into_iter().rfold(Shown::Nothing, |otherwise, source| match source {
+        Source::Key { path, key } => Shown::File { path, key },
+        Source::Helper { path, name } => Shown::Helper { path, name },
+        Source::HelperOfAll(name) => Shown::HelperOfAll { name, otherwise: Box::new(otherwise) },
+    }))
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Given => write!(out, "the credentials given"),
+            Shown::File { path, key } => write!(out, "credentials for {key} in {}", path.display()),
+            Shown::Helper { path, name } => {
+                write!(out, "credentials by docker-credential-{name}, named in {}", path.display())
+            }
+            Shown::HelperOfAll { name, otherwise } => {
+                write!(
+                    out,
+                    "credentials by docker-credential-{name}, named in registries.conf, else {otherwise}"
+                )
+            }
+            Shown::Nothing => write!(out, "no credentials"),
+        }
+    }
 }
 
 impl fmt::Display for Explained {
@@ -117,17 +143,11 @@ impl fmt::Display for Explained {
             None => "https",
         };
         write!(out, "{role} {} by {how}", self.place)?;
-        if let Some(dir) = &self.certs_dir {
-            write!(out, ", certificates of {}", dir.display())?;
+        for (number, dir) in self.certs_dirs.iter().enumerate() {
+            let joint = if number == 0 { ", certificates of" } else { " and" };
+            write!(out, "{joint} {}", dir.display())?;
         }
-        match &self.credentials {
-            Shown::Given => write!(out, ", the credentials given")?,
-            Shown::File { path, key } => write!(out, ", credentials for {key} in {}", path.display())?,
-            Shown::Helper { path, name } => {
-                write!(out, ", credentials by docker-credential-{name}, named in {}", path.display())?;
-            }
-            Shown::Nothing => write!(out, ", no credentials")?,
-        }
+        write!(out, ", {}", self.credentials)?;
         match &self.why {
             Why::Rule(prefix) => write!(out, ", since registries.conf has a rule for {prefix}"),
             Why::Hosts(path) => write!(out, ", since {} says so", path.display()),
@@ -179,5 +199,34 @@ mod tests {
         let given = Credentials { username: "u".to_owned(), ..Credentials::default() };
         let own = "registry k8s.gcr.io/pause by https, the credentials given, since registries.conf has a rule for k8s.gcr.io".to_owned();
         assert_eq!(tell(Some(&given)), [mirror, other, own]);
+    }
+    #[test]
+    fn helpers_of_registries_conf_and_both_names_of_docker_s_registry_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (auth, certs) = (dir.path().join("auth.json"), dir.path().join("certs.d"));
+        std::fs::write(&auth, r#"{"auths":{"docker.io":{"auth":"aG9zdDpw"}}}"#).unwrap();
+        for name in ["docker.io", "registry-1.docker.io"] {
+            std::fs::create_dir_all(certs.join(name)).unwrap();
+            std::fs::write(certs.join(name).join("ca.crt"), "").unwrap();
+        }
+        let mut registries = RegistriesConf::default();
+        registries
+            .add("credential-helpers = ['ecr-login', 'containers-auth.json']", Path::new("conf"))
+            .unwrap();
+        let settings = Settings {
+            registries,
+            certs_dirs: vec![certs.clone()],
+            auth_files: vec![auth.clone()],
+            ..Settings::default()
+        };
+        let told = Registry::new(settings).explain(&Reference::parse("busybox").unwrap(), None).unwrap();
+        let expected = format!(
+            "registry docker.io/library/busybox by https, certificates of {0}/docker.io and {0}/registry-1.docker.io, \
+             credentials by docker-credential-ecr-login, named in registries.conf, else credentials for docker.io in \
+             {1}, since nothing speaks of it but its name",
+            certs.display(),
+            auth.display()
+        );
+        assert_eq!(told[0].to_string(), expected);
     }
 }

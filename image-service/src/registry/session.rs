@@ -11,7 +11,6 @@
 mod token;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::header::HeaderValue;
@@ -21,8 +20,9 @@ use super::failure::{Cause, Said};
 use super::origin::Origin;
 use super::transport::Trust;
 use super::{Purpose, Shared};
+use crate::auth::Credentials;
 use crate::auth::challenge::{self, Challenge};
-use crate::auth::{self, Credentials};
+use crate::auth::lookup::{self, Place};
 
 use token::TokenAsk;
 pub(super) use token::Tokens;
@@ -48,7 +48,7 @@ pub(super) struct Session {
     grant: tokio::sync::Mutex<Option<Grant>>,
     host: String,
     path: String,
-    auth_files: Arc<[PathBuf]>,
+    places: Arc<[Place]>,
     purpose: Purpose,
 }
 
@@ -57,7 +57,7 @@ impl Session {
         host: &str,
         path: &str,
         given: Option<Credentials>,
-        auth_files: Arc<[PathBuf]>,
+        places: Arc<[Place]>,
         purpose: Purpose,
     ) -> Session {
         Session {
@@ -66,7 +66,7 @@ impl Session {
             grant: tokio::sync::Mutex::new(None),
             host: host.to_owned(),
             path: path.to_owned(),
-            auth_files,
+            places,
             purpose,
         }
     }
@@ -117,7 +117,7 @@ impl Session {
         if self.given.is_some() {
             return Ok(self.given.as_ref());
         }
-        let find = || auth::files::find(&self.auth_files, &self.host, &self.path);
+        let find = || lookup::find(&self.places, &self.host, &self.path);
         Ok(self.found.get_or_try_init(find).await?.as_ref().filter(|credentials| !credentials.is_empty()))
     }
 }

@@ -146,14 +146,15 @@ async fn the_real_registry_takes_a_token() {
 }
 
 #[tokio::test]
-async fn only_a_pull_is_asked_for_and_old_tokens_are_renewed() {
-    let tokens = Fake::start(|_| token("t", 5));
+async fn only_a_pull_is_asked_for_and_a_short_life_is_a_minute() {
+    // Less than a minute is what no server may say (token specification, `expires_in`).
+    let answer = json!({"token": null, "access_token": "t", "expires_in": 5.0}).to_string();
+    let tokens = Fake::start(move |_| Reply::new(200, answer.clone()));
     let realm = format!("http://{}/token?x=1", tokens.host());
     let server = Fake::start(wanting("t", &realm, &Picture::oci(b"layer")));
     let registry = client(&[&server.host()]);
     pull(&registry, &format!("{}/a:1", server.host()), None).await.unwrap();
-    // A life of five seconds is within the margin: every request asks anew.
-    assert_eq!(tokens.paths(), vec!["/token?x=1&service=svc&scope=repository%3Aa%3Apull"; 3]);
+    assert_eq!(tokens.paths(), ["/token?x=1&service=svc&scope=repository%3Aa%3Apull"]);
     assert!(tokens.seen().iter().all(|seen| authorization(seen).is_empty()));
 }
 
@@ -355,4 +356,89 @@ async fn layers_that_start_together_share_one_token() {
     );
     assert!(layer.is_ok() && config.is_ok() && rest.is_ok());
     assert_eq!(tokens.seen().len(), 1);
+}
+
+/// The test `name` again, in a process of its own that finds these helpers (name and script) on its PATH: the
+/// environment of this one is shared by all tests. False in that process.
+fn again_with_helpers(name: &str, helpers: &[(&str, &str)]) -> bool {
+    const CHILD: &str = "BERTH_TEST_HAS_HELPERS";
+    if std::env::var_os(CHILD).is_some() {
+        return false;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (helper, script) in helpers {
+        let path = dir.path().join(format!("docker-credential-{helper}"));
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let test = format!("registry::auth::{name}");
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &test, "--nocapture"]).env(CHILD, "1").env("PATH", path);
+    let output = command.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && told.contains("1 passed"), "{told}{why}");
+    true
+}
+
+/// What a helper says of the registry that it is asked about.
+const SPEAKING: &str = r#"test "$1" = get || exit 9; read s; echo "{\"ServerURL\":\"$s\",\"Username\":\"user\",\"Secret\":\"for $s\"}""#;
+const HELPERS: [(&str, &str); 3] = [
+    ("speaking", SPEAKING),
+    ("locked", "echo the keyring is locked; exit 1"),
+    ("empty", "echo credentials not found in native keychain; exit 1"),
+];
+
+#[tokio::test]
+async fn a_credential_helper_serves_a_pull_past_those_that_can_t() {
+    if again_with_helpers("a_credential_helper_serves_a_pull_past_those_that_can_t", &HELPERS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let picture = Picture::oci(b"layer");
+    let server = Fake::start(move |seen| {
+        if authorization(seen) == basic("user", &format!("for {}", seen.header("host").unwrap())) {
+            return picture.answer(seen);
+        }
+        Reply::new(401, "").header("WWW-Authenticate", "Basic realm=x")
+    });
+    let reference = format!("{}/a:1", server.host());
+    let file = |name: &str, text: String| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let naming = |helper: &str| json!({"credHelpers": {server.host(): helper}}).to_string();
+    let (speaking, locked) =
+        (file("speaking.json", naming("speaking")), file("locked.json", naming("locked")));
+    let broken = file("broken.json", "{".to_owned());
+    let wrong = file("wrong.json", json!({"auths": {server.host(): {"auth": "dTpw"}}}).to_string());
+    let with = |files: &[&std::path::PathBuf], line: &str| {
+        let conf = format!("{line}\n{}", insecure_conf(&[&server.host()]));
+        let auth_files = files.iter().map(|file| (*file).clone()).collect();
+        Registry::new(Settings { auth_files, ..settings(&conf) })
+    };
+    for (files, line) in [
+        (vec![&speaking], ""),
+        (vec![&broken, &locked, &speaking], ""),
+        // registries.conf names helpers for all registries, and where among them the files come.
+        (vec![&wrong], "credential-helpers = ['speaking']"),
+        (vec![&wrong], "credential-helpers = ['locked', 'empty', 'speaking', 'containers-auth.json']"),
+        (vec![&speaking], "credential-helpers = ['empty', 'containers-auth.json']"),
+    ] {
+        pull(&with(&files, line), &reference, None)
+            .await
+            .unwrap_or_else(|why| panic!("{files:?} {line}: {why}"));
+    }
+    // Where nobody has any, who could not be asked is named.
+    let error = pull(&with(&[&locked], ""), &reference, None).await.unwrap_err();
+    assert!(
+        matches!(error, Error::Configuration(_)) && error.to_string().contains("keyring is locked"),
+        "{error}"
+    );
+    let error =
+        pull(&with(&[&speaking], "credential-helpers = ['empty']"), &reference, None).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized(_)), "{error}");
+    let error = pull(&with(&[&wrong, &speaking], ""), &reference, None).await.unwrap_err();
+    assert!(matches!(error, Error::Unauthorized(_)), "{error}");
 }

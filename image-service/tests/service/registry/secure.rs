@@ -77,6 +77,20 @@ async fn a_client_certificate_is_shown_to_its_host_alone() {
 }
 
 #[tokio::test]
+async fn of_several_client_certificates_the_server_s_own_kind_is_shown() {
+    let (authority, picture) = (Authority::new(), Picture::oci(b"layer"));
+    let server = Fake::start_tls(authority.server(&[], true), answering(&picture));
+    // Whichever stands first.
+    for (ours, other) in [("a", "b"), ("b", "a")] {
+        let dir = tempfile::tempdir().unwrap();
+        authority.install(dir.path(), &server.host());
+        authority.sign("client").install_client_as(dir.path(), &server.host(), ours);
+        Authority::named("another").sign("client").install_client_as(dir.path(), &server.host(), other);
+        pull(&with_certs(dir.path()), &format!("{}/a:1", server.host()), None).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_certificate_without_its_key_is_a_configuration_error() {
     let dir = tempfile::tempdir().unwrap();
     let host = dir.path().join("127.0.0.1:1");

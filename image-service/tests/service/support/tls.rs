@@ -18,9 +18,13 @@ pub(crate) struct Signed {
 
 impl Authority {
     pub(crate) fn new() -> Authority {
+        Authority::named("berth test authority")
+    }
+
+    pub(crate) fn named(name: &str) -> Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(rcgen::DnType::CommonName, "berth test authority");
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
@@ -64,8 +68,13 @@ impl Authority {
 
 impl Signed {
     pub(crate) fn install_client(&self, certs_dir: &Path, host: &str) {
-        std::fs::create_dir_all(certs_dir.join(host)).unwrap();
-        std::fs::write(certs_dir.join(host).join("client.cert"), self.cert.pem()).unwrap();
-        std::fs::write(certs_dir.join(host).join("client.key"), self.key.serialize_pem()).unwrap();
+        self.install_client_as(certs_dir, host, "client");
+    }
+
+    pub(crate) fn install_client_as(&self, certs_dir: &Path, host: &str, name: &str) {
+        let dir = certs_dir.join(host);
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("{name}.cert")), self.cert.pem()).unwrap();
+        std::fs::write(dir.join(format!("{name}.key")), self.key.serialize_pem()).unwrap();
     }
 }
