@@ -27,6 +27,8 @@ pub const IN_TREE: &str = "berth";
 pub const UNPACK_WORD: &str = "unpack-layer";
 /// Where the settings are when nobody says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/berth/berth.toml";
+/// More interfaces than any pod has; each is a row of programs to run before it starts.
+const NETWORKS_MAX: usize = 32;
 
 section! {
     /// berth's settings. Paths are absolute. Keys and tables marked (reload) follow a SIGHUP; others a restart,
@@ -109,6 +111,9 @@ section! {
         bin_dirs: Vec<PathBuf> = vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
         /// The name of the network for pods. Empty: the first configuration by file name.
         default_network: String = String::new(),
+        /// How many of the networks in `conf_dir` each pod joins, 1 to 32: `eth0` is of the default one and gives the
+        /// pod's addresses, `eth1` and on are of the others in the order of their files.
+        max_networks: usize = 1,
         /// How long one plugin may take before it is killed.
         plugin_timeout_s: u64 = 60,
         /// A template in Go's text/template (`{{.PodCIDR}}`, `{{range .PodCIDRRanges}}`, `{{range .Routes}}`) of which
@@ -303,6 +308,10 @@ impl Config {
             if !path.is_absolute() {
                 return Err(Error::Value { key, why: format!("{} is not an absolute path", path.display()) });
             }
+        }
+        if !(1..=NETWORKS_MAX).contains(&self.network.max_networks) {
+            let why = format!("{} is not from 1 to {NETWORKS_MAX}", self.network.max_networks);
+            return Err(Error::Value { key: "network.max_networks", why });
         }
         let known = |name: &str| name == IN_TREE || self.runtime.handlers.contains_key(name);
         if !known(&self.runtime.default_handler) {

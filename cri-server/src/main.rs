@@ -203,6 +203,7 @@ fn network_settings(config: &Config) -> network::Settings {
         bin_dirs: config.network.bin_dirs.clone(),
         state_dir: config.root.join("cni"),
         default_network: Some(config.network.default_network.clone()).filter(|name| !name.is_empty()),
+        max_networks: config.network.max_networks,
         plugin_timeout: Duration::from_secs(config.network.plugin_timeout_s),
         template: Some(config.network.conf_template.clone()).filter(|path| !path.as_os_str().is_empty()),
     }

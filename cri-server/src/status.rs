@@ -80,6 +80,8 @@ fn of_network(error: &network::Error) -> Code {
     match error {
         E::NotReady(_) => Code::Unavailable,
         E::Invalid { .. } | E::BadRanges { .. } => Code::InvalidArgument,
+        // A plugin's no, as the kubelet hears it from CRI-O and containerd.
+        E::Refused { .. } | E::NoFreeAddress { .. } => Code::Unknown,
         // The rest, also of what may come.
         _ => Code::Internal,
     }
@@ -162,6 +164,10 @@ mod tests {
         let source = Arc::new(Error::from(monitor::Error::from(refused)));
         let making = Error::Making { noun, id: id(), step: Step::ContainerCreate, source };
         check(making, Code::InvalidArgument, "making container c1: container.create: no \"x\"");
+        let refusal = network::Refusal { code: 11, msg: "the switch is away".into(), details: String::new() };
+        let (plugin, network) = ("bridge".into(), "net1".into());
+        let source = Arc::new(network::Error::Refused { plugin, verb: "ADD", network, refusal });
+        check(Error::Network { id: id(), source }, Code::Unknown, "network net1: the switch is away");
         let command = "sleep".into();
         check(Error::ExecTimeout { command, timeout_s: 1 }, Code::DeadlineExceeded, "\"sleep\"");
     }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::bandwidth::Bandwidth;
-use crate::conf::Plugin;
+use crate::conf::{Chain, Plugin};
 use crate::pod::{Dns, Pod, PortMapping};
 
 /// Without a burst a rate is refused by the bandwidth plugin, so this is given: as good as none.
@@ -33,6 +33,17 @@ pub(crate) fn of(plugin: &Plugin, all: &Map<String, Value>) -> Map<String, Value
         .filter(|(name, _)| plugin.capabilities.contains(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect()
+}
+
+/// What a pod asks for in so many words and would miss.
+const ASKED: [&str; 3] = ["portMappings", "bandwidth", "mac"];
+
+/// What of it no plugin of the network takes. The network may see to it by itself (Cilium does host ports), so it is
+/// to be told of and no reason to fail.
+pub(crate) fn unheard(chain: &Chain, all: &Map<String, Value>) -> Vec<&'static str> {
+    let takes =
+        |name: &str| chain.plugins.iter().any(|plugin| plugin.capabilities.iter().any(|own| own == name));
+    ASKED.into_iter().filter(|name| all.contains_key(*name) && !takes(name)).collect()
 }
 
 /// `CNI_ARGS`, in the words that every Kubernetes plugin knows. A `;` would begin another argument.
@@ -71,6 +82,7 @@ fn bandwidth(limits: Bandwidth) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conf::Version;
     use crate::pod::Protocol;
 
     fn pod() -> Pod {
@@ -110,6 +122,23 @@ mod tests {
         let expected = json!({"bandwidth":
             {"ingressRate": 1000, "ingressBurst": UNLIMITED_BURST, "egressRate": 0, "egressBurst": 0}});
         assert_eq!(Value::Object(of(&plugin(&["bandwidth"]), &all)), expected);
+    }
+
+    #[test]
+    fn what_no_plugin_takes_is_known() {
+        let chain = |capabilities: &[&str]| Chain {
+            name: "n".into(),
+            version: Version::V1_1_0,
+            offered: vec![],
+            disable_check: false,
+            disable_gc: false,
+            plugins: vec![plugin(&[]), plugin(capabilities)],
+        };
+        let all = all(&pod());
+        assert_eq!(unheard(&chain(&["dns"]), &all), ["portMappings", "bandwidth"]);
+        assert_eq!(unheard(&chain(&["portMappings"]), &all), ["bandwidth"]);
+        assert!(unheard(&chain(&["portMappings", "bandwidth"]), &all).is_empty());
+        assert!(unheard(&chain(&[]), &super::all(&Pod::default())).is_empty(), "nothing was asked for");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Which network pods join: the files of the configuration directory, read and chosen from.
+//! Which networks pods join: the files of the configuration directory, read and chosen from.
 //!
 //! Files are taken in the order of their names. Without a default network the
 //! first one decides, even when it is broken: sliding on to another network
@@ -87,24 +87,36 @@ pub struct Plugin {
     pub conf: Map<String, Value>,
 }
 
-/// The network that pods join.
+/// The networks that a pod joins, `most` at most: the default one, then the others in the order of their files.
 ///
 /// # Errors
-/// When there is none, or the one that should be used is broken.
-pub fn choose(conf_dir: &Path, default_network: Option<&str>) -> Result<Chain, NotReady> {
+/// When there is none, or one of those that should be used is broken: what a pod gets must not hang on a typing error.
+pub fn choose(conf_dir: &Path, default_network: Option<&str>, most: usize) -> Result<Vec<Chain>, NotReady> {
     let files = files(conf_dir).map_err(|error| bad(conf_dir, error))?;
-    let none = || NotReady::NoConfiguration { conf_dir: conf_dir.into() };
-    match default_network {
-        None => load(files.first().ok_or_else(none)?),
-        Some(name) => named(&files, name, conf_dir),
+    let (default_file, default) = match default_network {
+        None => {
+            let file = files.first().ok_or(NotReady::NoConfiguration { conf_dir: conf_dir.into() })?;
+            (file, load(file)?)
+        }
+        Some(name) => named(&files, name, conf_dir)?,
+    };
+    let mut chains = vec![default];
+    let others = files.iter().filter(|file| *file != default_file);
+    for file in others.take(most.saturating_sub(1)) {
+        let chain = load(file)?;
+        if chains.iter().any(|other| other.name == chain.name) {
+            return Err(bad(file, format!("another file names its network {} too", chain.name)));
+        }
+        chains.push(chain);
     }
+    Ok(chains)
 }
 
-fn named(files: &[PathBuf], name: &str, conf_dir: &Path) -> Result<Chain, NotReady> {
+fn named<'a>(files: &'a [PathBuf], name: &str, conf_dir: &Path) -> Result<(&'a PathBuf, Chain), NotReady> {
     let mut broken = None;
     for file in files {
         match load(file) {
-            Ok(chain) if chain.name == name => return Ok(chain),
+            Ok(chain) if chain.name == name => return Ok((file, chain)),
             Ok(_) => {}
             Err(error) => broken = broken.or(Some(error)),
         }
@@ -333,17 +345,21 @@ mod tests {
         std::fs::write(dir.join(name), text).unwrap();
     }
 
+    fn one(dir: &Path, default_network: Option<&str>) -> Result<Chain, NotReady> {
+        choose(dir, default_network, 1).map(|mut chains| chains.remove(0))
+    }
+
     #[test]
     fn the_first_file_by_name_decides_unless_a_default_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(choose(dir.path(), None), Err(NotReady::NoConfiguration { .. })));
+        assert!(matches!(one(dir.path(), None), Err(NotReady::NoConfiguration { .. })));
         write(dir.path(), "20-b.conflist", "b");
         write(dir.path(), "10-a.conf", "a");
         write(dir.path(), "05-ignored.txt", "x");
         std::fs::create_dir(dir.path().join("00-dir.conf")).unwrap();
-        assert_eq!(choose(dir.path(), None).unwrap().name, "a");
-        assert_eq!(choose(dir.path(), Some("b")).unwrap().name, "b");
-        assert!(matches!(choose(dir.path(), Some("c")), Err(NotReady::NoSuchNetwork { .. })));
+        assert_eq!(one(dir.path(), None).unwrap().name, "a");
+        assert_eq!(one(dir.path(), Some("b")).unwrap().name, "b");
+        assert!(matches!(one(dir.path(), Some("c")), Err(NotReady::NoSuchNetwork { .. })));
     }
 
     #[test]
@@ -351,11 +367,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), "20-b.conflist", "b");
         std::fs::write(dir.path().join("10-a.conflist"), "{").unwrap();
-        let refused = choose(dir.path(), None).unwrap_err();
+        let refused = one(dir.path(), None).unwrap_err();
         assert!(refused.to_string().contains("10-a.conflist"), "{refused}");
-        assert_eq!(choose(dir.path(), Some("b")).unwrap().name, "b");
+        assert_eq!(one(dir.path(), Some("b")).unwrap().name, "b");
         std::fs::write(dir.path().join("10-a.conflist"), vec![b' '; (FILE_MAX_BYTES + 1) as usize]).unwrap();
-        assert!(choose(dir.path(), None).unwrap_err().to_string().contains("larger"));
+        assert!(one(dir.path(), None).unwrap_err().to_string().contains("larger"));
     }
 
     #[test]
@@ -364,7 +380,32 @@ mod tests {
         write(dir.path(), "10-a.conflist", "a");
         std::fs::create_dir(dir.path().join("a")).unwrap();
         std::fs::write(dir.path().join("a/10-tuning.conf"), r#"{"type":"tuning"}"#).unwrap();
-        let chain = choose(dir.path(), None).unwrap();
+        let chain = one(dir.path(), None).unwrap();
         assert_eq!(chain.plugins.iter().map(|p| p.kind.as_str()).collect::<Vec<_>>(), ["bridge", "tuning"]);
+    }
+
+    #[test]
+    fn several_networks_come_in_the_order_of_their_files_and_the_default_one_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (file, network) in [("10-a.conflist", "a"), ("20-b.conflist", "b"), ("30-c.conflist", "c")] {
+            write(dir.path(), file, network);
+        }
+        let names = |default: Option<&str>, most| -> Vec<String> {
+            choose(dir.path(), default, most).unwrap().into_iter().map(|chain| chain.name).collect()
+        };
+        assert_eq!(names(None, 1), ["a"]);
+        assert_eq!(names(None, 2), ["a", "b"]);
+        assert_eq!(names(Some("b"), 2), ["b", "a"]);
+        assert_eq!(names(Some("c"), 9), ["c", "a", "b"]);
+        write(dir.path(), "40-again.conflist", "b");
+        let refused = choose(dir.path(), None, 9).unwrap_err().to_string();
+        assert!(
+            refused.contains("40-again.conflist") && refused.contains("names its network b"),
+            "{refused}"
+        );
+        std::fs::write(dir.path().join("20-b.conflist"), "{").unwrap();
+        let refused = choose(dir.path(), None, 2).unwrap_err().to_string();
+        assert!(refused.contains("20-b.conflist"), "{refused}");
+        assert_eq!(names(None, 1), ["a"], "what no pod joins holds up nothing");
     }
 }

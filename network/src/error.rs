@@ -15,6 +15,11 @@ pub enum Error {
     PluginNotFound { plugin: String, bin_dirs: Vec<PathBuf> },
     #[error("CNI plugin {plugin} refused {verb} of network {network}: {refusal}")]
     Refused { plugin: String, verb: &'static str, network: String, refusal: Refusal },
+    #[error(
+        "network {network} has no free address: a pod must end first, or its range be widened \
+         (CNI plugin {plugin}: {refusal})"
+    )]
+    NoFreeAddress { network: String, plugin: String, refusal: Refusal },
     #[error("CNI plugin {plugin} did not finish {verb} of network {network} within {limit:?} and was killed")]
     TimedOut { plugin: String, verb: &'static str, network: String, limit: Duration },
     #[error(
@@ -78,10 +83,45 @@ impl std::fmt::Display for Refusal {
     }
 }
 
+impl Refusal {
+    /// Whether every address is taken. The specification has no code for it, so the words decide of the address
+    /// managers that are met most: host-local, whereabouts, Calico.
+    pub(crate) fn is_exhaustion(&self) -> bool {
+        const WORDS: [&str; 4] = [
+            "no ip addresses available in range set",
+            "could not allocate ip in range",
+            "no ips available in pools",
+            "no more free affine blocks",
+        ];
+        let said = format!("{} {}", self.msg, self.details).to_lowercase();
+        WORDS.iter().any(|words| said.contains(words))
+    }
+}
+
 fn list(dirs: &[PathBuf]) -> String {
     dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn first(errors: &[Error]) -> String {
     errors.first().map(ToString::to_string).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_of_address_managers_that_have_none_left_are_known() {
+        let said = |msg: &str, details: &str| Refusal { code: 999, msg: msg.into(), details: details.into() };
+        let host_local =
+            "failed to allocate for range 0: no IP addresses available in range set: 10.1.0.2-10.1.0.3";
+        assert!(said(host_local, "").is_exhaustion());
+        assert!(said("add", "Could not allocate IP in range: ip: 10.1.0.2 / - 10.1.0.3").is_exhaustion());
+        let calico = "failed to request IPv4 addresses: Assigned 0 out of 1 requested IPv4 addresses; ";
+        assert!(said(&format!("{calico}No IPs available in pools: [10.99.9.0/29]"), "").is_exhaustion());
+        assert!(said(&format!("{calico}No more free affine blocks"), "").is_exhaustion());
+        let static_address = "requested IP address 10.1.0.9 is not available in range set 10.1.0.2-10.1.0.3";
+        assert!(!said(static_address, "").is_exhaustion());
+        assert!(!said("no such bridge", "").is_exhaustion());
+    }
 }

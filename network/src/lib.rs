@@ -1,6 +1,6 @@
 //! Gives pods their network by running CNI plugins (specification 0.3.0 to 1.1.0).
 //!
-//! Owns the choice of the network from the configuration directory, the runs
+//! Owns the choice of the networks from the configuration directory, the runs
 //! of the plugins, and the record of each attachment with the configuration
 //! that was used. Never touches an interface itself: loopback is the
 //! monitor's, everything else the plugins'.
@@ -9,13 +9,16 @@ pub mod attachment;
 mod bandwidth;
 mod bounded;
 mod capabilities;
+mod chain;
 pub mod conf;
 pub mod counters;
 pub mod error;
+mod mac;
 pub mod netns;
 mod network;
 mod plugin;
 pub mod pod;
+mod pod_ranges;
 mod provision;
 mod record;
 mod template;

@@ -2,16 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
-use crate::conf::{Chain, Plugin, Version, check_name};
-use crate::plugin::{Run, Runner, Target, Verb};
+use crate::chain::all_of;
+use crate::conf::{Chain, check_name};
+use crate::plugin::Runner;
+use crate::pod_ranges::PodRanges;
 use crate::provision::provision;
-use crate::record::{Kept, Record, Records};
+use crate::record::{Kept, Key, Record, Records};
+use crate::template::Range;
 use crate::watch::{Source, Watch};
-use crate::{Attachment, Bandwidth, Error, NotReady, Pod, capabilities, netns};
+use crate::{Attachment, Bandwidth, Error, NotReady, Pod, capabilities, mac, netns};
 
 /// Where things are, and how patient to be.
 #[derive(Debug, Clone)]
@@ -23,6 +24,9 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// Name of the network to use; without it the first file by name decides.
     pub default_network: Option<String>,
+    /// How many of the networks in `conf_dir` a pod joins at most: `eth0` is of the default one, `eth1` and on of the
+    /// others in the order of their files.
+    pub max_networks: usize,
     /// How long one run of one plugin may take.
     pub plugin_timeout: Duration,
     /// What a configuration is made from when the node's pod ranges are told; without one, none is made.
@@ -36,6 +40,7 @@ impl Default for Settings {
             bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             state_dir: "/var/lib/berth/cni".into(),
             default_network: None,
+            max_networks: 1,
             plugin_timeout: Duration::from_secs(30),
             template: None,
         }
@@ -46,7 +51,7 @@ impl Default for Settings {
 /// configuration are not seen while one waits.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The one interface that a pod is given.
+/// The interface of a pod's first network, which bears the addresses that the pod is known by.
 pub const INTERFACE: &str = "eth0";
 
 /// The pods' network. Cheap to clone.
@@ -60,6 +65,7 @@ struct Shared {
     runner: Runner,
     records: Records,
     watch: Watch,
+    pod_ranges: PodRanges,
     conf_dir: PathBuf,
     template: Option<PathBuf>,
 }
@@ -74,23 +80,29 @@ impl Network {
     pub fn open(settings: Settings) -> Result<Network, Error> {
         let runner = Runner { bin_dirs: settings.bin_dirs, timeout: settings.plugin_timeout };
         let records = Records::open(&settings.state_dir)?;
+        let pod_ranges = PodRanges::open(&settings.state_dir);
         let source = Source {
             conf_dir: settings.conf_dir.clone(),
             default_network: settings.default_network,
+            max_networks: settings.max_networks,
             runner: Runner { timeout: settings.plugin_timeout.min(QUESTION_TIMEOUT), ..runner.clone() },
         };
         let watch = Watch::start(source)?;
         let (conf_dir, template) = (settings.conf_dir, settings.template);
-        Ok(Network { shared: Arc::new(Shared { runner, records, watch, conf_dir, template }) })
+        Ok(Network { shared: Arc::new(Shared { runner, records, watch, pod_ranges, conf_dir, template }) })
     }
 
     /// Hears which addresses the node's pods are to have (CRI UpdateRuntimeConfig): ranges with commas between
-    /// them. Where there is a template and nobody else's configuration, one is made of it. Blocking.
+    /// them. Plugins with the capability `ipRanges` are told of them. Where there is a template and nobody else's
+    /// configuration, one is made of it. Blocking.
     ///
     /// # Errors
-    /// When the list is not one of ranges, or the template does not give a configuration.
+    /// When the list is not one of ranges, cannot be kept, or the template does not give a configuration.
     pub fn set_pod_ranges(&self, pod_cidr: &str) -> Result<(), Error> {
-        provision(&self.shared.conf_dir, self.shared.template.as_deref(), pod_cidr)
+        let wrong = |reason| Error::BadRanges { value: pod_cidr.into(), reason };
+        let ranges = Range::parse_all(pod_cidr).map_err(wrong)?;
+        self.shared.pod_ranges.hear(&ranges)?;
+        provision(&self.shared.conf_dir, self.shared.template.as_deref(), &ranges)
     }
 
     /// Whether a pod could be attached now. Never blocks.
@@ -99,78 +111,79 @@ impl Network {
     /// Why not, in words for the node's condition.
     pub fn ready(&self) -> Result<(), NotReady> {
         let published = self.shared.watch.published();
-        published.chain.as_ref().map(|_| ()).map_err(Clone::clone)?;
+        published.chains.as_ref().map(|_| ()).map_err(Clone::clone)?;
         published.status.clone()
     }
 
-    /// The name of the network that pods join now.
-    pub fn name(&self) -> Option<String> {
-        self.shared.watch.published().chain.as_ref().ok().map(|chain| chain.name.clone())
+    /// The names of the networks that pods join now, that of `eth0` first.
+    pub fn names(&self) -> Vec<String> {
+        let published = self.shared.watch.published();
+        published.chains.iter().flatten().map(|chain| chain.name.clone()).collect()
     }
 
-    /// ADD. The record is written first; what a failed ADD left is taken away again. A pod that is
-    /// attached already stays so, and one that was half attached is first detached.
+    /// ADD, network after network. The records are written first; what a failed ADD left is taken away again, also of
+    /// the networks before it. A pod that is attached already stays so, and one that was half attached is first
+    /// detached. The answer is that of the first network.
     ///
     /// # Errors
     /// When there is no usable network, or a plugin refuses, fails or does not finish.
     pub async fn attach(&self, pod: &Pod) -> Result<Attachment, Error> {
         check_name(&pod.sandbox_id).map_err(|rule| invalid_id(&pod.sandbox_id, rule))?;
-        let asked = Bandwidth::asked_by(&pod.annotations)?;
-        let pod = &Pod { bandwidth: pod.bandwidth.or(asked), ..pod.clone() };
+        let pod = &self.whole(pod)?;
         if let Some(attachment) = self.attached_to(pod) {
             return Ok(attachment);
         }
         self.detach(&pod.sandbox_id).await?;
-        let chain = self.shared.watch.published().chain.clone().map_err(Error::NotReady)?;
-        let record = begin(pod, &chain);
-        self.shared.records.put(record.clone())?;
-        let attached = self.add_and_record(record).await;
+        let chains = self.shared.watch.published().chains.clone().map_err(Error::NotReady)?;
+        let begun: Vec<_> =
+            chains.iter().enumerate().map(|(number, chain)| begin(pod, number, chain)).collect();
+        begun.iter().for_each(|record| tell_unheard(pod, record));
+        let attached = self.add_all(begun).await;
         if attached.is_err() {
             self.take_away_again(&pod.sandbox_id).await;
         }
         attached
     }
 
-    /// DEL with the configuration that was used. An unknown sandbox is already detached; a namespace that
-    /// is gone is no hindrance.
+    /// DEL with the configurations that were used, the last network first. An unknown sandbox is already detached; a
+    /// namespace that is gone is no hindrance.
     ///
     /// # Errors
-    /// What failed, after everything has been tried. The record stays, so that it can be tried again.
+    /// What failed, after everything has been tried. The records stay of what failed, so that it can be tried again.
     pub async fn detach(&self, sandbox_id: &str) -> Result<(), Error> {
-        let record = match self.shared.records.get(sandbox_id) {
-            None => return Ok(()),
-            Some(Kept::Whole(record)) => record,
-            Some(Kept::Damaged) => Arc::new(self.guess(sandbox_id)?),
-        };
-        self.del(&record).await?;
-        self.shared.records.forget(sandbox_id)
+        let mut failures = Vec::new();
+        for (key, kept) in self.shared.records.of_sandbox(sandbox_id).into_iter().rev() {
+            failures.extend(self.detach_one(&key, kept).await.err());
+        }
+        all_of(failures)
     }
 
-    /// CHECK: whether the attachment is as ADD left it.
+    /// CHECK: whether the attachments are as ADD left them.
     ///
     /// # Errors
-    /// When a plugin finds that it is not, or the sandbox is not attached.
+    /// When a plugin finds that one is not, or the sandbox is not attached.
     pub async fn check(&self, sandbox_id: &str) -> Result<(), Error> {
         let unknown = || Error::Unknown { sandbox_id: sandbox_id.into() };
-        let Some(Kept::Whole(record)) = self.shared.records.get(sandbox_id) else { return Err(unknown()) };
-        let result = record.result.as_ref().ok_or_else(unknown)?;
-        if record.chain.disable_check || record.chain.version < Version::V0_4_0 {
-            return Ok(());
-        }
-        let target = target_of(&record);
-        for plugin in &record.chain.plugins {
-            let conf = conf_for(&record.chain, plugin, &record.capabilities, Some(result));
-            self.run(Verb::Check, plugin, &record.chain, &target, &conf).await?;
+        let records = self.whole_records(sandbox_id).ok_or_else(unknown)?;
+        for record in &records {
+            let result = record.result.as_ref().ok_or_else(unknown)?;
+            self.shared.runner.check(record, result).await?;
         }
         Ok(())
     }
 
-    /// What the plugins gave this sandbox; none while ADD has not finished.
+    /// What the first network's plugins gave this sandbox; none while ADD has not finished.
     pub fn attachment(&self, sandbox_id: &str) -> Option<Attachment> {
-        match self.shared.records.get(sandbox_id)? {
+        match self.shared.records.get(&Key::first(sandbox_id))? {
             Kept::Whole(record) => attachment_of(&record),
             Kept::Damaged => None,
         }
+    }
+
+    /// What all of its networks' plugins gave this sandbox, that of `eth0` first.
+    pub fn attachments_of(&self, sandbox_id: &str) -> Vec<Attachment> {
+        let kept = self.shared.records.of_sandbox(sandbox_id).into_iter();
+        kept.filter_map(|(_, kept)| attachment_of(&*kept.whole()?)).collect()
     }
 
     /// Every sandbox that has a record, finished or not.
@@ -189,59 +202,62 @@ impl Network {
             failures.extend(self.detach(sandbox_id).await.err());
         }
         for chain in self.networks_in_use() {
-            self.collect(&chain, &mut failures).await;
+            failures.extend(self.shared.runner.collect(&chain, &self.valid_in(&chain)).await);
         }
         all_of(failures)
     }
 
-    /// The same pod in the same namespace.
+    /// The pod with what it does not say itself: annotations ask for it, or the node has it.
+    fn whole(&self, pod: &Pod) -> Result<Pod, Error> {
+        let bandwidth = Bandwidth::asked_by(&pod.annotations)?;
+        let mac = mac::asked_by(&pod.annotations)?;
+        let mut pod = pod.clone();
+        pod.bandwidth = pod.bandwidth.or(bandwidth);
+        pod.mac = pod.mac.or(mac);
+        if pod.ip_ranges.is_empty() {
+            pod.ip_ranges = self.shared.pod_ranges.capability();
+        }
+        Ok(pod)
+    }
+
+    /// The same pod in the same namespace, and each of its networks finished.
     fn attached_to(&self, pod: &Pod) -> Option<Attachment> {
-        match self.shared.records.get(&pod.sandbox_id)? {
-            Kept::Whole(record) if record.netns == pod.netns && netns::is_pinned(&pod.netns) => {
-                attachment_of(&record)
-            }
-            Kept::Whole(_) | Kept::Damaged => None,
+        let records = self.whole_records(&pod.sandbox_id)?;
+        let stands = |record: &Arc<Record>| record.netns == pod.netns && record.result.is_some();
+        if !records.iter().all(stands) || !netns::is_pinned(&pod.netns) {
+            return None;
         }
+        self.attachment(&pod.sandbox_id)
     }
 
-    async fn add_and_record(&self, record: Record) -> Result<Attachment, Error> {
-        let (result, attachment) = self.add(&record).await?;
-        self.shared.records.put(Record { result: Some(result), ..record })?;
-        Ok(attachment)
+    /// None where there is none, or one of them is damaged.
+    fn whole_records(&self, sandbox_id: &str) -> Option<Vec<Arc<Record>>> {
+        let kept = self.shared.records.of_sandbox(sandbox_id);
+        let whole: Option<Vec<_>> = kept.into_iter().map(|(_, kept)| kept.whole()).collect();
+        whole.filter(|records| !records.is_empty())
     }
 
-    /// Runs the chain; each plugin is given what the one before it answered.
-    async fn add(&self, record: &Record) -> Result<(Value, Attachment), Error> {
-        let target = target_of(record);
-        let chain = &record.chain;
-        let mut result: Option<Value> = None;
-        let mut attachment = None;
-        for plugin in &chain.plugins {
-            let conf = conf_for(chain, plugin, &record.capabilities, result.as_ref());
-            let said = self.run(Verb::Add, plugin, chain, &target, &conf).await?;
-            let run = Run { verb: Verb::Add, kind: &plugin.kind, network: &chain.name, target: &target };
-            let answer: Value =
-                serde_json::from_slice(&said).map_err(|error| run.garbage(error.to_string()))?;
-            let read = Attachment::read(&answer, &chain.name, &record.interface);
-            attachment = Some(read.map_err(|reason| run.garbage(reason))?);
-            result = Some(answer);
+    /// All records before the first ADD: a pod of which not every network was added is seen to be half attached.
+    async fn add_all(&self, begun: Vec<Record>) -> Result<Attachment, Error> {
+        for record in &begun {
+            self.shared.records.put(record.clone())?;
         }
-        match (result, attachment) {
-            (Some(result), Some(attachment)) if !attachment.ips.is_empty() => Ok((result, attachment)),
-            _ => Err(Error::NoAddress { network: chain.name.clone(), sandbox_id: record.sandbox_id.clone() }),
+        let mut first = None;
+        for record in begun {
+            let (result, attachment) = self.shared.runner.add(&record).await?;
+            self.shared.records.put(Record { result: Some(result), ..record })?;
+            first.get_or_insert(attachment);
         }
+        Ok(first.expect("where there is a configuration, it is of one network at least"))
     }
 
-    /// Asks every plugin, last first, and goes on past failures.
-    async fn del(&self, record: &Record) -> Result<(), Error> {
-        let target = target_of(record);
-        let result = record.result.as_ref().filter(|_| record.chain.version >= Version::V0_4_0);
-        let mut failures = Vec::new();
-        for plugin in record.chain.plugins.iter().rev() {
-            let conf = conf_for(&record.chain, plugin, &record.capabilities, result);
-            failures.extend(self.run(Verb::Del, plugin, &record.chain, &target, &conf).await.err());
-        }
-        all_of(failures)
+    async fn detach_one(&self, key: &Key, kept: Kept) -> Result<(), Error> {
+        let record = match kept {
+            Kept::Whole(record) => record,
+            Kept::Damaged => Arc::new(self.guess(key)?),
+        };
+        self.shared.runner.del(&record).await?;
+        self.shared.records.forget(key)
     }
 
     /// The error of ADD is the one to tell; the record stays when this fails, and DEL is tried again later.
@@ -252,112 +268,76 @@ impl Network {
     }
 
     /// A damaged record: the network of today is the best guess at that of the day.
-    fn guess(&self, sandbox_id: &str) -> Result<Record, Error> {
-        let chain = self.shared.watch.published().chain.clone().map_err(Error::NotReady)?;
-        let pod = Pod { sandbox_id: sandbox_id.into(), ..Pod::default() };
-        Ok(begin(&pod, &chain))
+    fn guess(&self, key: &Key) -> Result<Record, Error> {
+        let chains = self.shared.watch.published().chains.clone().map_err(Error::NotReady)?;
+        let numbered = |(number, _): &(usize, &Arc<Chain>)| interface(*number) == key.interface;
+        let chain = chains.iter().enumerate().find(numbered).map_or(&chains[0], |(_, chain)| chain);
+        let pod = Pod { sandbox_id: key.sandbox_id.clone(), ..Pod::default() };
+        Ok(Record { interface: key.interface.clone(), ..begin(&pod, 0, chain) })
     }
 
     fn networks_in_use(&self) -> Vec<Arc<Chain>> {
-        let mut chains: Vec<Arc<Chain>> = self.shared.watch.published().chain.clone().into_iter().collect();
-        for sandbox_id in self.attachments() {
-            if let Some(Kept::Whole(record)) = self.shared.records.get(&sandbox_id)
-                && chains.iter().all(|chain| chain.name != record.chain.name)
-            {
+        let published = self.shared.watch.published();
+        let mut chains: Vec<Arc<Chain>> = published.chains.iter().flatten().cloned().collect();
+        for record in self.shared.records.all().into_iter().filter_map(|(_, kept)| kept.whole()) {
+            if chains.iter().all(|chain| chain.name != record.chain.name) {
                 chains.push(Arc::new(record.chain.clone()));
             }
         }
         chains
     }
 
-    async fn collect(&self, chain: &Chain, failures: &mut Vec<Error>) {
-        if chain.disable_gc || chain.version < Version::V1_1_0 {
-            return;
-        }
-        let valid: Vec<Value> = self
-            .attachments()
-            .into_iter()
-            .map(|id| json!({ "containerID": id, "ifname": INTERFACE }))
-            .collect();
-        for plugin in &chain.plugins {
-            let mut conf = conf_for(chain, plugin, &Map::new(), None);
-            conf.insert("cni.dev/valid-attachments".into(), valid.clone().into());
-            failures.extend(self.run(Verb::Gc, plugin, chain, &Target::default(), &conf).await.err());
-        }
+    /// A damaged record may be of any network, so it is valid in each.
+    fn valid_in(&self, chain: &Chain) -> Vec<Key> {
+        let of_chain = |kept: &Kept| match kept {
+            Kept::Whole(record) => record.chain.name == chain.name,
+            Kept::Damaged => true,
+        };
+        let all = self.shared.records.all().into_iter();
+        all.filter(|(_, kept)| of_chain(kept)).map(|(key, _)| key).collect()
     }
+}
 
-    async fn run(
-        &self,
-        verb: Verb,
-        plugin: &Plugin,
-        chain: &Chain,
-        target: &Target,
-        conf: &Map<String, Value>,
-    ) -> Result<Vec<u8>, Error> {
-        let begun = Instant::now();
-        let run = Run { verb, kind: &plugin.kind, network: &chain.name, target };
-        let said = self.shared.runner.run(run, conf).await;
-        let took_ms = begun.elapsed().as_secs_f64() * 1000.0;
-        tracing::debug!(target: "trace", sandbox = %target.container_id, plugin = %plugin.kind,
-            verb = verb.name(), took_ms, "CNI plugin");
-        said
+/// What the pod's interface in its network of this number is called.
+fn interface(number: usize) -> String {
+    match number {
+        0 => INTERFACE.into(),
+        number => format!("eth{number}"),
     }
 }
 
 /// The record of an attachment that is about to be made.
-fn begin(pod: &Pod, chain: &Chain) -> Record {
+fn begin(pod: &Pod, number: usize, chain: &Chain) -> Record {
+    let capabilities = match number {
+        0 => capabilities::all(pod),
+        _ => capabilities::all(&pod.beyond_first_network()),
+    };
     Record {
         sandbox_id: pod.sandbox_id.clone(),
         netns: pod.netns.clone(),
-        interface: INTERFACE.into(),
+        interface: interface(number),
         args: capabilities::args(pod),
-        capabilities: capabilities::all(pod),
+        capabilities,
         chain: chain.clone(),
         result: None,
     }
 }
 
+/// The pod runs all the same; who waits in vain for its port finds out why.
+fn tell_unheard(pod: &Pod, record: &Record) {
+    for capability in capabilities::unheard(&record.chain, &record.capabilities) {
+        tracing::warn!(
+            sandbox = pod.sandbox_id,
+            pod = format!("{}/{}", pod.namespace, pod.name),
+            network = record.chain.name,
+            capability,
+            "the pod asks for something that no plugin of its network declares to take; it is left to the network"
+        );
+    }
+}
+
 fn attachment_of(record: &Record) -> Option<Attachment> {
     Attachment::read(record.result.as_ref()?, &record.chain.name, &record.interface).ok()
-}
-
-/// A namespace that is gone is passed as none: plugins then skip what was inside it.
-fn target_of(record: &Record) -> Target {
-    let netns = if netns::is_pinned(&record.netns) { record.netns.clone() } else { PathBuf::new() };
-    Target {
-        container_id: record.sandbox_id.clone(),
-        netns,
-        interface: record.interface.clone(),
-        args: record.args.clone(),
-    }
-}
-
-/// What one plugin is given on its stdin.
-pub(crate) fn conf_for(
-    chain: &Chain,
-    plugin: &Plugin,
-    said: &Map<String, Value>,
-    previous: Option<&Value>,
-) -> Map<String, Value> {
-    let mut conf = plugin.conf.clone();
-    conf.insert("name".into(), chain.name.clone().into());
-    conf.insert("cniVersion".into(), chain.version.to_string().into());
-    let wanted = capabilities::of(plugin, said);
-    if !wanted.is_empty() {
-        conf.insert("runtimeConfig".into(), wanted.into());
-    }
-    if let Some(previous) = previous {
-        conf.insert("prevResult".into(), previous.clone());
-    }
-    conf
-}
-
-fn all_of(mut failures: Vec<Error>) -> Result<(), Error> {
-    match failures.len() {
-        0 => Ok(()),
-        1 => Err(failures.remove(0)),
-        _ => Err(Error::Several(failures)),
-    }
 }
 
 fn invalid_id(sandbox_id: &str, rule: &'static str) -> Error {

@@ -257,6 +257,9 @@ impl Run<'_> {
     fn refused(self, said: &Said) -> Error {
         let (plugin, verb, network) = (self.kind.to_owned(), self.verb.name(), self.network.to_owned());
         match serde_json::from_slice::<Refusal>(&said.stdout.bytes) {
+            Ok(refusal) if self.verb == Verb::Add && refusal.is_exhaustion() => {
+                Error::NoFreeAddress { network, plugin, refusal }
+            }
             Ok(refusal) => Error::Refused { plugin, verb, network, refusal },
             Err(_) => {
                 let both = [said.stderr.text(), said.stdout.text()];

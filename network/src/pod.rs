@@ -22,12 +22,22 @@ pub struct Pod {
     pub dns: Option<Dns>,
     /// None: what the annotations ask for.
     pub bandwidth: Option<Bandwidth>,
-    /// Address ranges for the IPAM plugin, as the `ipRanges` capability wants them.
+    /// Address ranges for the IPAM plugin, as the `ipRanges` capability wants them. Empty: those of the node.
     pub ip_ranges: Vec<Vec<serde_json::Value>>,
+    /// None: what the annotations ask for.
     pub mac: Option<String>,
+    /// Names by which others on the network may find the pod.
     pub aliases: Vec<String>,
     pub cgroup_parent: Option<String>,
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Pod {
+    /// What the networks after the first hear: host ports lead to the pod's first address, the node's ranges are of the
+    /// cluster's network, and no two interfaces should have one hardware address.
+    pub(crate) fn beyond_first_network(&self) -> Pod {
+        Pod { port_mappings: Vec::new(), ip_ranges: Vec::new(), mac: None, ..self.clone() }
+    }
 }
 
 /// One port of the host that leads to one of the pod.

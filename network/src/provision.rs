@@ -14,10 +14,8 @@ use crate::template::{self, Range, TEMPLATE_MAX_BYTES};
 const FILE: &str = "10-berth-net.conflist";
 
 /// # Errors
-/// When the list is not one of ranges, or the template cannot be read, or does not give a configuration.
-pub(crate) fn provision(conf_dir: &Path, template: Option<&Path>, pod_cidr: &str) -> Result<(), Error> {
-    let wrong = |reason| Error::BadRanges { value: pod_cidr.into(), reason };
-    let ranges = Range::parse_all(pod_cidr).map_err(wrong)?;
+/// When the template cannot be read, or does not give a configuration.
+pub(crate) fn provision(conf_dir: &Path, template: Option<&Path>, ranges: &[Range]) -> Result<(), Error> {
     let Some(template) = template.filter(|_| !ranges.is_empty()) else { return Ok(()) };
     if let Some(other) = others(conf_dir)? {
         tracing::info!(file = %other.display(), "a network configuration is there; the template is not used");
@@ -26,9 +24,14 @@ pub(crate) fn provision(conf_dir: &Path, template: Option<&Path>, pod_cidr: &str
     let bad = |reason: String| Error::Template { template: template.into(), reason };
     let text = read(template, TEMPLATE_MAX_BYTES).map_err(|error| bad(error.to_string()))?;
     let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".into()))?;
-    let text = template::fill(&text, &ranges).map_err(bad)?;
-    conf::check(text.as_bytes()).map_err(|reason| bad(format!("filled with {pod_cidr}, {reason}")))?;
+    let text = template::fill(&text, ranges).map_err(bad)?;
+    conf::check(text.as_bytes())
+        .map_err(|reason| bad(format!("filled with {}, {reason}", listed(ranges))))?;
     put(conf_dir, &text)
+}
+
+fn listed(ranges: &[Range]) -> String {
+    ranges.iter().map(Range::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// A configuration that is not ours.

@@ -1,5 +1,8 @@
-//! What is known of each attachment, one file per sandbox: written before ADD with the
+//! What is known of each attachment, one file each: written before ADD with the
 //! configuration that will be used, and again with the result.
+//!
+//! A sandbox's first attachment is `<id>.json`, as it was when there was one alone; the others are
+//! `<id>@<interface>.json`. No id has an `@`.
 //!
 //! Files come by rename and without fsync: the pod's start must not wait for the disk. A record that
 //! a power cut emptied is kept as *damaged*: its sandbox's id, which is the file's name, is enough to
@@ -15,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::conf::{Chain, check_name};
 use crate::error::Error;
+use crate::network::INTERFACE;
 
 /// One attachment, or one that was begun.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,7 +35,38 @@ pub(crate) struct Record {
     pub(crate) result: Option<Value>,
 }
 
-/// A sandbox's record, as far as it can be read.
+/// Whose record: a sandbox has one for each network that it joins.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) sandbox_id: String,
+    pub(crate) interface: String,
+}
+
+impl Key {
+    pub(crate) fn first(sandbox_id: &str) -> Key {
+        Key { sandbox_id: sandbox_id.into(), interface: INTERFACE.into() }
+    }
+
+    pub(crate) fn of(record: &Record) -> Key {
+        Key { sandbox_id: record.sandbox_id.clone(), interface: record.interface.clone() }
+    }
+
+    fn of_file(path: &Path) -> Option<Key> {
+        let name = path.file_name()?.to_str()?.strip_suffix(".json")?;
+        let (sandbox_id, interface) = name.split_once('@').unwrap_or((name, INTERFACE));
+        let good = check_name(sandbox_id).is_ok() && check_name(interface).is_ok();
+        good.then(|| Key { sandbox_id: sandbox_id.into(), interface: interface.into() })
+    }
+
+    fn file(&self) -> String {
+        match self.interface.as_str() {
+            INTERFACE => format!("{}.json", self.sandbox_id),
+            interface => format!("{}@{interface}.json", self.sandbox_id),
+        }
+    }
+}
+
+/// A record, as far as it can be read.
 #[derive(Debug, Clone)]
 pub(crate) enum Kept {
     Whole(Arc<Record>),
@@ -39,11 +74,20 @@ pub(crate) enum Kept {
     Damaged,
 }
 
+impl Kept {
+    pub(crate) fn whole(self) -> Option<Arc<Record>> {
+        match self {
+            Kept::Whole(record) => Some(record),
+            Kept::Damaged => None,
+        }
+    }
+}
+
 /// All records of this node: in memory for readers, in files for the next start.
 #[derive(Debug)]
 pub(crate) struct Records {
     dir: PathBuf,
-    kept: Mutex<BTreeMap<String, Kept>>,
+    kept: Mutex<BTreeMap<Key, Kept>>,
 }
 
 impl Records {
@@ -54,8 +98,8 @@ impl Records {
         let mut kept = BTreeMap::new();
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            match id_of(&path) {
-                Some(id) => drop(kept.insert(id, read(&path))),
+            match Key::of_file(&path) {
+                Some(key) => drop(kept.insert(key.clone(), read(&path, &key))),
                 None if path.extension().is_some_and(|ext| ext == "tmp") => drop(std::fs::remove_file(&path)),
                 None => {}
             }
@@ -63,16 +107,34 @@ impl Records {
         Ok(Records { dir: dir.into(), kept: Mutex::new(kept) })
     }
 
-    pub(crate) fn get(&self, sandbox_id: &str) -> Option<Kept> {
-        self.map().get(sandbox_id).cloned()
+    pub(crate) fn get(&self, key: &Key) -> Option<Kept> {
+        self.map().get(key).cloned()
     }
 
+    /// A sandbox's attachments, in the order in which they were made.
+    pub(crate) fn of_sandbox(&self, sandbox_id: &str) -> Vec<(Key, Kept)> {
+        let map = self.map();
+        let own = map.iter().filter(|(key, _)| key.sandbox_id == sandbox_id);
+        let mut own: Vec<_> = own.map(|(key, kept)| (key.clone(), kept.clone())).collect();
+        // `eth10` comes after `eth9`.
+        own.sort_by_key(|(key, _)| (key.interface.len(), key.interface.clone()));
+        own
+    }
+
+    pub(crate) fn all(&self) -> Vec<(Key, Kept)> {
+        self.map().iter().map(|(key, kept)| (key.clone(), kept.clone())).collect()
+    }
+
+    /// Every sandbox that has a record.
     pub(crate) fn ids(&self) -> Vec<String> {
-        self.map().keys().cloned().collect()
+        let mut ids: Vec<String> = self.map().keys().map(|key| key.sandbox_id.clone()).collect();
+        ids.dedup();
+        ids
     }
 
     pub(crate) fn put(&self, record: Record) -> Result<(), Error> {
-        let path = self.path(&record.sandbox_id);
+        let key = Key::of(&record);
+        let path = self.path(&key);
         let failed = |source| Error::Record { doing: "writing record", path: path.clone(), source };
         let text = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
         let unfinished = path.with_extension("tmp");
@@ -82,29 +144,29 @@ impl Records {
             let _ = std::fs::remove_file(&unfinished);
             return Err(failed(error));
         }
-        self.map().insert(record.sandbox_id.clone(), Kept::Whole(Arc::new(record)));
+        self.map().insert(key, Kept::Whole(Arc::new(record)));
         Ok(())
     }
 
-    /// Forgets a sandbox; one that is not known is forgotten already.
-    pub(crate) fn forget(&self, sandbox_id: &str) -> Result<(), Error> {
-        let path = self.path(sandbox_id);
+    /// Forgets an attachment; one that is not known is forgotten already.
+    pub(crate) fn forget(&self, key: &Key) -> Result<(), Error> {
+        let path = self.path(key);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(Error::Record { doing: "removing record", path, source })
             }
             _ => {
-                self.map().remove(sandbox_id);
+                self.map().remove(key);
                 Ok(())
             }
         }
     }
 
-    fn path(&self, sandbox_id: &str) -> PathBuf {
-        self.dir.join(format!("{sandbox_id}.json"))
+    fn path(&self, key: &Key) -> PathBuf {
+        self.dir.join(key.file())
     }
 
-    fn map(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<Key, Kept>> {
         self.kept.lock().expect("no holder of this lock panics")
     }
 }
@@ -115,15 +177,10 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-fn id_of(path: &Path) -> Option<String> {
-    let id = path.file_name()?.to_str()?.strip_suffix(".json")?;
-    check_name(id).ok().map(|()| id.to_owned())
-}
-
-fn read(path: &Path) -> Kept {
+fn read(path: &Path, key: &Key) -> Kept {
     let record = std::fs::read(path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     match record {
-        Some(record) if id_of(path).as_ref() == Some(&record.sandbox_id) => Kept::Whole(Arc::new(record)),
+        Some(record) if Key::of(&record) == *key => Kept::Whole(Arc::new(record)),
         _ => Kept::Damaged,
     }
 }
@@ -159,11 +216,11 @@ mod tests {
         records.put(record("a")).unwrap();
         records.put(Record { result: Some(serde_json::json!({"ips": []})), ..record("a") }).unwrap();
         records.put(record("b")).unwrap();
-        records.forget("b").unwrap();
-        records.forget("b").unwrap();
+        records.forget(&Key::first("b")).unwrap();
+        records.forget(&Key::first("b")).unwrap();
         let again = Records::open(&dir.path().join("cni")).unwrap();
         assert_eq!(again.ids(), ["a"]);
-        let Some(Kept::Whole(found)) = again.get("a") else { panic!("not whole") };
+        let Some(Kept::Whole(found)) = again.get(&Key::first("a")) else { panic!("not whole") };
         assert_eq!(found.result, Some(serde_json::json!({"ips": []})));
     }
 
@@ -177,8 +234,39 @@ mod tests {
         std::fs::write(dir.path().join("b.json"), swapped).unwrap();
         let records = Records::open(dir.path()).unwrap();
         assert_eq!(records.ids(), ["a", "b"]);
-        assert!(matches!(records.get("a"), Some(Kept::Damaged)));
-        assert!(matches!(records.get("b"), Some(Kept::Damaged)));
+        assert!(matches!(records.get(&Key::first("a")), Some(Kept::Damaged)));
+        assert!(matches!(records.get(&Key::first("b")), Some(Kept::Damaged)));
         assert!(!dir.path().join("half.tmp").exists());
+    }
+
+    #[test]
+    fn a_sandbox_has_a_record_for_each_interface() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        for interface in ["eth10", "eth9", "eth0"] {
+            records.put(Record { interface: interface.into(), ..record("a.b") }).unwrap();
+        }
+        records.put(record("c")).unwrap();
+        let again = Records::open(dir.path()).unwrap();
+        assert_eq!(again.ids(), ["a.b", "c"]);
+        let interfaces = |records: &Records| -> Vec<String> {
+            records.of_sandbox("a.b").into_iter().map(|(key, _)| key.interface).collect()
+        };
+        assert_eq!(interfaces(&again), ["eth0", "eth9", "eth10"]);
+        assert!(dir.path().join("a.b.json").exists(), "the first is where it was when there was one alone");
+        again.forget(&Key { sandbox_id: "a.b".into(), interface: "eth9".into() }).unwrap();
+        assert_eq!(interfaces(&Records::open(dir.path()).unwrap()), ["eth0", "eth10"]);
+    }
+
+    #[test]
+    fn a_record_from_before_there_were_several_networks_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"sandbox_id":"old","netns":"/run/n","interface":"eth0","args":"","capabilities":{},"chain":
+            {"name":"n","version":"1.0.0","offered":["1.0.0"],"disable_check":false,"disable_gc":false,"plugins":[]},
+            "result":{"ips":[{"address":"10.1.0.2/24"}]}}"#;
+        std::fs::write(dir.path().join("old.json"), text).unwrap();
+        let records = Records::open(dir.path()).unwrap();
+        let Some(Kept::Whole(found)) = records.get(&Key::first("old")) else { panic!("not whole") };
+        assert_eq!(found.result.as_ref().unwrap()["ips"][0]["address"], "10.1.0.2/24");
     }
 }

@@ -43,6 +43,10 @@ impl Range {
         Ok(Range { text: format!("{address}/{length}"), is_ipv6: address.is_ipv6() })
     }
 
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// Everything of the range's family.
     fn route(&self) -> String {
         if self.is_ipv6 { "::/0".into() } else { "0.0.0.0/0".into() }

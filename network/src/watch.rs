@@ -31,8 +31,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 /// What the directory says today.
 #[derive(Debug, Clone)]
 pub(crate) struct Published {
-    pub(crate) chain: Result<Arc<Chain>, NotReady>,
-    /// What its plugins say.
+    /// Those that a pod joins, the default one first; one at least.
+    pub(crate) chains: Result<Vec<Arc<Chain>>, NotReady>,
+    /// What their plugins say.
     pub(crate) status: Result<(), NotReady>,
 }
 
@@ -48,6 +49,8 @@ pub(crate) struct Watch {
 pub(crate) struct Source {
     pub(crate) conf_dir: PathBuf,
     pub(crate) default_network: Option<String>,
+    /// How many networks a pod joins at most.
+    pub(crate) max_networks: usize,
     pub(crate) runner: Runner,
 }
 
@@ -82,9 +85,9 @@ async fn follow(source: Source, published: Arc<ArcSwap<Published>>, mut events: 
     loop {
         if changed {
             let mut read = source.read();
-            source.settle_version(&mut read).await;
+            source.settle_versions(&mut read).await;
             published.store(Arc::new(source.ask_status(read).await));
-        } else if source.has_status(&published.load()) {
+        } else if published.load().chains.iter().flatten().any(|chain| has_status(chain)) {
             let asked = source.ask_status(published.load().as_ref().clone()).await;
             published.store(Arc::new(asked));
         }
@@ -136,11 +139,12 @@ fn existing_name(path: &Path) -> &Path {
 
 impl Source {
     fn read(&self) -> Published {
-        let chain = choose(&self.conf_dir, self.default_network.as_deref()).and_then(|chain| {
-            self.has_programs(&chain)?;
-            Ok(Arc::new(chain))
+        let chosen = choose(&self.conf_dir, self.default_network.as_deref(), self.max_networks);
+        let chains = chosen.and_then(|chains| {
+            chains.iter().try_for_each(|chain| self.has_programs(chain))?;
+            Ok(chains.into_iter().map(Arc::new).collect())
         });
-        Published { chain, status: Ok(()) }
+        Published { chains, status: Ok(()) }
     }
 
     fn has_programs(&self, chain: &Chain) -> Result<(), NotReady> {
@@ -155,9 +159,21 @@ impl Source {
         }
     }
 
+    async fn settle_versions(&self, published: &mut Published) {
+        let Ok(chains) = &mut published.chains else { return };
+        for chain in chains {
+            match self.settle_version(chain).await {
+                Ok(settled) => *chain = Arc::new(settled),
+                Err(refused) => {
+                    published.chains = Err(refused);
+                    return;
+                }
+            }
+        }
+    }
+
     /// Takes the best version that the file offers and every plugin speaks.
-    async fn settle_version(&self, published: &mut Published) {
-        let Ok(chain) = &published.chain else { return };
+    async fn settle_version(&self, chain: &Chain) -> Result<Chain, NotReady> {
         let mut common = chain.offered.clone();
         for plugin in &chain.plugins {
             let spoken = self.runner.versions(&plugin.kind, &chain.name).await;
@@ -166,25 +182,20 @@ impl Source {
             }
             common.retain(|version| spoken.contains(version));
             if common.is_empty() {
-                published.chain = Err(speaks_none(plugin.kind.clone(), chain, &spoken));
-                return;
+                return Err(speaks_none(plugin.kind.clone(), chain, &spoken));
             }
         }
-        published.chain = Ok(Arc::new(Chain { version: common[0], ..chain.as_ref().clone() }));
-    }
-
-    fn has_status(&self, published: &Published) -> bool {
-        published.chain.as_ref().is_ok_and(|chain| chain.version >= Version::V1_1_0)
+        Ok(Chain { version: common[0], ..chain.clone() })
     }
 
     async fn ask_status(&self, published: Published) -> Published {
-        if !self.has_status(&published) {
-            return published;
+        let mut status = Ok(());
+        for chain in published.chains.iter().flatten().filter(|chain| has_status(chain)) {
+            status = self.status(chain).await;
+            if status.is_err() {
+                break;
+            }
         }
-        let status = match &published.chain {
-            Ok(chain) => self.status(chain).await,
-            Err(_) => Ok(()),
-        };
         Published { status, ..published }
     }
 
@@ -192,7 +203,7 @@ impl Source {
         let target = Target::default();
         for plugin in &chain.plugins {
             let run = Run { verb: Verb::Status, kind: &plugin.kind, network: &chain.name, target: &target };
-            let conf = crate::network::conf_for(chain, plugin, &Map::new(), None::<&Value>);
+            let conf = crate::chain::conf_for(chain, plugin, &Map::new(), None::<&Value>);
             if let Err(error) = self.runner.run(run, &conf).await {
                 let reason = error.to_string();
                 return Err(NotReady::Status {
@@ -204,6 +215,10 @@ impl Source {
         }
         Ok(())
     }
+}
+
+fn has_status(chain: &Chain) -> bool {
+    chain.version >= Version::V1_1_0
 }
 
 fn speaks_none(plugin: String, chain: &Chain, spoken: &[Version]) -> NotReady {

@@ -2,107 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use network::{Error, Network, NotReady, Pod, Settings};
 
-/// A node's CNI directories, with plugins of our making.
-struct Node {
-    dir: tempfile::TempDir,
-}
+#[path = "support/node.rs"]
+mod node;
 
-/// Notes what it was told and answers with an address.
-const GOOD: &str = r#"printf '%s %s %s\n' "$CNI_COMMAND" "${0##*/}" "$(cat)" >> "$LOG"
-case $CNI_COMMAND in
-  ADD) echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{"address":"10.9.0.2/24","interface":0}]}';;
-  VERSION) echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}';;
-esac"#;
-
-impl Node {
-    fn new() -> Node {
-        let node = Node { dir: tempfile::tempdir().unwrap() };
-        for name in ["net.d", "bin", "state"] {
-            std::fs::create_dir(node.path(name)).unwrap();
-        }
-        node
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn plugin(&self, kind: &str, script: &str) -> &Node {
-        let path = self.path("bin").join(kind);
-        let log = self.path("log");
-        std::fs::write(&path, format!("#!/bin/sh\nLOG={}\n{script}\n", log.display())).unwrap();
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
-        self
-    }
-
-    /// A plugin that is good save for one verb.
-    fn plugin_but(&self, kind: &str, verb: &str, script: &str) -> &Node {
-        self.plugin(kind, &format!("if [ $CNI_COMMAND = {verb} ]; then\n{script}\nfi\n{GOOD}"))
-    }
-
-    fn chain(&self, version: &str, kinds: &[&str]) -> &Node {
-        let plugins: Vec<_> = kinds.iter().map(|kind| serde_json::json!({"type": kind})).collect();
-        let chain = serde_json::json!({"cniVersion": version, "name": "n", "plugins": plugins});
-        std::fs::write(self.path("net.d/10-n.conflist"), chain.to_string()).unwrap();
-        self
-    }
-
-    fn settings(&self) -> Settings {
-        Settings {
-            conf_dir: self.path("net.d"),
-            bin_dirs: vec![self.path("bin")],
-            state_dir: self.path("state"),
-            default_network: None,
-            plugin_timeout: Duration::from_millis(700),
-            template: None,
-        }
-    }
-
-    fn open(&self) -> Network {
-        Network::open(self.settings()).unwrap()
-    }
-
-    /// The verbs and plugins that ran, without the questions about versions.
-    fn ran(&self) -> Vec<String> {
-        let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        self.log().lines().map(words).filter(|run| !run.starts_with("VERSION")).collect()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.path("log")).unwrap_or_default()
-    }
-
-    /// What the plugin was told on its stdin, the last time that it ran for this verb.
-    fn told(&self, verb: &str, kind: &str) -> serde_json::Value {
-        let head = format!("{verb} {kind} ");
-        let log = self.log();
-        let line = log.lines().rev().find_map(|line| line.strip_prefix(&head));
-        serde_json::from_str(line.expect("it ran")).unwrap()
-    }
-}
-
-fn pod() -> Pod {
-    Pod { sandbox_id: "abc".into(), name: "web".into(), namespace: "d".into(), ..Pod::default() }
-}
-
-/// Waits for something that another task or process brings about.
-async fn until(what: &str, mut come: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !come() {
-        assert!(begun.elapsed() < Duration::from_secs(5), "waited in vain: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn is_empty(dir: &Path) -> bool {
-    std::fs::read_dir(dir).unwrap().next().is_none()
-}
+use node::{GOOD, Node, is_empty, pod, says, until, until_ready};
 
 #[tokio::test]
 async fn a_chain_is_added_in_order_and_taken_away_in_reverse() {
@@ -174,11 +82,6 @@ async fn a_cancelled_attach_kills_the_plugin_and_detach_takes_it_away() {
     assert_eq!(network.attachment("abc"), None);
     network.detach("abc").await.unwrap();
     assert_eq!(node.ran(), ["DEL a"]);
-}
-
-#[track_caller]
-fn says(error: &Error, part: &str) {
-    assert!(error.to_string().contains(part), "{error} lacks {part:?}");
 }
 
 #[tokio::test]
@@ -384,7 +287,7 @@ async fn a_template_becomes_a_network_once_the_ranges_are_told() {
     assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 0, "no ranges, no network");
     network.set_pod_ranges("10.7.0.0/24,fd00:7::/64").unwrap();
     until_ready(&network).await;
-    assert_eq!(network.name().as_deref(), Some("pods"));
+    assert_eq!(network.names(), ["pods"]);
     network.attach(&pod()).await.unwrap();
     let told = node.told("ADD", "good");
     assert_eq!(told["ipam"]["ranges"][1][0]["subnet"], "fd00:7::/64", "{told}");
@@ -406,12 +309,4 @@ async fn another_networks_configuration_is_left_alone() {
     let network = Network::open(settings).unwrap();
     network.set_pod_ranges("10.7.0.0/24").unwrap();
     assert_eq!(std::fs::read_dir(node.path("net.d")).unwrap().count(), 1);
-}
-
-async fn until_ready(network: &Network) {
-    let until = Instant::now() + Duration::from_secs(5);
-    while network.ready().is_err() {
-        assert!(Instant::now() < until, "{:?}", network.ready());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }

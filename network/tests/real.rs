@@ -63,12 +63,28 @@ impl Host {
         self
     }
 
+    /// A further network, of one family and nothing else.
+    fn second_bridge(&self, subnet: &str) -> &Host {
+        let chain = serde_json::json!({
+            "cniVersion": "1.0.0", "name": "second",
+            "plugins": [{"type": "bridge", "bridge": "br-second", "isGateway": true,
+                "ipam": {"type": "host-local", "dataDir": self.path("ipam"), "ranges": [[{"subnet": subnet}]]}}]
+        });
+        std::fs::write(self.path("net.d/20-second.conflist"), chain.to_string()).unwrap();
+        self
+    }
+
     fn open(&self) -> Network {
+        self.open_with(1)
+    }
+
+    fn open_with(&self, max_networks: usize) -> Network {
         Network::open(Settings {
             conf_dir: self.path("net.d"),
             bin_dirs: vec![PLUGINS.into()],
             state_dir: self.path("state"),
             default_network: None,
+            max_networks,
             plugin_timeout: Duration::from_secs(20),
             template: None,
         })
@@ -92,7 +108,11 @@ impl Host {
 
     /// Addresses that host-local still holds.
     fn held(&self) -> Vec<String> {
-        let Ok(entries) = std::fs::read_dir(self.path("ipam/testnet")) else { return Vec::new() };
+        self.held_in("testnet")
+    }
+
+    fn held_in(&self, network: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path("ipam").join(network)) else { return Vec::new() };
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
     }
@@ -177,6 +197,46 @@ fn a_pod_gets_both_families_answers_and_gives_everything_back() {
 }
 
 #[test]
+fn a_pod_on_two_networks_has_an_interface_in_each_and_gives_both_back() {
+    on_a_host_of_its_own(|host| async move {
+        let network = host.bridge("10.84.0.0/24").second_bridge("10.85.0.0/24").open_with(2);
+        let netns = host.netns("pod");
+        let attachment = network.attach(&pod("a1", &netns)).await.unwrap();
+        assert_eq!(attachment.ips.len(), 2, "the pod's addresses are those of eth0: {attachment:?}");
+        assert_eq!(network.attach(&pod("a1", &netns)).await.unwrap(), attachment, "attaching twice is once");
+        network.check("a1").await.unwrap();
+        let inside = sh(&format!("nsenter --net={} ip -o -4 addr", netns.display()));
+        assert!(inside.contains("eth0    inet 10.84.0.2/24"), "{inside}");
+        assert!(inside.contains("eth1    inet 10.85.0.2/24"), "{inside}");
+        greeter(&netns, 7777);
+        let through_second = std::net::TcpStream::connect(("10.85.0.2", 7777)).unwrap();
+        assert_eq!(greeting(through_second), "hello");
+        assert_eq!((host.held().len(), host.held_in("second").len(), veths()), (2, 1, 2));
+        // Another daemon, with another setting, knows what this one made.
+        let network = host.open();
+        assert_eq!(network.attachments_of("a1").len(), 2);
+        network.detach("a1").await.unwrap();
+        assert_eq!((host.held(), host.held_in("second"), veths()), (vec![], vec![], 0));
+    });
+}
+
+#[test]
+fn a_second_network_that_fails_gives_back_the_first() {
+    on_a_host_of_its_own(|host| async move {
+        let network = host.bridge("10.86.0.0/24").second_bridge("10.87.0.0/30").open_with(2);
+        let (one, two) = (host.netns("one"), host.netns("two"));
+        network.attach(&pod("one", &one)).await.unwrap();
+        let error = network.attach(&pod("two", &two)).await.unwrap_err();
+        assert!(error.to_string().contains("network second has no free address"), "{error}");
+        assert_eq!((host.held().len(), host.held_in("second").len(), veths()), (2, 1, 2), "the first pod's");
+        network.detach("one").await.unwrap();
+        network.attach(&pod("two", &two)).await.unwrap();
+        network.detach("two").await.unwrap();
+        assert_eq!((host.held(), host.held_in("second"), veths()), (vec![], vec![], 0));
+    });
+}
+
+#[test]
 fn detach_works_when_the_namespace_is_gone_and_the_configuration_changed() {
     on_a_host_of_its_own(|host| async move {
         let network = host.bridge("10.78.0.0/24").open();
@@ -207,7 +267,6 @@ fn a_host_port_leads_to_the_pod_and_is_closed_with_it() {
         let asked = Pod { port_mappings: vec![mapping], ..pod("a1", &netns) };
         network.attach(&asked).await.unwrap();
         greeter(&netns, 80);
-        sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.route_localnet=1");
         let local = SocketAddr::from(([127, 0, 0, 1], 8080));
         let stream = std::net::TcpStream::connect_timeout(&local, Duration::from_secs(5)).unwrap();
         assert_eq!(greeting(stream), "hello");

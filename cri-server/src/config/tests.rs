@@ -83,6 +83,8 @@ fn what_does_not_belong_is_refused_with_its_place() {
     check("root = \"var\"", &["root", "not an absolute path"]);
     check("[runtime]\ndefault_handler = \"kata\"", &["default_handler", "kata"]);
     check("workers = 0", &["workers"]);
+    check("[network]\nmax_networks = 0", &["network.max_networks", "0 is not from 1 to 32"]);
+    check("[network]\nmax_networks = 33", &["network.max_networks", "33"]);
     check("[nri]\nenable = false\n[nri.default_validator]\nenable = true", &["nri.default_validator.enable"]);
     let handler = |keys: &str| format!("[runtime.handlers.x]\n{keys}");
     check(&handler("path = \"runc\""), &["x.path", "not an absolute path"]);

@@ -113,11 +113,11 @@ impl RuntimeService for Runtime {
         let work = async {
             let world = self.node.world.now();
             let sandbox = world.sandbox(&request.pod_sandbox_id)?;
-            let info =
-                if request.verbose { words::sandbox_info(&world, &sandbox) } else { Default::default() };
+            let networks = || self.node.network.attachments_of(&sandbox.facts.id);
+            let info = request.verbose.then(|| words::sandbox_info(&world, &sandbox, &networks()));
             Ok(v1::PodSandboxStatusResponse {
                 status: Some(words::pod_sandbox_status(&sandbox)),
-                info,
+                info: info.unwrap_or_default(),
                 // An evented kubelet asks for nothing else of the pod then.
                 containers_statuses: words::statuses_in(&world, &sandbox.facts.id),
                 timestamp: self.node.now_ns(),

@@ -228,7 +228,11 @@ pub(super) fn ready(world: &Snapshot, filter: Option<v1::PodSandboxStatsFilter>)
 }
 
 /// What `crictl inspectp` shows.
-pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<String, String> {
+pub(super) fn sandbox_info(
+    world: &Snapshot,
+    sandbox: &Sandbox,
+    networks: &[network::Attachment],
+) -> HashMap<String, String> {
     let plan = &sandbox.facts.plan;
     let pids: HashMap<&str, i32> = world
         .containers_of(&sandbox.facts.id)
@@ -243,11 +247,20 @@ pub(super) fn sandbox_info(world: &Snapshot, sandbox: &Sandbox) -> HashMap<Strin
         "podDir": plan.pod.pod_dir,
         "netns": plan.netns(),
         "ips": sandbox.ips,
+        "networks": networks.iter().map(attachment).collect::<Vec<_>>(),
         "resources": pod_resources(sandbox),
         "overhead": in_interface_words(sandbox.pod_limits().0),
         "plan": plan,
     });
     HashMap::from([("info".to_string(), info.to_string())])
+}
+
+fn attachment(attachment: &network::Attachment) -> serde_json::Value {
+    serde_json::json!({
+        "network": attachment.network,
+        "interface": attachment.interface,
+        "ips": attachment.ips,
+    })
 }
 
 /// What the whole pod may use, as it was said last.

@@ -9,8 +9,8 @@ use crate::config::NetworkSection;
 
 pub(super) fn findings(settings: &NetworkSection) -> Vec<Finding> {
     let wanted = Some(settings.default_network.as_str()).filter(|name| !name.is_empty());
-    let chain = match choose(&settings.conf_dir, wanted) {
-        Ok(chain) => chain,
+    let chains = match choose(&settings.conf_dir, wanted, settings.max_networks) {
+        Ok(chains) => chains,
         Err(error) => {
             let advice = format!(
                 "put a .conflist into {} (contrib/cni has one); berth reads it at once",
@@ -19,9 +19,12 @@ pub(super) fn findings(settings: &NetworkSection) -> Vec<Finding> {
             return vec![Finding::broken("CNI", crate::error::chain(&error), advice), forwarding()];
         }
     };
-    let network = Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version));
-    let mut findings = vec![network, plugins(&chain, settings)];
-    findings.extend(packet_filter(&chain));
+    let mut findings = Vec::new();
+    for chain in &chains {
+        findings.push(Finding::fine("CNI", format!("network {} (CNI {})", chain.name, chain.version)));
+        findings.push(plugins(chain, settings));
+        findings.extend(packet_filter(chain));
+    }
     findings.push(forwarding());
     findings
 }

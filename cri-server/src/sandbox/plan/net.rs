@@ -14,7 +14,7 @@ pub fn network_pod(plan: &Plan, config: &v1::PodSandboxConfig) -> network::Pod {
     let metadata = config.metadata.clone().unwrap_or_default();
     network::Pod {
         sandbox_id: plan.pod.sandbox_id.clone(),
-        name: metadata.name,
+        name: metadata.name.clone(),
         namespace: metadata.namespace,
         uid: metadata.uid,
         netns: plan.pod.pod_dir.join("ns/net"),
@@ -25,10 +25,19 @@ pub fn network_pod(plan: &Plan, config: &v1::PodSandboxConfig) -> network::Pod {
             search: dns.searches.clone(),
             options: dns.options.clone(),
         }),
+        aliases: aliases(&metadata.name, &plan.hostname),
         cgroup_parent: Some(plan.pod.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
         annotations: config.annotations.clone().into_iter().collect::<BTreeMap<_, _>>(),
         ..network::Pod::default()
     }
+}
+
+/// The names by which a plugin that serves names (`aliases`) may make the pod known on its network.
+fn aliases(name: &str, hostname: &str) -> Vec<String> {
+    let mut names = vec![name.to_owned(), hostname.to_owned()];
+    names.dedup();
+    names.retain(|name| !name.is_empty());
+    names
 }
 
 pub(super) fn port_mappings(

@@ -57,6 +57,21 @@ fn a_plain_pod_owns_its_namespaces_and_shares_nothing() {
 }
 
 #[test]
+fn the_network_hears_who_the_pod_is_and_where_its_cgroup_is() {
+    let asked = request(|config| {
+        config.hostname = "www".into();
+        linux(config).cgroup_parent = "/kubepods/pod1".into();
+    });
+    let pod = network_pod(&plan_of(&asked).unwrap(), asked.config.as_ref().unwrap());
+    assert_eq!((pod.name.as_str(), pod.namespace.as_str(), pod.uid.as_str()), ("web", "default", "u1"));
+    assert_eq!(pod.aliases, ["web", "www"]);
+    assert_eq!(pod.cgroup_parent.as_deref(), Some("/kubepods/pod1"));
+    let plain = request(|_| {});
+    let pod = network_pod(&plan_of(&plain).unwrap(), plain.config.as_ref().unwrap());
+    assert_eq!(pod.aliases, ["web"], "one name is said once");
+}
+
+#[test]
 fn the_hosts_network_brings_the_hosts_name() {
     let plan = plan_of(&namespaces(|options| options.network = NamespaceMode::Node.into())).unwrap();
     assert_eq!((plan.pod.uts, plan.pod.hostname.as_deref()), (Sharing::Host, None));
