@@ -5,10 +5,11 @@
 //! takes the kernel's lock over all threads, whose first taking after a quiet spell waits 8 to 14 ms for an
 //! RCU grace period; nothing here writes to `cgroup.procs`.
 //!
-//! `path`, `limits` and `devices` decide what to write; `make`, `apply`, `device_rules`, `members`, `processes` and
+//! `path`, `limits` and `devices` decide what to write; `make`, `apply`, `before`, `device_rules`, `members`, `processes` and
 //! `remove` perform.
 
 mod apply;
+mod before;
 mod beside;
 mod delegate;
 mod device_rules;

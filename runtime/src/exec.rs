@@ -47,7 +47,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let record = dir.read()?;
     let init = running(&record)?;
     let in_userns = record.namespaces & flag::NEWUSER != 0;
-    let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?.into_iter().collect();
+    let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?;
     let filter = record.seccomp_flags.map(|_| dir.read_filter()).transpose()?;
     let cgroup = cgroup(exec, &record)?;
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;

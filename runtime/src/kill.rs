@@ -21,6 +21,10 @@ impl Runtime {
     /// `State` when it has ended, `NotFound`.
     pub fn kill(&self, id: &str, signal: i32, scope: Scope) -> Result<(), Error> {
         let record = StateDir::of(&self.root, id)?.read()?;
+        if record.of_earlier_boot {
+            // Whoever has its number or a cgroup of its name by now is another's.
+            return Err(ended(id));
+        }
         let cgroup = || freeze::cgroup_of(&record);
         let to_all = |cgroup: &cgroup::Cgroup| {
             cgroup.kill_all(signal).map_err(|source| Error::Cgroup { id: id.to_owned(), source })
@@ -35,7 +39,7 @@ impl Runtime {
                 _ => self.kill_init(id, record.init, signal),
             },
             Scope::Init => {
-                self.kill_init(id, record.init.filter(|_| !record.of_earlier_boot), signal)?;
+                self.kill_init(id, record.init, signal)?;
                 if signal == KILL {
                     // v1: a frozen process does not die.
                     let _ = cgroup().map(|cgroup| cgroup.release());
@@ -46,18 +50,17 @@ impl Runtime {
     }
 
     fn kill_init(&self, id: &str, init: Option<Init>, signal: i32) -> Result<(), Error> {
-        let ended = || Error::State {
-            id: id.to_owned(),
-            is: Status::Stopped.as_str(),
-            wanted: Status::Running.as_str(),
-        };
-        let pidfd = init.and_then(|init| init.open()).ok_or_else(ended)?;
+        let pidfd = init.and_then(|init| init.open()).ok_or_else(|| ended(id))?;
         match kernel::pidfd_send_signal(pidfd.as_fd(), signal) {
             Err(rustix::io::Errno::INVAL) => {
                 Err(Error::invalid("signal", format!("there is no signal {signal}")))
             }
-            Err(rustix::io::Errno::SRCH) => Err(ended()),
+            Err(rustix::io::Errno::SRCH) => Err(ended(id)),
             other => other.map_err(|e| Error::step("signalling", id, e)),
         }
     }
+}
+
+fn ended(id: &str) -> Error {
+    Error::State { id: id.to_owned(), is: Status::Stopped.as_str(), wanted: Status::Running.as_str() }
 }

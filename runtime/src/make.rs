@@ -128,6 +128,7 @@ impl<'a> Making<'a> {
         Record {
             id: self.request.id.to_owned(),
             bundle: self.request.bundle.to_owned(),
+            config_version: Some(spec.oci_version.clone()),
             annotations: spec.annotations.clone(),
             init: None,
             cgroup_path: self.plan.cgroup_path.clone(),

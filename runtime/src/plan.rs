@@ -17,7 +17,7 @@ mod sched;
 mod sysctl;
 mod version;
 
-pub(crate) use capabilities::names as capability_names;
+pub(crate) use capabilities::{Sets, names as capability_names};
 pub(crate) use cgroup::cgroup_path;
 pub(crate) use devices::Device;
 pub(crate) use mounts::{Content, Idmap, Mount, Source, may_cover_proc};
@@ -151,7 +151,11 @@ pub(crate) fn plan_exec(process: &crate::spec::Process) -> Result<ProcessPlan, E
 
 /// With the meaning that they have in this version of the specification.
 pub(crate) fn resources(linux: &Linux, version: &str) -> Resources {
-    let mut resources = linux.resources.clone().unwrap_or_default();
+    as_of(linux.resources.clone().unwrap_or_default(), version)
+}
+
+/// The same, of what `update` brings to a container whose configuration is of that version.
+pub(crate) fn as_of(mut resources: Resources, version: &str) -> Resources {
     if let Some(pids) = resources.pids.as_mut().filter(|_| !version::has_limits_of_zero(version)) {
         pids.limit = pids.limit.map(|limit| if limit == 0 { -1 } else { limit });
     }
@@ -236,6 +240,8 @@ mod tests {
         refused(|s| s.linux.as_mut().unwrap().masked_paths.push("/a\0b".into()), "linux.maskedPaths[1]");
         refused(|s| s.linux.as_mut().unwrap().devices[0].kind = "x".into(), "linux.devices[0].type");
         refused(|s| s.linux.as_mut().unwrap().devices[0].major = -1, "linux.devices[0].major");
+        refused(|s| s.linux.as_mut().unwrap().devices[0].major = 4096, "linux.devices[0].major");
+        refused(|s| s.linux.as_mut().unwrap().devices[0].minor = 1 << 20, "linux.devices[0].minor");
     }
 
     #[test]

@@ -26,6 +26,9 @@ pub(crate) struct Groups {
     monitor: Option<PathBuf>,
     /// `class` goes with the container.
     own: bool,
+    /// `monitor` was there before the container, and does not go with it.
+    #[serde(default)]
+    found_monitor: bool,
 }
 
 /// Where resctrl is mounted: the first such line of the mount table.
@@ -45,7 +48,8 @@ fn mounted(mountinfo: &str) -> Option<PathBuf> {
 }
 
 impl Groups {
-    /// Only the names; nothing is made.
+    /// Only the names; nothing is made. What is there already was somebody else's before, and stays theirs: also when
+    /// the container can't be made because of it.
     pub(crate) fn of(root: &Path, id: &str, plan: &RdtPlan) -> Groups {
         let class = match &plan.class {
             Class::Default => root.to_owned(),
@@ -53,7 +57,9 @@ impl Groups {
             Class::Own => root.join(id),
         };
         let monitor = plan.monitoring.then(|| class.join("mon_groups").join(id));
-        Groups { class, monitor, own: plan.class == Class::Own }
+        let own = plan.class == Class::Own && !class.exists();
+        let found_monitor = monitor.as_ref().is_some_and(|dir| dir.exists());
+        Groups { class, monitor, own, found_monitor }
     }
 
     /// Makes what is missing and writes the schemata; undone wholly on failure.
@@ -130,7 +136,8 @@ impl Groups {
     /// What is gone already is gone.
     pub(crate) fn remove(&self) -> Result<(), Error> {
         let own = self.own.then_some(&self.class);
-        for dir in [self.monitor.as_ref(), own].into_iter().flatten() {
+        let monitor = self.monitor.as_ref().filter(|_| !self.found_monitor);
+        for dir in [monitor, own].into_iter().flatten() {
             match fs::remove_dir(dir) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other.map_err(|e| step("removing", dir, e))?,

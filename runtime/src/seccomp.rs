@@ -130,23 +130,25 @@ pub fn compile(profile: &spec::Seccomp) -> Result<Filter, Error> {
 /// # Errors
 /// As `compile`.
 pub fn compile_cached(profile: &spec::Seccomp, dir: &Path) -> Result<(Filter, PathBuf), Error> {
-    find_or_compile(profile, dir, &Later::default())
+    let (filter, cached) = find_or_compile(profile, dir, &Later::default())?;
+    Ok((filter, cached.unwrap_or_else(|| cache::Key::of(profile).path(dir))))
 }
 
-/// The same, where files that were read may close with others.
+/// The same, where files that were read may close with others. The path is that of the filter in the cache, where it is
+/// known to be there: it was read from it, or written to it.
 pub(crate) fn find_or_compile(
     profile: &spec::Seccomp,
     dir: &Path,
     later: &Later,
-) -> Result<(Filter, PathBuf), Error> {
+) -> Result<(Filter, Option<PathBuf>), Error> {
     let key = cache::Key::of(profile);
     let path = key.path(dir);
     if let Some(filter) = cache::load(dir, &key, later) {
-        return Ok((filter, path));
+        return Ok((filter, Some(path)));
     }
     let filter = compile(profile)?;
-    cache::store(dir, &key, &filter);
-    Ok((filter, path))
+    let stored = cache::store(dir, &key, &filter);
+    Ok((filter, stored.then_some(path)))
 }
 
 impl Filter {

@@ -69,6 +69,9 @@ impl Status {
 pub(crate) struct Record {
     pub(crate) id: String,
     pub(crate) bundle: PathBuf,
+    /// Of the configuration, which later changes are read by. None in records of before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) config_version: Option<String>,
     #[serde(default)]
     pub(crate) annotations: BTreeMap<String, String>,
     /// None until the init is cloned.

@@ -2,9 +2,9 @@
 //! keeps only the outcome: a later change of a quota alone needs the period that goes with it.
 
 use crate::freeze::{cgroup_of, in_cgroup, shown_status};
-use crate::spec::{Cpu, Memory, Resources, Spec};
+use crate::spec::{self, Cpu, IntelRdt, Memory, Resources, Spec};
 use crate::state::{Record, StateDir, Status};
-use crate::{Error, Runtime};
+use crate::{Error, Runtime, plan};
 
 impl Runtime {
     /// Changes the limits that are given, and no others. Device rules cannot be changed by it, as with runc.
@@ -12,6 +12,15 @@ impl Runtime {
     /// # Errors
     /// `State` when it is not running, `NotFound`, a limit that is not possible here, or the kernel's answer.
     pub fn update(&self, id: &str, change: &Resources) -> Result<(), Error> {
+        self.update_with_rdt(id, change, None)
+    }
+
+    /// The same, with other schemata of its class of service. All of it, or nothing: what is refused half-way is
+    /// written back as it was, as far as the kernel lets us.
+    ///
+    /// # Errors
+    /// As `update` and `update_rdt`.
+    pub fn update_with_rdt(&self, id: &str, change: &Resources, rdt: Option<&IntelRdt>) -> Result<(), Error> {
         let dir = StateDir::of(&self.root, id)?;
         let record = dir.read()?;
         match shown_status(&dir, &record) {
@@ -20,10 +29,13 @@ impl Runtime {
                 return Err(Error::State { id: id.to_owned(), is: is.as_str(), wanted: "running" });
             }
         }
-        let before = in_force(&dir, &record)?;
-        let after = merge(before.clone(), change);
-        cgroup_of(&record)?.update(&to_write(&after, change)).map_err(|e| in_cgroup(id, e))?;
-        dir.write_resources(&after)
+        rdt.map_or(Ok(()), |rdt| self.check_rdt(&record, rdt))?;
+        let change = &plan::as_of(change.clone(), &config_version(&record));
+        let after = merge(in_force(&dir, &record)?, change);
+        let cgroup = cgroup_of(&record)?;
+        let before = cgroup.change(&to_write(&after, change)).map_err(|e| in_cgroup(id, e))?;
+        let rest = rdt.map_or(Ok(()), |rdt| self.update_rdt(id, rdt));
+        rest.and_then(|()| dir.write_resources(&after)).inspect_err(|_| cgroup.put_back(&before))
     }
 
     /// The limits in force: those of the configuration, and what `update` made of them.
@@ -42,11 +54,21 @@ fn in_force(dir: &StateDir, record: &Record) -> Result<Resources, Error> {
         return Ok(resources);
     }
     // The bundle is its maker's; one that is gone leaves us without what was, not without a way to change it.
-    let path = record.bundle.join("config.json");
-    let Ok(bytes) = std::fs::read(&path) else { return Ok(Resources::default()) };
-    let spec: Spec = serde_json::from_slice(&bytes).map_err(|source| Error::Config { path, source })?;
+    let Some(spec) = configuration(record)? else { return Ok(Resources::default()) };
     let linux = spec.linux.unwrap_or_default();
-    Ok(crate::plan::resources(&linux, &spec.oci_version))
+    Ok(plan::resources(&linux, &spec.oci_version))
+}
+
+fn configuration(record: &Record) -> Result<Option<Spec>, Error> {
+    let path = record.bundle.join("config.json");
+    let Ok(bytes) = std::fs::read(&path) else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|source| Error::Config { path, source })
+}
+
+/// What its limits mean is said by the version that its configuration was written for.
+fn config_version(record: &Record) -> String {
+    let read = || configuration(record).ok().flatten().map(|spec| spec.oci_version);
+    record.config_version.clone().or_else(read).unwrap_or_else(|| spec::OCI_VERSION.to_owned())
 }
 
 /// What is given replaces what was, field by field.
@@ -117,6 +139,12 @@ fn to_write(after: &Resources, change: &Resources) -> Resources {
     {
         (cpu.quota, cpu.period) = (all.quota, all.period);
     }
+    if let (Some(cpu), Some(all)) = (&mut write.cpu, &after.cpu)
+        && cpu.idle == Some(0)
+    {
+        // One that was idle has forgotten its weight.
+        cpu.shares = some(cpu.shares).or(all.shares);
+    }
     if let (Some(memory), Some(all)) = (&mut write.memory, &after.memory)
         && some(memory.swap).is_some_and(|swap| swap > 0)
     {
@@ -157,6 +185,17 @@ mod tests {
         let written = to_write(&after, &change);
         assert!(written.memory.is_none());
         assert_eq!(written.cpu.unwrap().quota, None);
+    }
+
+    #[test]
+    fn who_is_idle_no_more_has_the_shares_that_were() {
+        let shares = |shares, idle| Resources {
+            cpu: Some(Cpu { shares, idle, ..Cpu::default() }),
+            ..Resources::default()
+        };
+        let change = shares(None, Some(0));
+        let after = merge(shares(Some(512), Some(1)), &change);
+        assert_eq!(to_write(&after, &change).cpu.unwrap().shares, Some(512));
     }
 
     #[test]

@@ -313,6 +313,21 @@ fn its_processes_reach_the_devices_allowed_and_no_others() {
 }
 
 #[test]
+fn without_a_list_its_processes_have_the_default_devices_alone() {
+    let Some(scratch) = Scratch::new("no-devices") else { return };
+    let reaches = |device: &str| inside(&scratch, &format!(": < {device}")).wait().unwrap().success();
+    for none in [r#"{}"#, r#"{"devices": []}"#] {
+        let cgroup = Cgroup::create(&scratch.path(), &resources(none)).unwrap();
+        assert!(reaches("/dev/null") && reaches("/dev/urandom"));
+        assert!(!reaches("/dev/kmsg"), "{none}: no list is no permission");
+        // A limit that changes gives no device back.
+        cgroup.update(&resources(r#"{"pids": {"limit": 50}}"#)).unwrap();
+        assert!(!reaches("/dev/kmsg"));
+        cgroup.remove().unwrap();
+    }
+}
+
+#[test]
 fn an_absent_cgroup_cannot_be_joined_but_can_be_removed() {
     let Some(scratch) = Scratch::new("absent") else { return };
     assert!(Cgroup::open(&scratch.path()).is_err());

@@ -12,6 +12,16 @@ use super::{Cgroup, Error, open};
 use crate::spec::DeviceRule;
 
 impl Cgroup {
+    /// Of a new container: one without rules has the default devices and no others, as with runc. No list is no
+    /// permission.
+    pub(super) fn confine_to_devices(&self, policy: &Policy, rules: &[DeviceRule]) -> Result<(), Error> {
+        match self.set_devices(policy) {
+            // Who is not the node's root can make no device, and opens those that the file's mode lets the user open.
+            Err(refused) if rules.is_empty() && refused.is_refusal() && !is_the_nodes_root() => Ok(()),
+            other => other,
+        }
+    }
+
     pub(super) fn set_devices(&self, policy: &Policy) -> Result<(), Error> {
         if let Some(devices) = self.layout.serving("devices") {
             return set_devices_v1(&self.dir(devices), policy, &self.written);
@@ -28,9 +38,14 @@ impl Cgroup {
     }
 }
 
-/// Without rules a container may do what its parent may.
-pub(super) fn policy(rules: &[DeviceRule]) -> Result<Option<Policy>, Error> {
+/// Of an update: one without rules changes none.
+pub(super) fn changed_policy(rules: &[DeviceRule]) -> Result<Option<Policy>, Error> {
     if rules.is_empty() { Ok(None) } else { Policy::read(rules).map(Some) }
+}
+
+/// The kernel takes device rules from nobody else.
+fn is_the_nodes_root() -> bool {
+    rustix::process::geteuid().is_root() && crate::in_first_user_namespace()
 }
 
 fn set_devices_v1(dir: &Path, policy: &Policy, held: &Held) -> Result<(), Error> {

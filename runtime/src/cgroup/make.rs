@@ -3,28 +3,41 @@
 use std::path::Path;
 
 use super::apply::{self, Made};
-use super::device_rules::policy;
+use super::before::Before;
+use super::device_rules::changed_policy;
+use super::devices::Policy;
 use super::layout::Version;
 use super::limits::{self, Write};
 use super::{Cgroup, Error, files, processes};
 use crate::spec::Resources;
 
 impl Cgroup {
-    /// Changes the limits that are given, and no others.
+    /// Changes the limits that are given, and no others. What had been changed before one was refused is written back.
     ///
     /// # Errors
     /// A limit is not possible here, or the kernel's answer.
     pub fn update(&self, resources: &Resources) -> Result<(), Error> {
+        self.change(resources).map(drop)
+    }
+
+    /// The same, answering with what brings the earlier limits back.
+    pub(crate) fn change(&self, resources: &Resources) -> Result<Before, Error> {
         let writes = self.plan(resources)?;
+        let policy = changed_policy(&resources.devices)?;
         self.refuse_less_than_used(resources)?;
-        self.scope.as_ref().map_or(Ok(()), |scope| scope.update(&writes))?;
-        self.write(&writes)?;
-        policy(&resources.devices)?.map_or(Ok(()), |policy| self.set_devices(&policy))
+        let before = self.before(&writes);
+        self.scope
+            .as_ref()
+            .map_or(Ok(()), |scope| scope.update(&writes))
+            .and_then(|()| self.write(&writes))
+            .and_then(|()| policy.map_or(Ok(()), |policy| self.set_devices(&policy)))
+            .inspect_err(|_| self.put_back(&before))?;
+        Ok(before)
     }
 
     pub(super) fn make(&mut self, resources: &Resources, made: &mut Made) -> Result<(), Error> {
         let mut writes = self.plan_now(resources)?;
-        let policy = policy(&resources.devices)?;
+        let policy = Policy::read(&resources.devices)?;
         for hierarchy in &self.layout.hierarchies {
             let dir = made.make(&hierarchy.root, &self.path)?;
             if !made.is_new(&dir) {
@@ -40,7 +53,7 @@ impl Cgroup {
         self.pass_controllers_down_for(&writes)?;
         self.write(&writes)?;
         self.open_to_join()?;
-        policy.map_or(Ok(()), |policy| self.set_devices(&policy))
+        self.confine_to_devices(&policy, &resources.devices)
     }
 
     /// All but what would keep the container from being made; that is left for later.

@@ -156,7 +156,7 @@ fn set_capabilities(process: &ProcessPlan) -> Done {
     }
     for capability in (0..u64::BITS).filter(|capability| sets.ambient & 1 << capability != 0) {
         match cap_ambient_raise(capability) {
-            // Not inheritable: config.md asks for a warning, not for a failure. The parent has warned.
+            // Securebits of our maker's forbid it (SECBIT_NO_CAP_AMBIENT_RAISE), as to everybody here.
             Ok(()) | Err(Errno::PERM) => {}
             Err(errno) => return Err(Failure { step: Step::Capabilities, errno, index: capability }),
         }

@@ -22,10 +22,7 @@ pub(crate) fn update(global: &Global, mut args: Args) -> Result<u8, Error> {
     let id = args.id()?;
     args.end()?;
     let rdt = options.rdt.take();
-    global.runtime.update(&id, &options.resources()?)?;
-    if let Some(rdt) = &rdt {
-        global.runtime.update_rdt(&id, rdt)?;
-    }
+    global.runtime.update_with_rdt(&id, &options.resources()?, rdt.as_ref())?;
     Ok(0)
 }
 

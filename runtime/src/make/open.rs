@@ -132,9 +132,7 @@ fn compile(
 ) -> Result<Option<(Filter, Option<PathBuf>)>, Error> {
     let Some(profile) = spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) else { return Ok(None) };
     let (filter, cached) = match &runtime.seccomp_cache {
-        Some(dir) => {
-            seccomp::find_or_compile(profile, dir, later).map(|(filter, path)| (filter, Some(path)))?
-        }
+        Some(dir) => seccomp::find_or_compile(profile, dir, later)?,
         None => (seccomp::compile(profile)?, None),
     };
     Ok(Some((filter, cached)))

@@ -17,7 +17,7 @@ use crate::state::{Record, Status};
 use crate::{Error, Stdio};
 
 /// Leaves out what we do not have to give; says so.
-pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<Option<String>, Error> {
+pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<Vec<String>, Error> {
     // Whoever is first in a user namespace has them all.
     let ours = kernel::capget().map_err(|e| Error::step("reading", "our capabilities", e))?.permitted;
     let available = if in_userns { u64::MAX } else { ours };
@@ -25,7 +25,22 @@ pub(crate) fn grant(process: &mut plan::ProcessPlan, in_userns: bool) -> Result<
     process.capabilities = process.capabilities.within(available);
     let mut names: Vec<&str> = process.unknown_capabilities.iter().map(String::as_str).collect();
     names.extend(plan::capability_names(missing));
-    Ok((!names.is_empty()).then(|| format!("capabilities that cannot be granted here: {}", names.join(", "))))
+    let mut warnings = Vec::new();
+    if !names.is_empty() {
+        warnings.push(format!("capabilities that cannot be granted here: {}", names.join(", ")));
+    }
+    warnings.extend(leave_out_ambient(&mut process.capabilities));
+    Ok(warnings)
+}
+
+/// capabilities(7): one can be ambient only while it is both permitted and inheritable. config.md, "Linux Process": the
+/// runtime "MUST log" what cannot be granted.
+fn leave_out_ambient(sets: &mut plan::Sets) -> Option<String> {
+    let possible = sets.permitted & sets.inheritable;
+    let names = plan::capability_names(sets.ambient & !possible);
+    sets.ambient &= possible;
+    let all = "ambient capabilities that are not both permitted and inheritable are left out";
+    (!names.is_empty()).then(|| format!("{all}: {}", names.join(", ")))
 }
 
 /// A record that has none is of a container whose profile asks nobody.
@@ -130,6 +145,16 @@ pub(crate) fn reap(child: BorrowedFd<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ambient_capability_must_be_permitted_and_inheritable() {
+        let mut sets =
+            plan::Sets { ambient: 0b1111, permitted: 0b0110, inheritable: 0b0011, ..plan::Sets::default() };
+        let warning = leave_out_ambient(&mut sets).unwrap();
+        assert!(warning.ends_with(": CAP_CHOWN, CAP_DAC_READ_SEARCH, CAP_FOWNER"), "{warning}");
+        assert_eq!(sets.ambient, 0b0010);
+        assert_eq!(leave_out_ambient(&mut sets), None);
+    }
 
     #[test]
     fn ignored_signals_are_found_among_the_others() {

@@ -25,6 +25,10 @@ pub(crate) struct Device {
     pub(crate) gid: u32,
 }
 
+/// include/linux/kdev_t.h, MINORBITS: mknod(2) would make a device of other numbers without the bits beyond.
+const MAX_MAJOR: u32 = (1 << 12) - 1;
+const MAX_MINOR: u32 = (1 << 20) - 1;
+
 /// config-linux.md, "Default Devices".
 const DEFAULTS: &[(&str, u32, u32)] =
     &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -85,7 +89,10 @@ fn one(field: &str, device: &spec::Device) -> Result<Device, Error> {
     }
     let number = match kind {
         FileType::Fifo => 0,
-        _ => makedev(number(field, "major", device.major)?, number(field, "minor", device.minor)?),
+        _ => makedev(
+            number(field, "major", device.major, MAX_MAJOR)?,
+            number(field, "minor", device.minor, MAX_MINOR)?,
+        ),
     };
     Ok(Device {
         dir: c_string(field, dir)?,
@@ -99,9 +106,10 @@ fn one(field: &str, device: &spec::Device) -> Result<Device, Error> {
     })
 }
 
-fn number(field: &str, part: &str, number: i64) -> Result<u32, Error> {
-    u32::try_from(number)
-        .map_err(|_| Error::invalid(format!("{field}.{part}"), format!("{number} is out of range")))
+fn number(field: &str, part: &str, number: i64, max: u32) -> Result<u32, Error> {
+    u32::try_from(number).ok().filter(|number| *number <= max).ok_or_else(|| {
+        Error::invalid(format!("{field}.{part}"), format!("{number} is out of range (0 to {max})"))
+    })
 }
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {

@@ -8,10 +8,19 @@ use crate::freeze::{cgroup_of, in_cgroup};
 use crate::later::Later;
 use crate::plan::{Class, RdtPlan};
 use crate::spec::IntelRdt;
-use crate::state::StateDir;
+use crate::state::{Record, StateDir};
 use crate::{Error, Runtime};
 
 impl Runtime {
+    /// What can be said of the change without making it.
+    pub(crate) fn check_rdt(&self, record: &Record, change: &IntelRdt) -> Result<(), Error> {
+        crate::plan::rdt(change)?;
+        match &record.rdt {
+            Some(groups) => groups.refuse_shared(),
+            None => super::root().map(drop),
+        }
+    }
+
     /// Other lines for the schemata of a container's own class of service (`l3CacheSchema`, `memBwSchema` of
     /// config-linux.md, "IntelRdt"). One that has no class gets its own, with all its processes.
     ///
@@ -40,14 +49,19 @@ impl Runtime {
 }
 
 impl Groups {
-    pub(super) fn change(&self, plan: &RdtPlan) -> Result<(), Error> {
-        if !self.own {
-            let reason = format!(
-                "{} is not this container's alone: change its schemata there, for all who are in it",
-                self.class.display()
-            );
-            return Err(Error::invalid("linux.intelRdt.closID", reason));
+    fn refuse_shared(&self) -> Result<(), Error> {
+        if self.own {
+            return Ok(());
         }
+        let reason = format!(
+            "{} is not this container's alone: change its schemata there, for all who are in it",
+            self.class.display()
+        );
+        Err(Error::invalid("linux.intelRdt.closID", reason))
+    }
+
+    pub(super) fn change(&self, plan: &RdtPlan) -> Result<(), Error> {
+        self.refuse_shared()?;
         self.fill(&RdtPlan { class: Class::Own, ..plan.clone() }, true)
     }
 

@@ -121,11 +121,31 @@ fn what_was_made_is_taken_back_when_the_rest_fails() {
 }
 
 #[test]
-fn an_update_writes_the_containers_own_class_and_no_shared_one() {
+fn what_was_there_before_the_container_stays_when_it_goes() {
     let fake = Fake::new();
     fake.class("ID", "L3:0=f\n");
+    let other = plan(Class::Own, &["L3:0=3"], &[]);
+    let groups = fake.groups(&other);
+    let error = groups.make(&other).unwrap_err().to_string();
+    assert!(error.contains("exists already"), "{error}");
+    // As the unmaking of a failed create does.
+    groups.remove().unwrap();
+    assert_eq!(fake.read("ID/schemata"), "L3:0=f\n");
+    let monitored = RdtPlan { monitoring: true, ..plan(Class::Default, &[], &[]) };
+    fs::create_dir(fake.path("mon_groups/ID")).unwrap();
+    let groups = fake.groups(&monitored);
+    groups.make(&monitored).unwrap();
+    groups.remove().unwrap();
+    assert!(fake.path("mon_groups/ID").exists());
+}
+
+#[test]
+fn an_update_writes_the_containers_own_class_and_no_shared_one() {
+    let fake = Fake::new();
+    let groups = fake.groups(&plan(Class::Own, &["L3:0=f"], &[]));
+    fake.class("ID", "L3:0=f\n");
     let change = plan(Class::Own, &["L3:0=3"], &[]);
-    fake.groups(&plan(Class::Own, &["L3:0=f"], &[])).change(&change).unwrap();
+    groups.change(&change).unwrap();
     assert_eq!(fake.read("ID/schemata"), "L3:0=3\n");
     fake.class("gold", "L3:0=f\n");
     for (class, dir) in [(named("gold"), fake.path("gold")), (Class::Default, fake.0.path().to_owned())] {

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use kernel::SockFilter;
 use rustix::process::{geteuid, getpid};
@@ -79,17 +80,21 @@ pub(super) fn load(dir: &Path, key: &Key, later: &Later) -> Option<Filter> {
     decode(&bytes).filter(|(of, _)| of == key).map(|(_, filter)| filter)
 }
 
-pub(super) fn store(dir: &Path, key: &Key, filter: &Filter) {
-    let draft = dir.join(format!(".draft-{}", getpid().as_raw_nonzero()));
+/// Whether it is there now.
+pub(super) fn store(dir: &Path, key: &Key, filter: &Filter) -> bool {
+    // Nobody else's: others may have our number in PID namespaces of their own.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let draft = dir.join(format!(".draft-{}-{now:x}", getpid().as_raw_nonzero()));
     let written = write(dir, &draft, &encode(filter, key)).and_then(|()| fs::rename(&draft, key.path(dir)));
     if written.is_err() {
         // The next container compiles again; a draft must not stay behind.
         let _ = fs::remove_file(&draft);
     }
+    written.is_ok()
 }
 
 fn write(dir: &Path, draft: &Path, bytes: &[u8]) -> io::Result<()> {
-    let open = || File::options().write(true).create(true).truncate(true).mode(0o600).open(draft);
+    let open = || File::options().write(true).create_new(true).mode(0o600).open(draft);
     let mut file = match open() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             fs::DirBuilder::new().mode(0o700).recursive(true).create(dir)?;
@@ -163,6 +168,20 @@ mod tests {
         assert_eq!(load(&cache, &Key([8; 32])), None);
         assert_eq!(fs::metadata(&cache).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(&cache).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_was_laid_in_the_way_is_nobodys_draft() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let cache = dir.path().join("cache");
+        fs::create_dir(&cache).unwrap();
+        let draft = cache.join(format!(".draft-{}", getpid().as_raw_nonzero()));
+        std::os::unix::fs::symlink(&victim, draft).unwrap();
+        assert!(store(&cache, &Key([7; 32]), &filter()));
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+        assert_eq!(load(&cache, &Key([7; 32])), Some(filter()));
     }
 
     #[test]

@@ -119,6 +119,26 @@ fn exec_takes_runcs_options() {
 }
 
 #[test]
+fn a_pid_file_goes_through_no_link_that_was_laid_in_its_way() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("true");
+    bundle.write();
+    let victim = bundle.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    for name in ["pid", ".pid"] {
+        std::os::unix::fs::symlink(&victim, bundle.path().join(name)).unwrap();
+    }
+    bundle.say(&["run", "--pid-file", "pid", "ID"]).ok();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    let pid = bundle.path().join("pid");
+    assert!(fs::symlink_metadata(&pid).unwrap().is_file());
+    assert!(fs::read_to_string(&pid).unwrap().parse::<i32>().unwrap() > 1);
+    assert!(fs::symlink_metadata(bundle.path().join(".pid")).is_err());
+}
+
+#[test]
 fn exec_joins_a_cgroup_below_the_containers() {
     if !is_root() {
         return;
@@ -195,6 +215,7 @@ fn a_container_of_an_earlier_boot_has_stopped_and_its_number_is_anothers() {
     fs::write(&record, serde_json::to_vec(&text).unwrap()).unwrap();
     assert_eq!(bundle.status(), "stopped");
     bundle.say(&["kill", "ID", "KILL"]).refused(&["container not running"]);
+    bundle.say(&["kill", "--all", "ID", "KILL"]).refused(&["container not running"]);
     bundle.say(&["exec", "ID", "true"]).refused(&["container not running"]);
     bundle.say(&["delete", "ID"]).ok();
     let alive = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();

@@ -73,6 +73,20 @@ fn capabilities_that_we_lack_are_warned_of() {
 }
 
 #[test]
+fn an_ambient_capability_that_is_not_inheritable_is_warned_of() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("grep CapAmb /proc/self/status");
+    bundle.spec["process"]["capabilities"]["inheritable"] = json!(["CAP_CHOWN"]);
+    bundle.spec["process"]["capabilities"]["ambient"] = json!(["CAP_CHOWN", "CAP_KILL"]);
+    let said = bundle.run();
+    assert_eq!(said.ok(), "CapAmb:\t0000000000000001");
+    assert!(said.err.contains("ambient") && said.err.contains("CAP_KILL"), "{}", said.err);
+    assert!(!said.err.contains("CAP_CHOWN"), "{}", said.err);
+}
+
+#[test]
 fn limits_umask_and_oom_score_are_set() {
     if !is_root() {
         return;

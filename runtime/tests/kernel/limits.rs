@@ -78,6 +78,58 @@ fn a_limit_of_no_tasks_is_none_to_who_wrote_before_it_was_one() {
     wait_until(|| bundle.output() == "forked\n", "forked");
     bundle.say(&["update", "--memory", "64M", "ID"]).ok();
     assert_eq!(limit(&bundle, "pids.max", "pids.max"), "max");
+    for other in ["7", "0"] {
+        bundle.say(&["update", "--pids-limit", other, "ID"]).ok();
+        let expected = if other == "0" { "max" } else { other };
+        assert_eq!(
+            limit(&bundle, "pids.max", "pids.max"),
+            expected,
+            "an update means what the configuration did"
+        );
+    }
+}
+
+#[test]
+fn an_update_that_is_refused_leaves_every_limit_as_it_was() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("exec sleep 100");
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 64 << 20});
+    bundle.spec["linux"]["resources"]["cpu"] = json!({"quota": 20_000, "period": 50_000, "shares": 512});
+    bundle.start();
+    let all = || {
+        [
+            limit(&bundle, "memory.limit_in_bytes", "memory.max"),
+            limit(&bundle, "pids.max", "pids.max"),
+            limit(&bundle, "cpu.cfs_quota_us", "cpu.max"),
+            limit(&bundle, "cpu.shares", "cpu.weight"),
+            limit(&bundle, "cpuset.cpus", "cpuset.cpus"),
+        ]
+    };
+    let before = all();
+    let file = bundle.path().join("resources.json");
+    // The kernel refuses the last of them, a device that is none.
+    let resources = json!({
+        "memory": {"limit": 96 << 20}, "cpu": {"shares": 99, "quota": 10_000, "cpus": "0"}, "pids": {"limit": 9},
+        "blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 0, "rate": 5}]}
+    });
+    fs::write(&file, serde_json::to_vec(&resources).unwrap()).unwrap();
+    bundle.say(&["update", "-r", "resources.json", "ID"]).refused(&["blockIO.throttleReadBpsDevice"]);
+    assert_eq!(all(), before);
+    // What can be seen to be wrong is refused before anything is touched, and what the node lacks.
+    let schema = ["update", "--pids-limit", "9", "--mem-bw-schema", "L3:0=f", "ID"];
+    bundle.say(&schema).refused(&["memBwSchema"]);
+    assert_eq!(all(), before);
+    if !fs::read_to_string("/proc/mounts").unwrap().contains(" resctrl ") {
+        bundle
+            .say(&["update", "--pids-limit", "9", "--mem-bw-schema", "MB:0=20", "ID"])
+            .refused(&["resctrl"]);
+        assert_eq!(all(), before);
+    }
+    // Nor is it remembered: the quota that is written next goes with the period in force.
+    bundle.say(&["update", "--cpu-quota", "30000", "ID"]).ok();
+    assert_eq!(limit(&bundle, "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
 }
 
 #[test]

@@ -1,5 +1,9 @@
 //! Bad input: each is told by its JSON path and the section of the specification, and leaves nothing behind.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, is_root};
@@ -272,6 +276,45 @@ fn a_bundle_that_belongs_to_somebody_else_is_refused() {
     std::os::unix::fs::chown(bundle.path().join("config.json"), Some(4242), None).unwrap();
     bundle.say(&["run", "ID"]).refused(&["belongs to user 4242", "bundle.md"]);
     assert_eq!(bundle.status(), "none");
+}
+
+#[test]
+fn a_bundle_that_others_can_change_is_refused_and_those_of_engines_are_not() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.write();
+    let config = bundle.path().join("config.json");
+    let modes = |path: &Path, group: u32, mode: u32| {
+        std::os::unix::fs::chown(path, None, Some(group)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let refused = |words: &[&str]| bundle.say(&["run", "ID"]).refused(&[words, &["bundle.md"]].concat());
+    for (group, mode, who) in [(0, 0o646, "everybody"), (4242, 0o664, "group 4242")] {
+        modes(&config, group, mode);
+        refused(&[who, "config.json of"]);
+    }
+    modes(&config, 4242, 0o644);
+    for (group, mode, who) in [(0, 0o757, "everybody"), (4242, 0o770, "group 4242")] {
+        modes(bundle.path(), group, mode);
+        refused(&[who, "the bundle directory"]);
+    }
+    // Those of containerd, of podman and of an ordinary umask.
+    for (group, mode) in [(0, 0o700), (4242, 0o710), (0, 0o711), (4242, 0o755), (0, 0o775), (4242, 0o1777)] {
+        modes(bundle.path(), group, mode);
+        bundle.say(&["run", "ID"]).ok();
+    }
+    modes(bundle.path(), 0, 0o755);
+    std::os::unix::fs::chown(bundle.path(), Some(4242), None).unwrap();
+    refused(&["the bundle directory", "belongs to user 4242"]);
+    // podman's, of a container whose root that user is.
+    let map = json!([{"containerID": 0, "hostID": 4242, "size": 10}]);
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map;
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    std::os::unix::fs::chown(bundle.rootfs(), Some(4242), Some(4242)).unwrap();
+    bundle.run().ok();
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 
 use super::super::apply::{self, Made};
-use super::super::device_rules::policy;
+use super::super::devices::Policy;
 use super::super::limits::Write;
 use super::super::{Cgroup, Error};
 use super::{Keeper, SUB_CGROUP, Scope, ScopePlan};
@@ -20,7 +20,7 @@ impl Cgroup {
             return Err(Error::NotUnified);
         }
         let writes = cgroup.plan_now(resources)?;
-        let policy = policy(&resources.devices)?;
+        let policy = Policy::read(&resources.devices)?;
         let keeper = cgroup.keeper(None)?;
         let scope_path = plan.start(&keeper, &writes)?;
         if let Err(error) = plan.scope.come_near(&scope_path) {
@@ -31,7 +31,7 @@ impl Cgroup {
         let mut made = Made::default();
         let settled = cgroup
             .settle(&scope_path, keeper, &writes, &mut made)
-            .and_then(|()| policy.map_or(Ok(()), |policy| cgroup.set_devices(&policy)));
+            .and_then(|()| cgroup.confine_to_devices(&policy, &resources.devices));
         match settled {
             Ok(()) => Ok(cgroup),
             Err(error) => {

@@ -31,6 +31,10 @@ pub(super) fn properties(writes: &[Write]) -> Result<Vec<Property>, Error> {
             "cpuset.mems" => found.extend(bits(write, "AllowedMemoryNodes")?),
             // Zero is systemd's weight of what runs only when nothing else does.
             "cpu.idle" if write.value == "1" => found.push(("CPUWeight".into(), Value::U64(0))),
+            // And its way back, where no weight follows, is to have none set.
+            "cpu.idle" if !writes.iter().any(|write| write.file == "cpu.weight") => {
+                found.push(("CPUWeight".into(), Value::U64(INFINITY)))
+            }
             "io.max" => throttle(&write.value, &mut devices),
             "io.bfq.weight" | "io.weight" => found.extend(io_weight(write, &mut devices)),
             // systemd has no 0; with the init there, it is the same.
@@ -202,6 +206,15 @@ mod tests {
             r#"{"unified": {"memory.high": "77", "hugetlb.2MB.max": "0", "cpu.idle": "1"}}"#,
             &[("MemoryHigh", Value::U64(77)), ("CPUWeight", Value::U64(0))],
         );
+    }
+
+    #[test]
+    fn idleness_ends_with_the_weight_that_is_asked_for_or_with_none() {
+        let weight = |cpu: &str| of(&format!(r#"{{"cpu": {cpu}}}"#)).unwrap().remove("CPUWeight");
+        assert_eq!(weight(r#"{"idle": 1, "shares": 1024}"#), Some(Value::U64(0)));
+        assert_eq!(weight(r#"{"idle": 0}"#), Some(Value::U64(u64::MAX)));
+        assert_eq!(weight(r#"{"idle": 0, "shares": 1024}"#), Some(Value::U64(100)));
+        assert_eq!(weight("{}"), None);
     }
 
     #[test]
