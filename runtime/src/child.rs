@@ -21,7 +21,7 @@ mod wait;
 pub(crate) use exec::{ExecKit, exec, exec_first_of_two};
 pub(crate) use place::is_on_proc as is_proc;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use kernel::{CStringArray, MountAttr, clone_flags as flag};
@@ -109,8 +109,11 @@ pub(crate) fn first_of_two(kit: &Kit<'_>) -> i32 {
 }
 
 fn join_and_clone(kit: &Kit<'_>) -> Done {
+    // The host's, as long as we see it: in a mount namespace that is joined anything may lie at /proc (CVE-2025-52881).
+    let procfs =
+        kit.plan.time_offsets.as_ref().map(|_| host_procfs()).transpose().at(Step::TimeOffsets, 0)?;
     hide_and_join(kit)?;
-    new_time(kit.plan)?;
+    new_time(kit.plan, procfs.as_ref())?;
     let new = kit.plan.namespaces.new;
     let init =
         kernel::clone3(new | flag::PARENT, None, || rest_of_init(kit, become_init)).at(Step::Fork, 0)?;
@@ -235,16 +238,27 @@ fn become_root() -> Done {
 }
 
 /// Of the time namespace that the next child will be born into; until then its clocks can be set.
-fn new_time(plan: &Plan) -> Done {
+fn new_time(plan: &Plan, procfs: Option<&OwnedFd>) -> Done {
     if plan.namespaces.late & flag::NEWTIME == 0 {
         return Ok(());
     }
     kernel::unshare(flag::NEWTIME).at(Step::NewNamespace, 0)?;
-    let Some(offsets) = &plan.time_offsets else { return Ok(()) };
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let file =
-        rustix::fs::open(c"/proc/self/timens_offsets", flags, Mode::empty()).at(Step::TimeOffsets, 0)?;
+    let (Some(offsets), Some(procfs)) = (&plan.time_offsets, procfs) else { return Ok(()) };
+    let file = write_at_procfs(procfs.as_fd(), c"self/timens_offsets").at(Step::TimeOffsets, 0)?;
     rustix::io::write(file, offsets).map(drop).at(Step::TimeOffsets, 0)
+}
+
+/// The procfs of the mount namespace that we are in, which is the host's until another is joined.
+fn host_procfs() -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let procfs = rustix::fs::open(c"/proc", flags, Mode::empty())?;
+    if is_proc(&procfs)? { Ok(procfs) } else { Err(Errno::NODEV) }
+}
+
+/// One of its own files: nothing that is mounted over it, and nowhere that a magic link leads.
+fn write_at_procfs(procfs: BorrowedFd<'_>, path: &CStr) -> rustix::io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    openat2(procfs, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
 /// Its root is the cgroup that we are in by now.

@@ -95,10 +95,12 @@ fn global(args: &mut Args) -> Result<Global, Error> {
             "--root" => root = Some(PathBuf::from(args.value(&option)?)),
             "--log" => log.file = Some(args.value(&option)?.into()),
             "--log-format" => log.set_format(&args.value(&option)?)?,
-            "--debug" => log.debug = args.flag(),
+            "--debug" => log.debug = args.flag(&option)?,
             "--criu" => criu = args.value(&option)?.into(),
             "--rootless" => cgroups = rootless::read(&args.value(&option)?)?,
-            "--systemd-cgroup" if args.flag() => driver = Driver::Systemd,
+            "--systemd-cgroup" => {
+                driver = if args.flag(&option)? { Driver::Systemd } else { Driver::Cgroupfs }
+            }
             "--version" | "-v" => args.command("version"),
             "--help" | "-h" => args.command("help"),
             _ => return Err(Error::Usage(format!("unknown option {option}"))),

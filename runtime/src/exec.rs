@@ -59,6 +59,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         wait_until_seen(&record);
     }
     let first = if two_steps { record.namespaces & (flag::NEWUSER | flag::NEWPID) } else { 0 };
+    let waits = first != 0 || record.rdt.is_some() || process.oom_score_adj.is_some();
     let kit = ExecKit {
         process: &process,
         line: &theirs,
@@ -66,6 +67,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
         root: root.as_ref(),
         namespaces: record.namespaces & !flag::NEWPID & !first,
         first,
+        waits,
         tasks: cgroup.task_files(),
         stdio: make::stdio(&exec.stdio),
         filter: filter.as_ref(),
@@ -90,6 +92,7 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     };
     drop(theirs);
     let heard = attend(&child, &record, &process, &mut warnings)
+        .and_then(|()| if waits { release(&ours) } else { Ok(()) })
         .and_then(|()| hear_until_exec(&ours, &process, &record, &child));
     match heard {
         Ok(console) => Ok(Process { pid: child.pid, pidfd: child.pidfd, console, warnings, kept: None }),
@@ -108,6 +111,10 @@ fn root_of(pid: i32) -> Result<OwnedFd, Error> {
         .map_err(|e| Error::step("opening", path, e))
 }
 
+fn release(line: &Line) -> Result<(), Error> {
+    line.go().map_err(|e| Error::step("releasing", "the new process", e))
+}
+
 /// The child of the first child, which is ours (CLONE_PARENT). It waits until we know its number.
 fn second_of_two(first: &Child, line: &Line, id: &str, process: &ProcessPlan) -> Result<Child, Error> {
     let word = line.hear();
@@ -119,9 +126,7 @@ fn second_of_two(first: &Child, line: &Line, id: &str, process: &ProcessPlan) ->
         }
         Some(_) | None => return Err(Error::Died),
     };
-    let child = make::child_of_ours(pid)?;
-    line.go().map_err(|e| Error::step("releasing", "the new process", e))?;
-    Ok(child)
+    make::child_of_ours(pid)
 }
 
 /// Between `start` and its program the init still hides, and then only the node's root may join it: procfs says so by
@@ -172,7 +177,7 @@ fn running(record: &Record) -> Result<OwnedFd, Error> {
     }
 }
 
-/// What is done to the process from outside, while it gets ready.
+/// What is done to the process from outside, while it waits.
 fn attend(
     child: &kernel::Child,
     record: &Record,
@@ -205,7 +210,7 @@ fn hear_until_exec(
             }
             Some(Word::Listening { number }) => {
                 make::send_listener(record, child, number, Status::Running)?;
-                ours.go().map_err(|e| Error::step("releasing", "the new process", e))?;
+                release(ours)?;
             }
             Some(Word::Cloned { .. } | Word::BeforePivot) => return Err(Error::Died),
         }

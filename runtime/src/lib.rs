@@ -239,10 +239,12 @@ impl Runtime {
         }
         // poststart hooks run "after the user-specified process is executed" (runtime.md, "Lifecycle" 9).
         outcome.map_or(Ok(()), Outcome::wait)?;
-        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running)).inspect_err(|_| {
-            // runtime.md, "Lifecycle" 9: a poststart hook that fails stops the container.
-            let _ = self.kill(id, KILL, Scope::All);
-        })
+        hooks::run_all("poststart", &record.hooks.poststart, &record.state(Status::Running)).inspect_err(
+            |_| {
+                // runtime.md, "Lifecycle" 9: a poststart hook that fails stops the container.
+                let _ = self.kill(id, KILL, Scope::All);
+            },
+        )
     }
 
     /// Adds a process to a running container; returns once it has been exec'd, or says why not.

@@ -78,6 +78,7 @@ steps! {
     NoNewPrivileges = "setting no_new_privs",
     Seccomp = "loading the seccomp filter",
     Listener = "handing over the seccomp listener",
+    WaitForHooks = "waiting for the createRuntime hooks",
     Hook = "running a createContainer hook",
     Report = "reporting",
     Command = "command",

@@ -33,7 +33,8 @@ pub(crate) fn root(plan: &Plan, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>)
 
 /// A clone, cut off from the host's so that nothing mounted here shows there; the other way only for a slave.
 fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
-    let at = |errno: Errno| Error::step("opening the root file system", path.display().to_string(), errno);
+    let object = || format!("{} (root.path)", path.display());
+    let at = |errno: Errno| Error::step("opening the root file system", object(), errno);
     let propagation = if wanted == propagation::SLAVE { propagation::SLAVE } else { propagation::PRIVATE };
     let attr = MountAttr { propagation, ..MountAttr::default() };
     clone_changed(path, Depth::Recursive, &attr).map_err(at)
@@ -41,12 +42,13 @@ fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
 
 /// By mount: the source of a bind mount, with its attributes and propagation.
 pub(crate) fn trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
-    plan.mounts.iter().map(tree).collect()
+    plan.mounts.iter().enumerate().map(|(i, mount)| tree(i, mount)).collect()
 }
 
-fn tree(mount: &Mount) -> Result<Option<OwnedFd>, Error> {
+fn tree(i: usize, mount: &Mount) -> Result<Option<OwnedFd>, Error> {
     let Source::Bind { path, depth, .. } = &mount.source else { return Ok(None) };
-    let at = |errno: Errno| Error::step("opening the mount source", path.display().to_string(), errno);
+    let object = || format!("{} (mounts[{i}].source)", path.display());
+    let at = |errno: Errno| Error::step("opening the mount source", object(), errno);
     let tree = clone_with(path, *depth, &changes(mount, *depth)).map_err(at)?;
     Ok(Some(tree))
 }

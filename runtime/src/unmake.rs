@@ -90,8 +90,15 @@ fn unmake_record(dir: &StateDir, record: &Record, has_ended: bool, left: &mut Ve
 /// runtime.md, "Lifecycle" 13: one that fails is worth a warning, and keeps neither the others nor the removal back.
 fn run_poststop(record: &Record) -> Vec<String> {
     let state = record.state(Status::Stopped);
-    let run = |hook| hooks::run_all(std::slice::from_ref(hook), &state).err();
-    record.hooks.poststop.iter().filter_map(run).map(|error| format!("poststop {}", chain(&error))).collect()
+    let run = |(i, hook)| hooks::run_one("poststop", i, hook, &state).err();
+    record
+        .hooks
+        .poststop
+        .iter()
+        .enumerate()
+        .filter_map(run)
+        .map(|error| format!("poststop {}", chain(&error)))
+        .collect()
 }
 
 /// A cgroup shared with others is not killed as a whole by everybody, but the init always is.

@@ -90,10 +90,12 @@ impl Runtime {
         }
         cgroup_of(&record)?.thaw().map_err(|e| in_cgroup(id, e))?;
         dir.remove_fifo()?;
-        hooks::run_all(&record.hooks.poststart, &record.state(Status::Running)).inspect_err(|_| {
-            // As for one that was made anew.
-            let _ = self.kill(id, Signal::KILL.as_raw(), Scope::All);
-        })
+        hooks::run_all("poststart", &record.hooks.poststart, &record.state(Status::Running)).inspect_err(
+            |_| {
+                // As for one that was made anew.
+                let _ = self.kill(id, Signal::KILL.as_raw(), Scope::All);
+            },
+        )
     }
 }
 
@@ -187,8 +189,8 @@ impl Restoring<'_> {
             // The namespaces are there, and nothing runs yet: the moment of the hooks that a create has.
             "setup-namespaces" => {
                 let state = State { pid: Some(notice.pid), ..record.state(Status::Creating) };
-                hooks::run_all(&record.hooks.prestart, &state)?;
-                hooks::run_all(&record.hooks.create_runtime, &state)
+                hooks::run_all("prestart", &record.hooks.prestart, &state)?;
+                hooks::run_all("createRuntime", &record.hooks.create_runtime, &state)
             }
             "orphan-pts-master" => {
                 *console = notice.fd;
@@ -245,7 +247,7 @@ impl Restoring<'_> {
         match self.request.then {
             Then::Run => {
                 dir.remove_fifo()?;
-                hooks::run_all(&record.hooks.poststart, &record.state(Status::Running))?;
+                hooks::run_all("poststart", &record.hooks.poststart, &record.state(Status::Running))?;
             }
             // Whoever waits until they have stopped knows that criu has let go of them.
             Then::Hold => cgroup_of(&record)?.freeze().map_err(|e| in_cgroup(&record.id, e))?,

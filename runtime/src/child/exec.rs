@@ -25,6 +25,8 @@ pub(crate) struct ExecKit<'a> {
     /// Those that a first child joins, where two are needed: a user namespace gives an ordinary user the right to join
     /// the others, and a PID namespace takes its children.
     pub(crate) first: u64,
+    /// Something is done to it from outside before it may be the program.
+    pub(crate) waits: bool,
     pub(crate) tasks: &'a [OwnedFd],
     pub(crate) stdio: Option<[BorrowedFd<'a>; 3]>,
     pub(crate) filter: Option<&'a Filter>,
@@ -73,7 +75,7 @@ pub(crate) fn exec(kit: &ExecKit<'_>) -> i32 {
 
 fn join(kit: &ExecKit<'_>) -> Result<Option<CStringArray>, Failure> {
     let process = kit.process;
-    if kit.first != 0 {
+    if kit.waits {
         kit.line.wait().at(Step::WaitForParent, 0)?;
     }
     kernel::set_undumpable().at(Step::Undumpable, 0)?;
@@ -122,7 +124,6 @@ fn exec_label(process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
     if process.label.is_none() {
         return Ok(None);
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let procfs = rustix::fs::open(c"/proc", flags, Mode::empty()).at(Step::Label, 0)?;
+    let procfs = super::host_procfs().at(Step::Label, 0)?;
     identity::open_label(procfs.as_fd(), process)
 }

@@ -20,9 +20,7 @@ type Done = Result<(), Failure>;
 /// Where the process's label is written: opened before the container can put anything in its way.
 pub(super) fn open_label(procfs: BorrowedFd<'_>, process: &ProcessPlan) -> Result<Option<OwnedFd>, Failure> {
     let Some((file, _)) = &process.label else { return Ok(None) };
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    let resolve = rustix::fs::ResolveFlags::BENEATH | rustix::fs::ResolveFlags::NO_MAGICLINKS;
-    openat2(procfs, file, flags, Mode::empty(), resolve).map(Some).at(Step::Label, 0)
+    super::write_at_procfs(procfs, file).map(Some).at(Step::Label, 0)
 }
 
 /// Everything up to, and without, the filter of a process with no_new_privs.

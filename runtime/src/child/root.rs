@@ -4,7 +4,6 @@ use std::os::fd::BorrowedFd;
 
 use kernel::{Depth, MountAttr, mount_attr, mount_setattr, mount_setattr_at, propagation};
 use rustix::fs::Mode;
-use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount, unmount};
 use rustix::process::{chdir, chroot, fchdir, pivot_root, umask};
 
@@ -29,13 +28,8 @@ pub(super) fn make(kit: &Kit<'_>) -> Result<Option<Terminal>, Failure> {
     let terminal = open_terminal(kit)?;
     if plan.root.pivot == Pivot::AfterHooks {
         kit.line.before_pivot().at(Step::Report, 0)?;
-        kit.line.wait().at(Step::Hook, 0)?;
-        // Which hook it was has no number; its own standard error has said more.
-        kit.hooks.create_container().map_err(|_| Failure {
-            step: Step::Hook,
-            errno: Errno::CHILD,
-            index: 0,
-        })?;
+        kit.line.wait().at(Step::WaitForHooks, 0)?;
+        kit.hooks.create_container()?;
     }
     if plan.root.pivot != Pivot::First {
         pivot(kit)?;

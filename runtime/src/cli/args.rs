@@ -53,9 +53,13 @@ impl Args {
         value.parse().map_err(|_| Error::Usage(format!("{option}: {value:?} is no number that it can be")))
     }
 
-    /// A flag that may be written `--name=false`.
-    pub(crate) fn flag(&mut self) -> bool {
-        self.value.take().is_none_or(|value| value != "false")
+    /// A flag, which may be written with any of the values that Go's `strconv.ParseBool` takes, and runc with it.
+    pub(crate) fn flag(&mut self, option: &str) -> Result<bool, Error> {
+        match self.value.take().as_deref() {
+            None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+            Some(other) => Err(Error::Usage(format!("{option}: {other:?} is neither true nor false"))),
+        }
     }
 
     pub(crate) fn peek(&self) -> Option<&str> {

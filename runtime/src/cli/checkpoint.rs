@@ -39,12 +39,12 @@ impl Common {
         match option {
             "--image-path" => images.dir = absolute(args.value(option)?)?,
             "--work-path" => images.work_dir = Some(absolute(args.value(option)?)?),
-            "--tcp-established" => images.tcp_established = args.flag(),
-            "--ext-unix-sk" => images.external_unix_sockets = args.flag(),
-            "--shell-job" => images.shell_job = args.flag(),
-            "--file-locks" => images.file_locks = args.flag(),
-            "--auto-dedup" => images.auto_dedup = args.flag(),
-            "--lazy-pages" => images.lazy_pages = args.flag(),
+            "--tcp-established" => images.tcp_established = args.flag(option)?,
+            "--ext-unix-sk" => images.external_unix_sockets = args.flag(option)?,
+            "--shell-job" => images.shell_job = args.flag(option)?,
+            "--file-locks" => images.file_locks = args.flag(option)?,
+            "--auto-dedup" => images.auto_dedup = args.flag(option)?,
+            "--lazy-pages" => images.lazy_pages = args.flag(option)?,
             "--manage-cgroups-mode" => images.cgroups = cgroup_mode(&args.value(option)?)?,
             "--empty-ns" => images.empty_namespaces |= namespace(&args.value(option)?)?,
             _ => return Ok(false),
@@ -59,8 +59,8 @@ pub(crate) fn checkpoint(global: &Global, mut args: Args) -> Result<u8, Error> {
     let (mut after, mut parent, mut page_server, mut status_fd) = (After::Delete, None, None, None);
     while let Some(option) = args.option() {
         match option.as_str() {
-            "--leave-running" if args.flag() => after = After::LeaveRunning,
-            "--pre-dump" if args.flag() => after = After::PreDump,
+            "--leave-running" => after = if args.flag(&option)? { After::LeaveRunning } else { after },
+            "--pre-dump" => after = if args.flag(&option)? { After::PreDump } else { after },
             "--parent-path" => parent = Some(relative(&args.value(&option)?)?),
             "--page-server" => page_server = Some(server(&args.value(&option)?)?),
             "--status-fd" => status_fd = Some(args.integer(&option)?),
@@ -97,11 +97,11 @@ impl Options {
                 "-b" | "--bundle" => bundle = args.value(&option)?.into(),
                 "--pid-file" => pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => console_socket = Some(args.value(&option)?.into()),
-                "-d" | "--detach" => detach = args.flag(),
+                "-d" | "--detach" => detach = args.flag(&option)?,
                 "--lsm-profile" => lsm_profile = Some(args.value(&option)?),
                 "--lsm-mount-context" => lsm_mount_context = Some(args.value(&option)?),
                 // criu pivots by itself, and only our own child is waited for.
-                "--no-pivot" | "--no-subreaper" => drop(args.flag()),
+                "--no-pivot" | "--no-subreaper" => drop(args.flag(&option)?),
                 _ if common.take(&option, &mut args)? => {}
                 _ => return Err(unknown(&option)),
             }

@@ -40,14 +40,16 @@ impl Options {
                 "--pid-file" => pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => console_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => preserve_fds = args.number(&option)?,
-                "-d" | "--detach" => mode = if args.flag() { Mode::Detached } else { mode },
-                "--no-new-keyring" => keyring = if args.flag() { Keyring::Inherit } else { Keyring::New },
-                "--no-pivot" => {
-                    root_change = if args.flag() { RootChange::Chroot } else { RootChange::Pivot }
+                "-d" | "--detach" => mode = if args.flag(&option)? { Mode::Detached } else { mode },
+                "--no-new-keyring" => {
+                    keyring = if args.flag(&option)? { Keyring::Inherit } else { Keyring::New }
                 }
-                "--keep" => keep = args.flag(),
+                "--no-pivot" => {
+                    root_change = if args.flag(&option)? { RootChange::Chroot } else { RootChange::Pivot }
+                }
+                "--keep" => keep = args.flag(&option)?,
                 // Only our own child is waited for, and that needs no subreaper.
-                "--no-subreaper" => drop(args.flag()),
+                "--no-subreaper" => drop(args.flag(&option)?),
                 _ => return Err(unknown(&option)),
             }
         }

@@ -16,7 +16,7 @@ pub(crate) fn events(global: &Global, mut args: Args) -> Result<u8, Error> {
     while let Some(option) = args.option() {
         match option.as_str() {
             "--interval" => interval = duration(&args.value(&option)?)?,
-            "--stats" => once = args.flag(),
+            "--stats" => once = args.flag(&option)?,
             _ => return Err(unknown(&option)),
         }
     }

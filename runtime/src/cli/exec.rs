@@ -39,13 +39,15 @@ impl Options {
                 "-u" | "--user" => options.user = Some(user(&args.value(&option)?)?),
                 "-g" | "--additional-gids" => options.gids.push(args.number(&option)?),
                 "-c" | "--cap" => options.capabilities.push(args.value(&option)?),
-                "--no-new-privs" => options.no_new_privileges = Some(args.flag()),
+                "--no-new-privs" => options.no_new_privileges = Some(args.flag(&option)?),
                 "--apparmor" => options.apparmor_profile = Some(args.value(&option)?),
                 "--process-label" => options.selinux_label = Some(args.value(&option)?),
-                "--ignore-paused" if args.flag() => options.paused = Paused::Join,
+                "--ignore-paused" => {
+                    options.paused = if args.flag(&option)? { Paused::Join } else { Paused::Refuse }
+                }
                 "--cgroup" => options.add_cgroup(&args.value(&option)?)?,
-                "-t" | "--tty" => options.terminal = args.flag(),
-                "-d" | "--detach" => options.detach = args.flag(),
+                "-t" | "--tty" => options.terminal = args.flag(&option)?,
+                "-d" | "--detach" => options.detach = args.flag(&option)?,
                 "--pid-file" => options.pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => options.console_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => options.preserve_fds = args.number(&option)?,
@@ -166,7 +168,8 @@ pub(crate) fn exec(global: &Global, mut args: Args) -> Result<u8, Error> {
     for warning in &made.warnings {
         global.log.warn(warning);
     }
-    handover::hand_over(&made, options.console_socket.as_deref(), options.pid_file.as_deref())?;
+    handover::hand_over(&made, options.console_socket.as_deref(), options.pid_file.as_deref())
+        .inspect_err(|_| handover::end(&made))?;
     match signals {
         Some(signals) => signals.forward_until_end(&made, None),
         None => Ok(0),

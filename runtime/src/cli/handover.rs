@@ -1,8 +1,11 @@
 //! What whoever ran `create`, `run`, `exec` or `restore` gets of the process that was made: its terminal, and its pid.
 
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use runtime::{Force, Process};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use super::{Error, Global, bundle, console};
 
@@ -19,6 +22,13 @@ pub(crate) fn hand_over(
         Some(path) => bundle::write_pid(path, process.pid),
         None => Ok(()),
     }
+}
+
+/// Nobody hears of a process that could not be handed over: it may not go on.
+pub(crate) fn end(process: &Process) {
+    // Where it has ended already there is nobody to be killed.
+    let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED) {}
 }
 
 /// The command failed, so nothing of the container may stay; why it failed is what the caller wants to hear.

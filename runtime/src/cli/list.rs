@@ -18,7 +18,7 @@ pub(crate) fn list(global: &Global, mut args: Args) -> Result<u8, Error> {
     let mut format = Format::Table;
     while let Some(option) = args.option() {
         match option.as_str() {
-            "-q" | "--quiet" if args.flag() => format = Format::Ids,
+            "-q" | "--quiet" => format = if args.flag(&option)? { Format::Ids } else { format },
             "-f" | "--format" => match args.value(&option)?.as_str() {
                 "table" => format = Format::Table,
                 "json" => format = Format::Json,

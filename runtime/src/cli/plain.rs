@@ -29,7 +29,7 @@ pub(crate) fn kill(global: &Global, mut args: Args) -> Result<u8, Error> {
     let mut scope = Scope::Init;
     while let Some(option) = args.option() {
         match option.as_str() {
-            "-a" | "--all" if args.flag() => scope = Scope::All,
+            "-a" | "--all" => scope = if args.flag(&option)? { Scope::All } else { Scope::Init },
             _ => return Err(unknown(&option)),
         }
     }
@@ -44,7 +44,7 @@ pub(crate) fn delete(global: &Global, mut args: Args) -> Result<u8, Error> {
     let mut force = Force::Refuse;
     while let Some(option) = args.option() {
         match option.as_str() {
-            "-f" | "--force" if args.flag() => force = Force::Kill,
+            "-f" | "--force" => force = if args.flag(&option)? { Force::Kill } else { Force::Refuse },
             _ => return Err(unknown(&option)),
         }
     }

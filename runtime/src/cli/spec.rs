@@ -15,7 +15,7 @@ pub(crate) fn spec(mut args: Args) -> Result<u8, Error> {
     while let Some(option) = args.option() {
         match option.as_str() {
             "-b" | "--bundle" => bundle = args.value(&option)?.into(),
-            "--rootless" => rootless = args.flag(),
+            "--rootless" => rootless = args.flag(&option)?,
             _ => return Err(unknown(&option)),
         }
     }

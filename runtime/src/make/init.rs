@@ -140,8 +140,8 @@ impl Making<'_> {
                 Some(Word::Failed(failure)) => return Err(self.explain(failure)),
                 Some(Word::BeforePivot) => {
                     let state = record.state(Status::Creating);
-                    hooks::run_all(&record.hooks.prestart, &state)?;
-                    hooks::run_all(&record.hooks.create_runtime, &state)?;
+                    hooks::run_all("prestart", &record.hooks.prestart, &state)?;
+                    hooks::run_all("createRuntime", &record.hooks.create_runtime, &state)?;
                     ours.go().map_err(|e| Error::step("releasing", "the init", e))?;
                 }
                 Some(Word::Listening { number }) => {

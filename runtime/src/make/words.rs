@@ -8,11 +8,15 @@ use kernel::clone_flags as flag;
 use super::Making;
 use crate::plan;
 use crate::report::{Failure, Step};
-use crate::{Error, Rootfs};
+use crate::{Error, Rootfs, hooks};
 
 impl Making<'_> {
     /// The child's numbers in words.
     pub(super) fn explain(&self, failure: Failure) -> Error {
+        if failure.step == Step::Hook {
+            let hooks = self.request.spec.hooks.as_ref().map_or(&[][..], |hooks| &hooks.create_container);
+            return hooks::explain("createContainer", hooks, failure);
+        }
         explain(failure, &self.plan.process, || self.object(failure))
     }
 
@@ -53,7 +57,7 @@ impl Making<'_> {
             Step::AttachRoot | Step::RootPropagation | Step::RootReadonly => {
                 match (&plan.root.path, &self.request.rootfs) {
                     (_, Rootfs::Overlay { upper, .. }) => upper.display().to_string(),
-                    (Some(path), Rootfs::Bundle) => path.display().to_string(),
+                    (Some(path), Rootfs::Bundle) => format!("{} (root.path)", path.display()),
                     (None, Rootfs::Bundle) => String::new(),
                 }
             }

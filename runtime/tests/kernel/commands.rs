@@ -119,6 +119,29 @@ fn exec_takes_runcs_options() {
 }
 
 #[test]
+fn flags_take_the_values_of_gos() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    for no in ["0", "f", "F", "false", "FALSE", "False"] {
+        let flag = |name: &str| format!("--{name}={no}");
+        assert!(bundle.say(&["list", &flag("quiet")]).ok().contains("STATUS"), "{no}");
+        bundle.say(&["delete", &flag("force"), "ID"]).refused(&["container"]);
+        assert_eq!(bundle.say(&["exec", &flag("tty"), &flag("detach"), "ID", "tty"]).out, "not a tty\n");
+        assert_eq!(bundle.say(&["exec", &flag("ignore-paused"), "ID", "echo", "x"]).ok(), "x");
+        assert!(bundle.say(&[&flag("systemd-cgroup"), "list"]).ok().contains(&bundle.id));
+        bundle.say(&["kill", &flag("all"), "ID", "CONT"]).ok();
+    }
+    for yes in ["1", "t", "T", "true", "TRUE", "True"] {
+        assert_eq!(bundle.say(&["list", &format!("-q={yes}")]).ok(), bundle.id, "{yes}");
+    }
+    bundle.say(&["delete", "--force=yes", "ID"]).refused(&["--force", "yes"]);
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
 fn a_pid_file_goes_through_no_link_that_was_laid_in_its_way() {
     if !is_root() {
         return;

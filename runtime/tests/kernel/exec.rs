@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::bundle::{Bundle, is_root, wait_until};
+use crate::bundle::{Bundle, Said, is_root, wait_until};
+use crate::killed;
 
 #[test]
 fn exec_joins_the_namespaces_and_the_cgroup() {
@@ -129,4 +130,43 @@ fn an_exec_runs_on_the_cpus_it_was_given_and_the_init_does_not() {
     bundle
         .say(&["exec", "-p", process.to_str().unwrap(), "ID"])
         .refused(&["CPU affinity", "Invalid argument"]);
+}
+
+#[test]
+fn an_exec_that_cannot_be_handed_over_does_not_go_on() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let alone = || bundle.say(&["ps", "--format", "json", "ID"]).ok().split(',').count() == 1;
+    bundle.say(&["exec", "-d", "--pid-file", "/nosuch/pid", "ID", "sleep", "101"]).refused(&["/nosuch"]);
+    assert!(alone(), "it runs on without a pid file");
+    let words = ["exec", "-d", "-t", "--console-socket", "/nosuch/socket", "ID", "sleep", "101"];
+    bundle.say(&words).refused(&["/nosuch/socket"]);
+    assert!(alone(), "it runs on with a terminal that nobody holds");
+}
+
+/// Our writes are slow here; the process may not be quicker.
+#[test]
+fn an_exec_begins_with_the_oom_score_that_it_was_given() {
+    if !killed::can_run() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.start();
+    let mut process = bundle.spec["process"].clone();
+    process["args"] = json!(["cat", "/proc/self/oom_score_adj"]);
+    process["oomScoreAdj"] = json!(321);
+    std::fs::write(bundle.path().join("process.json"), process.to_string()).unwrap();
+    let own = bundle.command(&["exec", "-p", "process.json", &bundle.id]);
+    let output = std::process::Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "inject=write:delay_enter=200000"])
+        .arg(own.get_program())
+        .args(own.get_args())
+        .current_dir(bundle.path())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(Said::from(output).ok(), "321");
 }

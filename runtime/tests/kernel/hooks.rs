@@ -68,11 +68,37 @@ fn one_that_fails_before_the_program_keeps_it_from_running() {
         let mut bundle = Bundle::new("touch /ran");
         let marker = bundle.path().join("stopped");
         let touch = json!([{"path": "/bin/touch", "args": ["touch", marker]}]);
-        bundle.spec["hooks"] = json!({name: [{"path": "/bin/false"}], "poststop": touch});
-        bundle.run().refused(&["hook"]);
+        bundle.spec["hooks"] =
+            json!({name: [{"path": "/bin/true"}, {"path": "/bin/false"}], "poststop": touch});
+        bundle.run().refused(&["hook /bin/false failed: exit status: 1", &format!("(hooks.{name}[1])")]);
         assert!(!bundle.rootfs().join("ran").exists(), "{name}");
         assert!(marker.exists(), "poststop hooks run for a container that was created: {name}");
         assert_eq!(bundle.status(), "none", "{name}");
+    }
+}
+
+#[test]
+fn a_hook_inside_that_is_missing_or_hangs_is_told_of_as_one_outside() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    for name in ["createRuntime", "createContainer"] {
+        let place = format!("(hooks.{name}[0])");
+        for (hook, words) in [
+            (json!({"path": "/nosuch"}), ["hook /nosuch failed: No such file", &place]),
+            (
+                json!({"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}),
+                ["hook /bin/sleep failed: it did not end within 1 s", &place],
+            ),
+            (
+                json!({"path": "/bin/sh", "args": ["sh", "-c", "kill -9 $$"]}),
+                ["hook /bin/sh failed: signal: 9", &place],
+            ),
+        ] {
+            bundle.spec["hooks"] = json!({name: [hook]});
+            bundle.run().refused(&words);
+        }
     }
 }
 
@@ -84,7 +110,7 @@ fn start_tells_of_a_start_container_hook_that_fails_or_hangs() {
     let mut bundle = Bundle::new("touch /ran");
     for (hook, words) in [
         (json!({"path": "/bin/false"}), ["hook /bin/false failed", "exit status: 1"]),
-        (json!({"path": "/nosuch"}), ["hook /nosuch failed", "No such file"]),
+        (json!({"path": "/nosuch"}), ["hook /nosuch failed: No such file", "(hooks.startContainer[0])"]),
         (
             json!({"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}),
             ["hook /bin/sleep failed", "within 1 s"],
@@ -116,7 +142,11 @@ fn a_poststart_hook_that_fails_stops_the_container_and_a_poststop_hook_that_fail
     bundle.spec["process"]["args"] = json!(["true"]);
     let said = bundle.run();
     said.ok();
-    assert!(said.err.contains("poststop hook /bin/false failed"), "{}", said.err);
+    assert!(
+        said.err.contains("poststop hook /bin/false failed: exit status: 1 (hooks.poststop[0])"),
+        "{}",
+        said.err
+    );
     assert!(marker.exists(), "the next one runs all the same");
 }
 

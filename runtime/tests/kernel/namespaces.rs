@@ -247,6 +247,33 @@ fn a_mount_namespace_is_joined_by_path() {
     assert_eq!(lines[4..], ["0", "inside", "0"], "not here, and gone with the container: {out}");
 }
 
+/// As CVE-2025-52881 led writes astray: whoever made the mount namespace decides what lies at /proc there.
+#[test]
+fn the_clocks_are_set_through_no_procfs_of_a_mount_namespace_that_is_joined() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("cut -d. -f1 /proc/uptime");
+    let id = bundle.id.clone();
+    let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+    namespaces.retain(|one| one["type"] != "mount");
+    namespaces.push(json!({"type": "mount", "path": bundle.dir.path().join("pod")}));
+    namespaces.push(json!({"type": "time"}));
+    bundle.spec["linux"]["timeOffsets"] = json!({"boottime": {"secs": 2_000_000}});
+    bundle.spec["process"]["args"] = json!(["sh", "-c", "read up rest < /proc/uptime; echo $up"]);
+    let look = format!(
+        "unshare --mount --propagation private sh -c 'mount -t tmpfs fake /proc; mkdir /proc/self; \
+         touch /proc/self/timens_offsets; exec sleep 60' >/dev/null 2>&1 & holder=$!; sleep 0.3; \
+         ln -s /proc/$holder/ns/mnt pod; rt run {id} </dev/null; \
+         wc -c < /proc/$holder/root/proc/self/timens_offsets; kill $holder"
+    );
+    let out = on_a_host_of_its_own(&bundle, &look);
+    let lines: Vec<&str> = out.lines().collect();
+    let uptime: f64 = lines[0].parse().unwrap();
+    assert!(uptime > 2_000_000.0, "{out}");
+    assert_eq!(lines[1], "0", "nothing was written to what lay there");
+}
+
 #[test]
 fn a_failed_create_takes_its_root_out_of_a_shared_mount_namespace() {
     if !is_root() {

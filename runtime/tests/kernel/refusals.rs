@@ -279,6 +279,20 @@ fn a_bundle_that_belongs_to_somebody_else_is_refused() {
 }
 
 #[test]
+fn what_is_missing_on_the_node_is_told_with_its_place() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("true");
+    bundle.bind(Path::new("/nosuch/volume"), "/data", &["rbind"]);
+    let last = bundle.spec["mounts"].as_array().unwrap().len() - 1;
+    bundle.run().refused(&[&format!("/nosuch/volume (mounts[{last}].source)"), "No such file"]);
+    bundle.spec["mounts"].as_array_mut().unwrap().pop();
+    bundle.spec["root"]["path"] = json!("nosuch");
+    bundle.run().refused(&["nosuch (root.path)", "No such file"]);
+}
+
+#[test]
 fn a_bundle_that_others_can_change_is_refused_and_those_of_engines_are_not() {
     if !is_root() {
         return;
