@@ -29,10 +29,12 @@ pub(crate) fn make(runtime: &Runtime, request: &CreateRequest<'_>) -> Result<Pro
     let plan = decide(runtime, request)?;
     let dir = StateDir::of(&runtime.root, request.id)?;
     dir.make()?;
-    let made = Making::begin(runtime, request, plan, &dir).make();
+    let mut record = None;
+    let made = Making::begin(runtime, request, plan, &dir).make(&mut record);
     if made.is_err() {
-        // The caller wants to know why it failed; what could not be taken away shows in `list`.
-        let _ = unmake::unmake(&dir);
+        // From what we know and not from what is on disk, which a `delete --force` beside us may have taken away. The
+        // caller wants to know why it failed; what could not be taken away shows in `list`.
+        let _ = unmake::unmake_known(&dir, record.as_ref());
     }
     made
 }
@@ -73,14 +75,15 @@ impl<'a> Making<'a> {
         Making { runtime, request, plan, dir, first_userns, warnings, later }
     }
 
-    fn make(mut self) -> Result<Process, Error> {
-        let mut record = self.record();
+    /// The record is `known` until the container is made.
+    fn make(mut self, known: &mut Option<Record>) -> Result<Process, Error> {
+        let record = known.insert(self.record());
         record.boot_id = self.dir.boot_id();
         if let Some(rdt) = &self.plan.rdt {
             record.rdt = Some(rdt::Groups::of(&rdt::root()?, &record.id, rdt));
         }
         // On disk before anything that it names, so that whoever comes after a crash can take that away.
-        self.dir.write_first(&record, &self.later)?;
+        self.dir.write_first(record, &self.later)?;
         if self.runtime.notify == Notify::Yes {
             self.dir.make_notify()?;
         }
@@ -91,7 +94,7 @@ impl<'a> Making<'a> {
         record.shared_root = SharedRoot::of(&self.plan, opened.root.as_fd())?;
         if record.shared_root.is_some() {
             // Before it is attached: a crash later on must not leave it there.
-            self.dir.write(&record, &self.later)?;
+            self.dir.write(record, &self.later)?;
         }
         if let (Some(groups), Some(rdt)) = (&record.rdt, &self.plan.rdt) {
             groups.make(rdt)?;
@@ -108,11 +111,12 @@ impl<'a> Making<'a> {
         userns::shift_early(&self.plan, &opened.trees, user_namespace)?;
         let init = self.clone_init(&opened, theirs, pid_namespace.as_ref(), &ours)?;
         opened.cgroup.release_keeper();
-        let made = self.accompany(&mut record, &ours, &opened, &init);
+        let made = self.accompany(record, &ours, &opened, &init);
         match made {
             Ok(console) => {
                 let start = Some(opened.close(&self.later));
                 self.later.close(ours);
+                let record = known.take().ok_or(Error::Died)?;
                 let kept = Some(Box::new(Kept { dir: self.dir.clone(), record, start, later: self.later }));
                 Ok(Process { pid: init.pid, pidfd: init.pidfd, console, warnings: self.warnings, kept })
             }

@@ -53,13 +53,14 @@ impl Runtime {
     /// # Errors
     /// `Exists`, `Invalid`, `Criu` with criu's own words, or a step's.
     pub fn restore(&self, request: &RestoreRequest<'_>) -> Result<Process, Error> {
+        let container = &request.container;
+        let plan = make::decide(self, container)?;
+        refuse_what_is_not_restored(&plan)?;
         let program = &request.images.program;
         criu::check_version(program)?;
         if request.images.lazy_pages {
             criu::check_feature(program, Feature::LazyPages)?;
         }
-        let container = &request.container;
-        let plan = make::decide(self, container)?;
         let dir = StateDir::of(&self.root, container.id)?;
         dir.make()?;
         let making = Making::begin(self, container, plan, &dir);
@@ -97,6 +98,19 @@ impl Runtime {
             },
         )
     }
+}
+
+/// criu makes the processes, and neither of these was a part of them.
+fn refuse_what_is_not_restored(plan: &Plan) -> Result<(), Error> {
+    let next = "take it out of the configuration of the container that is restored";
+    for (field, given) in
+        [("linux.intelRdt", plan.rdt.is_some()), ("linux.netDevices", !plan.net_devices.is_empty())]
+    {
+        if given {
+            return Err(Error::unsupported(field, format!("restore does not do that: {next}")));
+        }
+    }
+    Ok(())
 }
 
 struct Restoring<'a> {

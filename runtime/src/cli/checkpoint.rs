@@ -101,7 +101,7 @@ impl Options {
                 "--lsm-profile" => lsm_profile = Some(args.value(&option)?),
                 "--lsm-mount-context" => lsm_mount_context = Some(args.value(&option)?),
                 // criu pivots by itself, and only our own child is waited for.
-                "--no-pivot" | "--no-subreaper" => drop(args.flag(&option)?),
+                "--no-pivot" | "--no-subreaper" | "--no-mount-fallback" => drop(args.flag(&option)?),
                 _ if common.take(&option, &mut args)? => {}
                 _ => return Err(unknown(&option)),
             }
@@ -141,7 +141,7 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
         then: Then::Run,
     })?;
     let (socket, pid_file) = (options.console_socket.as_deref(), options.pid_file.as_deref());
-    handover::hand_over(&process, socket, pid_file)
+    handover::hand_over(&process, socket, None, pid_file)
         .inspect_err(|_| handover::take_away(global, &options.id))?;
     Ok(process)
 }

@@ -28,14 +28,18 @@ pub(crate) fn check(terminal: bool, detached: bool, socket: Option<&Path>) -> Re
 
 /// As runc does: the master by SCM_RIGHTS, and its name as the data.
 pub(crate) fn send(socket: &Path, master: &OwnedFd) -> Result<(), Error> {
-    let at = |e| Error::io("sending the terminal to", socket.display().to_string(), e);
+    send_as("sending the terminal to", socket, master, b"/dev/ptmx")
+}
+
+/// One descriptor, and a name for it.
+pub(crate) fn send_as(doing: &'static str, socket: &Path, fd: &OwnedFd, name: &[u8]) -> Result<(), Error> {
+    let at = |e| Error::io(doing, socket.display().to_string(), e);
     let stream = UnixStream::connect(socket).map_err(at)?;
-    let fds = [master.as_fd()];
+    let fds = [fd.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    sendmsg(&stream, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)
-        .map_err(|e| at(e.into()))?;
+    sendmsg(&stream, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL).map_err(|e| at(e.into()))?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ struct Options {
     bundle: PathBuf,
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     preserve_fds: u32,
     /// Before those, of socket activation.
     sockets: u32,
@@ -34,11 +35,13 @@ impl Options {
         let (mut keyring, mut root_change, mut keep) = (Keyring::New, RootChange::Pivot, false);
         let (mut bundle, mut pid_file, mut console_socket, mut preserve_fds) =
             (PathBuf::from("."), None, None, 0);
+        let mut pidfd_socket = None;
         while let Some(option) = args.option() {
             match option.as_str() {
                 "-b" | "--bundle" => bundle = args.value(&option)?.into(),
                 "--pid-file" => pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => console_socket = Some(args.value(&option)?.into()),
+                "--pidfd-socket" => pidfd_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => preserve_fds = args.number(&option)?,
                 "-d" | "--detach" => mode = if args.flag(&option)? { Mode::Detached } else { mode },
                 "--no-new-keyring" => {
@@ -48,8 +51,9 @@ impl Options {
                     root_change = if args.flag(&option)? { RootChange::Chroot } else { RootChange::Pivot }
                 }
                 "--keep" => keep = args.flag(&option)?,
-                // Only our own child is waited for, and that needs no subreaper.
-                "--no-subreaper" => drop(args.flag(&option)?),
+                // Only our own child is waited for, and that needs no subreaper; and a mount that is refused is never tried
+                // in another way.
+                "--no-subreaper" | "--no-mount-fallback" => drop(args.flag(&option)?),
                 _ => return Err(unknown(&option)),
             }
         }
@@ -63,6 +67,7 @@ impl Options {
             bundle,
             pid_file,
             console_socket,
+            pidfd_socket,
             preserve_fds,
             keyring,
             root_change,
@@ -130,7 +135,7 @@ fn make(global: &Global, options: &Options) -> Result<Process, Error> {
         global.log.warn(warning);
     }
     let (socket, pid_file) = (options.console_socket.as_deref(), options.pid_file.as_deref());
-    handover::hand_over(&process, socket, pid_file)
+    handover::hand_over(&process, socket, options.pidfd_socket.as_deref(), pid_file)
         .inspect_err(|_| handover::take_away(global, &options.id))?;
     Ok(process)
 }

@@ -23,6 +23,7 @@ struct Options {
     detach: bool,
     pid_file: Option<PathBuf>,
     console_socket: Option<PathBuf>,
+    pidfd_socket: Option<PathBuf>,
     preserve_fds: u32,
     paused: Paused,
     cgroups: Vec<SubCgroup>,
@@ -50,6 +51,7 @@ impl Options {
                 "-d" | "--detach" => options.detach = args.flag(&option)?,
                 "--pid-file" => options.pid_file = Some(args.value(&option)?.into()),
                 "--console-socket" => options.console_socket = Some(args.value(&option)?.into()),
+                "--pidfd-socket" => options.pidfd_socket = Some(args.value(&option)?.into()),
                 "--preserve-fds" => options.preserve_fds = args.number(&option)?,
                 _ => return Err(unknown(&option)),
             }
@@ -72,6 +74,7 @@ impl Options {
             detach: false,
             pid_file: None,
             console_socket: None,
+            pidfd_socket: None,
             preserve_fds: 0,
             paused: Paused::Refuse,
             cgroups: Vec::new(),
@@ -168,7 +171,8 @@ pub(crate) fn exec(global: &Global, mut args: Args) -> Result<u8, Error> {
     for warning in &made.warnings {
         global.log.warn(warning);
     }
-    handover::hand_over(&made, options.console_socket.as_deref(), options.pid_file.as_deref())
+    let (console, pidfd) = (options.console_socket.as_deref(), options.pidfd_socket.as_deref());
+    handover::hand_over(&made, console, pidfd, options.pid_file.as_deref())
         .inspect_err(|_| handover::end(&made))?;
     match signals {
         Some(signals) => signals.forward_until_end(&made, None),

@@ -13,10 +13,14 @@ use super::{Error, Global, bundle, console};
 pub(crate) fn hand_over(
     process: &Process,
     console_socket: Option<&Path>,
+    pidfd_socket: Option<&Path>,
     pid_file: Option<&Path>,
 ) -> Result<(), Error> {
     if let (Some(socket), Some(master)) = (console_socket, &process.console) {
         console::send(socket, master)?;
+    }
+    if let Some(socket) = pidfd_socket {
+        console::send_as("sending the pidfd to", socket, &process.pidfd, b"pidfd")?;
     }
     match pid_file {
         Some(path) => bundle::write_pid(path, process.pid),

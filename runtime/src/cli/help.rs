@@ -41,16 +41,16 @@ global options:
 const COMMANDS: &[(&str, &str)] = &[
     (
         "create",
-        "[-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N]\n  [--no-pivot] [--no-new-keyring] ID",
+        "[-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET] [--pidfd-socket SOCKET]\n  [--preserve-fds N] [--no-pivot] [--no-new-keyring] ID",
     ),
     ("start", "ID"),
     (
         "run",
-        "[-d|--detach] [--keep] [-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET]\n  [--preserve-fds N] [--no-pivot] [--no-new-keyring] [--no-subreaper] ID",
+        "[-d|--detach] [--keep] [-b|--bundle BUNDLE] [--pid-file FILE] [--console-socket SOCKET]\n  [--pidfd-socket SOCKET] [--preserve-fds N] [--no-pivot] [--no-new-keyring] [--no-subreaper] ID",
     ),
     (
         "exec",
-        "[-d|--detach] [-t|--tty] [--console-socket SOCKET] [--pid-file FILE] [--preserve-fds N]\n  [--ignore-paused] [--cgroup [CONTROLLER,...:]CGROUP]\n  (-p|--process PROCESS.json ID |\n  [--cwd DIR] [-e|--env K=V]... [-u|--user UID[:GID]] [-g|--additional-gids GID]...\n  [-c|--cap CAP]... [--no-new-privs] [--apparmor PROFILE] [--process-label LABEL] ID COMMAND [ARG]...)",
+        "[-d|--detach] [-t|--tty] [--console-socket SOCKET] [--pidfd-socket SOCKET] [--pid-file FILE]\n  [--preserve-fds N] [--ignore-paused] [--cgroup [CONTROLLER,...:]CGROUP]\n  (-p|--process PROCESS.json ID |\n  [--cwd DIR] [-e|--env K=V]... [-u|--user UID[:GID]] [-g|--additional-gids GID]...\n  [-c|--cap CAP]... [--no-new-privs] [--apparmor PROFILE] [--process-label LABEL] ID COMMAND [ARG]...)",
     ),
     ("state", "ID"),
     ("list", "[-q|--quiet] [-f|--format table|json]"),

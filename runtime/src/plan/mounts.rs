@@ -12,7 +12,7 @@ use super::namespaces::Maps;
 use super::path::c_string;
 use super::{Namespaces, inside};
 use crate::{Error, spec};
-use source::{bind, file_system, remount};
+use source::{bind, cgroup, file_system, remount};
 use words::Words;
 
 /// One mount of the container.
@@ -151,7 +151,7 @@ fn one(i: usize, mount: &spec::Mount, bundle: &Path, namespaces: &Namespaces) ->
         (None, "") => {
             return Err(Error::invalid(format!("{field}.type"), "is required unless it is a bind mount"));
         }
-        (None, "cgroup" | "cgroup2") => Source::Cgroup,
+        (None, "cgroup" | "cgroup2") => cgroup(&field, mount, &words)?,
         (None, _) => file_system(&field, mount, kind, &words)?,
     };
     refuse_over_proc(&field, destination.as_bytes(), &source)?;
@@ -267,6 +267,35 @@ mod tests {
         let mount = check(r#"{"destination": "/x", "type": "tmpfs", "options": ["tmpcopyup"]}"#).unwrap();
         assert!(matches!(mount.source, Source::Fs { content: Content::Copied, .. }));
         assert!(check(r#"{"destination": "/x", "type": "ramfs", "options": ["tmpcopyup"]}"#).is_err());
+    }
+
+    #[test]
+    fn what_only_other_kinds_of_mounts_can_be_is_refused() {
+        let map = r#"[{"containerID": 0, "hostID": 1, "size": 1}]"#;
+        for rest in [
+            format!(r#""type": "tmpfs", "gidMappings": {map}"#),
+            format!(r#""options": ["remount"], "gidMappings": {map}"#),
+            format!(r#""type": "cgroup", "gidMappings": {map}"#),
+            r#""type": "cgroup", "options": ["idmap"]"#.into(),
+            r#""type": "cgroup2", "options": ["tmpcopyup"]"#.into(),
+            r#""type": "bind", "source": "/x", "options": ["tmpcopyup"]"#.into(),
+        ] {
+            let error = check(&format!(r#"{{"destination": "/x", {rest}}}"#)).unwrap_err().to_string();
+            assert!(error.starts_with("mounts[0]."), "{rest}: {error}");
+        }
+        check(r#"{"destination": "/x", "type": "cgroup", "options": ["ro", "nosuid"]}"#).unwrap();
+    }
+
+    #[test]
+    fn a_flag_of_a_file_system_goes_with_the_word_that_takes_it_back() {
+        let flags = |words: &str| {
+            let mount = check(&format!(r#"{{"destination": "/x", "type": "tmpfs", "options": [{words}]}}"#));
+            let Source::Fs { options, .. } = mount.unwrap().source else { panic!("a file system") };
+            options.into_iter().map(|(key, _)| key.into_string().unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(flags(r#""sync", "async""#), ["async"]);
+        assert_eq!(flags(r#""async", "sync""#), ["async", "sync"]);
+        assert_eq!(flags(r#""lazytime", "nolazytime", "size=1m""#), ["nolazytime", "size"]);
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) enum Change {
     Nothing,
     /// Concerns the file system rather than the mount, and goes to it as a flag.
     Flag,
+    /// The file system is to be without a flag, that of an earlier word or its own.
+    Unflag(&'static str),
     /// A mount that is there already changes.
     Remount,
     /// A tmpfs begins with what it covers.
@@ -27,7 +29,7 @@ pub(crate) enum Change {
 
 /// Every word that is not data for the file system.
 const WORDS: &[(&str, Change)] = &[
-    ("async", Change::Nothing),
+    ("async", Change::Unflag("sync")),
     ("atime", Change::Atime(attr::RELATIME)),
     ("bind", Change::Bind(Depth::One)),
     ("defaults", Change::Nothing),
@@ -46,8 +48,8 @@ const WORDS: &[(&str, Change)] = &[
     ("nodiratime", Change::Set(attr::NODIRATIME)),
     ("noexec", Change::Set(attr::NOEXEC)),
     ("noiversion", Change::Nothing),
-    ("nolazytime", Change::Nothing),
-    ("nomand", Change::Nothing),
+    ("nolazytime", Change::Unflag("lazytime")),
+    ("nomand", Change::Unflag("mand")),
     ("norelatime", Change::Atime(attr::STRICTATIME)),
     ("nostrictatime", Change::Atime(attr::RELATIME)),
     ("nosuid", Change::Set(attr::NOSUID)),

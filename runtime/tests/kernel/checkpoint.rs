@@ -132,6 +132,20 @@ fn without_criu_it_is_said_what_is_missing() {
     bundle.say(&["checkpoint", "--parent-path", "/x", "ID"]).refused(&["--parent-path", "relative"]);
     assert_eq!(bundle.status(), "running");
     bundle.say(&["--criu", "/nosuch/criu", "restore", "other"]).refused(&["not installed"]);
+    // With or without, what it would not do is refused.
+    for (field, value) in
+        [("intelRdt", json!({"closID": "/"})), ("netDevices", json!({"nosuch0": {"name": "eth0"}}))]
+    {
+        let mut other = bundle.spec.clone();
+        other["linux"][field] = value;
+        let dir = bundle.path().join(field);
+        fs::create_dir(&dir).unwrap();
+        std::os::unix::fs::symlink(bundle.rootfs(), dir.join("rootfs")).unwrap();
+        fs::write(dir.join("config.json"), other.to_string()).unwrap();
+        bundle
+            .say(&["--criu", "/nosuch/criu", "restore", "--bundle", field, "other"])
+            .refused(&[&format!("linux.{field} is not supported: restore")]);
+    }
     bundle.say(&["state", "other"]).refused(&["does not exist"]);
 }
 

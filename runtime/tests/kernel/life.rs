@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::bundle::{Bundle, is_root, wait_until};
+use crate::killed;
 
 #[test]
 fn a_container_is_created_started_killed_and_deleted() {
@@ -207,4 +208,30 @@ fn a_container_starts_within_a_mebibyte() {
     bundle.spec["process"]["args"] = json!(["true"]);
     bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 1 << 20});
     bundle.run().ok();
+}
+
+/// The directory is gone before the cgroup is made: what is known of it is in the maker's memory alone.
+#[test]
+fn a_create_whose_record_is_taken_away_leaves_no_cgroup() {
+    if !killed::can_run() {
+        return;
+    }
+    let bundle = Bundle::new("true");
+    bundle.write();
+    let own = bundle.command(&["create", &bundle.id]);
+    let mut create = std::process::Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-e", "inject=mkdir,mkdirat:delay_enter=150000"])
+        .arg(own.get_program())
+        .args(own.get_args())
+        .current_dir(bundle.path())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let record = bundle.path().join("state").join(&bundle.id).join("state.json");
+    wait_until(|| record.exists(), "recorded");
+    bundle.say(&["delete", "--force", "ID"]).ok();
+    assert!(!create.wait().unwrap().success());
+    assert_eq!(bundle.leftovers(), Vec::<String>::new());
 }

@@ -2,7 +2,7 @@
 
 use std::io::{IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -44,6 +44,40 @@ fn exec_opens_a_terminal_as_well() {
     let said = bundle.say(&["exec", "-t", "ID", "tty"]);
     assert_eq!(said.ok(), "/dev/pts/0");
     bundle.say(&["exec", "-t", "-d", "ID", "tty"]).refused(&["--console-socket"]);
+}
+
+#[test]
+fn a_pidfd_is_sent_to_whoever_listens_for_it() {
+    if !is_root() {
+        return;
+    }
+    let bundle = Bundle::new("exec sleep 100");
+    bundle.write();
+    let listener = UnixListener::bind(bundle.path().join("pidfd.sock")).unwrap();
+    let number = || {
+        let pidfd = receive(&listener.accept().unwrap().0);
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).unwrap();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).unwrap();
+        pid.trim().parse::<i32>().unwrap()
+    };
+    // Who goes on would hold our pipes.
+    let detach = |words: &[&str]| {
+        let null = std::process::Stdio::null;
+        let mut command = bundle.command(words);
+        assert!(command.stdin(null()).stdout(null()).stderr(null()).status().unwrap().success());
+    };
+    let id = bundle.id.as_str();
+    detach(&["run", "-d", "--pidfd-socket", "pidfd.sock", id]);
+    assert_eq!(number(), bundle.pid());
+    detach(&["exec", "-d", "--pidfd-socket=pidfd.sock", "--pid-file", "pid", id, "sleep", "30"]);
+    let pid = std::fs::read_to_string(bundle.path().join("pid")).unwrap();
+    assert_eq!(number().to_string(), pid);
+    bundle.say(&["exec", "--pidfd-socket", "nosuch", "ID", "true"]).refused(&["pidfd", "nosuch"]);
+    assert_eq!(
+        bundle.say(&["ps", "--format", "json", "ID"]).ok().split(',').count(),
+        2,
+        "init and sleep alone"
+    );
 }
 
 /// What somebody sent over a console socket.

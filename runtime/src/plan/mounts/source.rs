@@ -24,6 +24,9 @@ pub(super) fn bind(
         return Err(Error::invalid(format!("{field}.source"), "is required for a bind mount"));
     };
     c_path(&format!("{field}.source"), source)?;
+    if words.copy_up {
+        return Err(Error::invalid(format!("{field}.options"), "tmpcopyup is for a tmpfs"));
+    }
     let path = bundle.join(source);
     Ok(Source::Bind { path, depth, idmap: idmap(field, mount, words, namespaces)? })
 }
@@ -53,13 +56,22 @@ fn idmap(
     Ok(Some(Idmap { maps, depth: words.idmap.unwrap_or(Depth::One) }))
 }
 
+/// The container's own cgroups are there already.
+pub(super) fn cgroup(field: &str, mount: &spec::Mount, words: &Words) -> Result<Source, Error> {
+    if words.is_shifted(mount) || words.copy_up {
+        let reason = "cgroups are neither mapped nor filled";
+        return Err(Error::invalid(format!("{field}.options"), reason));
+    }
+    Ok(Source::Cgroup)
+}
+
 pub(super) fn file_system(
     field: &str,
     mount: &spec::Mount,
     kind: &str,
     words: &Words,
 ) -> Result<Source, Error> {
-    if words.idmap.is_some() || !mount.uid_mappings.is_empty() {
+    if words.is_shifted(mount) {
         return Err(Error::unsupported(format!("{field}.uidMappings"), "only bind mounts can be idmapped"));
     }
     let source_field = format!("{field}.source");
@@ -85,7 +97,7 @@ pub(super) fn file_system(
 
 /// mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS: with `bind` the mount alone changes. What is not said stays.
 pub(super) fn remount(field: &str, mount: &spec::Mount, words: &Words) -> Result<Source, Error> {
-    if words.idmap.is_some() || !mount.uid_mappings.is_empty() || words.copy_up {
+    if words.is_shifted(mount) || words.copy_up {
         return Err(Error::invalid(
             format!("{field}.options"),
             "remount makes nothing that could be mapped or filled",

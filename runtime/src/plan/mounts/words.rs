@@ -4,7 +4,7 @@ use kernel::{Depth, MountAttr};
 
 use super::super::options::{Change, apply, apply_atime, change};
 use super::super::path::c_string;
-use crate::Error;
+use crate::{Error, spec};
 
 /// All options of one entry.
 #[derive(Debug, Default)]
@@ -32,6 +32,11 @@ impl Words {
         Ok(words)
     }
 
+    /// Whether its ids are to be others, in either way to say so.
+    pub(super) fn is_shifted(&self, mount: &spec::Mount) -> bool {
+        self.idmap.is_some() || !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty()
+    }
+
     fn take(&mut self, word: &str, change: Change) {
         match change {
             Change::Set(bits) => apply(&mut self.attr, bits, 0),
@@ -44,6 +49,11 @@ impl Words {
             Change::Bind(depth) => self.bind = Some(depth),
             Change::Idmap(depth) => self.idmap = Some(depth),
             Change::Flag => self.data.push(word.to_owned()),
+            Change::Unflag(flag) => {
+                self.data.retain(|earlier| earlier != flag);
+                // The file system that is there already may have it.
+                self.data.push(word.to_owned());
+            }
             Change::Remount => self.remount = true,
             Change::CopyUp => self.copy_up = true,
             Change::Nothing => {}
