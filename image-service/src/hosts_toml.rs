@@ -129,33 +129,36 @@ impl File {
         let mut hosts: Vec<(String, Spanned<Table>)> = self.host.into_iter().collect();
         // They are asked in the order in which they are written.
         hosts.sort_by_key(|(_, table)| table.span().start);
-        let by_tag = reference.digest().is_none();
+        let serves = |capabilities: &Option<Vec<String>>| match purpose {
+            Purpose::Pull => can(capabilities, "pull"),
+            Purpose::Push => can(capabilities, "push"),
+        };
         let mut endpoints = Vec::new();
         for (url, table) in hosts {
             let table = table.into_inner();
-            let can = |what: &str| can(&table.capabilities, what);
-            let serves = match purpose {
-                Purpose::Pull => can("pull") && (can("resolve") || !by_tag),
-                Purpose::Push => can("push"),
-            };
-            if serves {
+            if serves(&table.capabilities) {
                 endpoints.push(table.endpoint(&url, reference, Role::Mirror, dir)?);
             }
         }
-        if purpose == Purpose::Push && !can(&self.capabilities, "push") {
-            return Ok(endpoints);
+        if serves(&self.capabilities) {
+            let server = self.server.unwrap_or_else(|| format!("https://{}", reference.domain()));
+            let own = Table {
+                capabilities: self.capabilities,
+                ca: self.ca,
+                client: self.client,
+                skip_verify: self.skip_verify,
+                override_path: self.override_path,
+                header: self.header,
+                dial_timeout: self.dial_timeout,
+            };
+            endpoints.push(own.endpoint(&server, reference, Role::Primary, dir)?);
         }
-        let server = self.server.unwrap_or_else(|| format!("https://{}", reference.domain()));
-        let own = Table {
-            capabilities: self.capabilities,
-            ca: self.ca,
-            client: self.client,
-            skip_verify: self.skip_verify,
-            override_path: self.override_path,
-            header: self.header,
-            dial_timeout: self.dial_timeout,
-        };
-        endpoints.push(own.endpoint(&server, reference, Role::Primary, dir)?);
+        let by_tag = reference.digest().is_none();
+        let able = |endpoint: &Endpoint| !by_tag || endpoint.access.resolves;
+        if purpose == Purpose::Pull && !endpoints.iter().any(able) {
+            let what = if by_tag { "pull and resolve" } else { "pull" };
+            return Err(format!("nobody in it has the capabilities to {what} {reference}"));
+        }
         Ok(endpoints)
     }
 }
@@ -193,6 +196,7 @@ impl Table {
             headers: headers(self.header)?,
             // A mirror of many registries must know which is meant.
             namespace: foreign.then(|| reference.domain().to_owned()),
+            resolves: can(&self.capabilities, "resolve"),
         };
         Ok(Endpoint { host, path: reference.path().to_owned(), insecure: false, role, access })
     }

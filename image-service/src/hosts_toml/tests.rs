@@ -10,7 +10,8 @@ fn shown(endpoint: &Endpoint) -> String {
         Role::Mirror => "mirror",
         Role::Primary => "server",
     };
-    format!("{role} {scheme}://{}{}/{}{ns}", endpoint.host, access.base, endpoint.path)
+    let digests = if access.resolves { "" } else { " by digest" };
+    format!("{role} {scheme}://{}{}/{}{ns}{digests}", endpoint.host, access.base, endpoint.path)
 }
 
 fn ask(name: &str, text: &str, reference: &str) -> Result<Vec<String>, String> {
@@ -52,8 +53,14 @@ fn hosts_are_asked_in_their_order_and_the_server_last() {
 fn capabilities_and_paths_count() {
     let digest = "a.io/x@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let pull = "[host.'https://b.io']\ncapabilities = ['pull']";
-    check(pull, "a.io/x:1", &["server https://a.io/v2/x"]);
-    check(pull, digest, &["mirror https://b.io/v2/x?ns=a.io", "server https://a.io/v2/x"]);
+    // Who may not say what a tag means is asked for what it led to.
+    for name in ["a.io/x:1", digest] {
+        check(pull, name, &["mirror https://b.io/v2/x?ns=a.io by digest", "server https://a.io/v2/x"]);
+    }
+    // The keys of the top are the server's.
+    let mirrored = "capabilities = ['push']\n[host.'https://b.io']";
+    check(mirrored, "a.io/x:1", &["mirror https://b.io/v2/x?ns=a.io"]);
+    check("capabilities = ['pull']", digest, &["server https://a.io/v2/x by digest"]);
     check("[host.'https://b.io']\ncapabilities = ['push']", digest, &["server https://a.io/v2/x"]);
     check("server = 'https://b.io/p'\noverride_path = true", "a.io/x:1", &["server https://b.io/p/x"]);
     check("server = 'https://b.io/p/v2/'", "a.io/x:1", &["server https://b.io/p/v2/x"]);
@@ -99,6 +106,8 @@ fn what_makes_no_sense_is_named() {
         ("server = 'https://u:p@b.io'", "no URL"),
         ("[host.'']", "no URL"),
         ("[host.'https://b.io']\nheader = {'a b' = 'c'}", "header"),
+        ("capabilities = ['push']", "nobody in it"),
+        ("capabilities = ['pull']", "pull and resolve a.io/x"),
         ("server = 1", "TOML"),
         ("servr = 'https://b.io'", "TOML"),
         ("[host", "TOML"),

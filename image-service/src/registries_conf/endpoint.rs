@@ -32,12 +32,15 @@ pub struct Access {
     pub headers: HeaderMap,
     /// The registry that is meant, for a mirror of many (`?ns=`).
     pub namespace: Option<String>,
+    /// Whether it is asked what a tag means, and not only for what is named by digest.
+    pub resolves: bool,
 }
 
 impl Default for Access {
     fn default() -> Access {
         let base = "/v2".to_owned();
-        Access { scheme: None, base, tls: None, headers: HeaderMap::new(), namespace: None }
+        let headers = HeaderMap::new();
+        Access { scheme: None, base, tls: None, headers, namespace: None, resolves: true }
     }
 }
 
@@ -45,7 +48,7 @@ impl Default for Access {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
     pub ca: Vec<PathBuf>,
-    /// Certificates with their keys; the first that can be read is shown.
+    /// Certificates with their keys; one by an authority that the server knows is shown.
     pub client: Vec<(PathBuf, PathBuf)>,
     pub skip_verify: bool,
 }

@@ -43,7 +43,8 @@ impl Repository {
     /// What the reference names, or what an index names in it.
     pub async fn raw(&self, expected: Option<&Descriptor>) -> Result<Raw, Error> {
         let selector = expected.map_or(self.inner.reference.selector(), |entry| entry.digest.as_str());
-        let mut round = Round::new(&self.inner, format!("fetching {selector} of {}", self.inner.reference));
+        let what = format!("fetching {selector} of {}", self.inner.reference);
+        let mut round = Round::naming(&self.inner, selector, what);
         loop {
             let found = round.endpoint().raw(&self.inner.shared, selector).await;
             let found =

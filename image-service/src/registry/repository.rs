@@ -119,7 +119,7 @@ impl Inner {
             None => format!("fetching {}", self.reference),
             Some(child) => format!("fetching {} of {}", child.digest, self.reference),
         };
-        let mut round = Round::new(self, what);
+        let mut round = Round::naming(self, selector, what);
         loop {
             match round.endpoint().manifest(&self.shared, selector, expected).await {
                 Ok(found) => return Ok(round.served(found)),

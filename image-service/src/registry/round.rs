@@ -6,6 +6,7 @@ use super::endpoint::Endpoint;
 use super::failure::{Cause, Failure};
 use super::retry::Retry;
 use super::{Error, Inner};
+use crate::digest::Digest;
 
 #[derive(Debug)]
 pub(super) struct Round<'a> {
@@ -15,13 +16,30 @@ pub(super) struct Round<'a> {
     place: usize,
     retry: Retry,
     failure: Failure,
+    /// Somebody is left out who may well have what this leads to.
+    partial: bool,
 }
 
 impl<'a> Round<'a> {
     pub(super) fn new(repository: &'a Inner, what: String) -> Round<'a> {
-        let order = repository.order();
+        Round::among(repository, repository.order(), what)
+    }
+
+    /// What a tag means is asked of those alone who are to say so.
+    pub(super) fn naming(repository: &'a Inner, selector: &str, what: String) -> Round<'a> {
+        let mut order = repository.order();
+        let all = order.len();
+        if Digest::parse(selector).is_err() {
+            order.retain(|index| repository.endpoints[*index].place.access.resolves);
+        }
+        let partial = order.len() < all;
+        Round { partial, ..Round::among(repository, order, what) }
+    }
+
+    /// `order` has one at least: who opens a repository sees to it.
+    fn among(repository: &'a Inner, order: Vec<usize>, what: String) -> Round<'a> {
         let retry = Retry::new(repository.shared.settings.patience.clone(), order.len() == 1);
-        Round { repository, order, place: 0, retry, failure: Failure::new(what) }
+        Round { repository, order, place: 0, retry, failure: Failure::new(what), partial: false }
     }
 
     /// Whom to ask now.
@@ -31,7 +49,9 @@ impl<'a> Round<'a> {
 
     /// Remembers that this endpoint answered well.
     pub(super) fn served<T>(&self, answer: T) -> T {
-        self.repository.preferred.store(self.order[self.place], Ordering::Relaxed);
+        if !self.partial {
+            self.repository.preferred.store(self.order[self.place], Ordering::Relaxed);
+        }
         answer
     }
 

@@ -152,3 +152,19 @@ async fn a_namespace_has_credentials_of_its_own() {
     resolve(vec![own]).await.unwrap();
     assert!(matches!(resolve(vec![dir.path().join("none.json")]).await.unwrap_err(), Error::Unauthorized(_)));
 }
+
+#[tokio::test]
+async fn who_may_not_resolve_gives_what_the_tag_led_to() {
+    let picture = Picture::oci(b"layer");
+    let (mirror, server) = (serving(&picture, ""), serving(&picture, ""));
+    let text = format!(
+        "server = 'http://{}'\n[host.'http://{}']\ncapabilities = ['pull']\n",
+        server.host(),
+        mirror.host()
+    );
+    let (_dir, registry) = with_hosts(&text, "");
+    pull(&registry, "registry.test/app:1", None).await.unwrap();
+    assert_eq!(server.paths(), ["/v2/app/manifests/1"]);
+    let paths = mirror.paths();
+    assert!(paths.len() == 2 && paths.iter().all(|path| path.starts_with("/v2/app/blobs/")), "{paths:?}");
+}
