@@ -153,6 +153,10 @@ impl File {
             };
             endpoints.push(own.endpoint(&server, reference, Role::Primary, dir)?);
         }
+        // A push asks its one endpoint only of what it brought there itself.
+        if purpose == Purpose::Push {
+            endpoints.iter_mut().for_each(|endpoint| endpoint.access.resolves = true);
+        }
         let by_tag = reference.digest().is_none();
         let able = |endpoint: &Endpoint| !by_tag || endpoint.access.resolves;
         if purpose == Purpose::Pull && !endpoints.iter().any(able) {
