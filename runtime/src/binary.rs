@@ -2,29 +2,39 @@
 //!
 //! A process that is about to become the container's program still is this program, and a container can make any
 //! process of its own be it again: `/proc/self/exe` as its entry point, or behind `#!`. Through that link it could
-//! open our file for writing (CVE-2019-5736). Run from a read-only clone of its mount, the link leads only there.
+//! open our file for writing (CVE-2019-5736). Run from a read-only clone of its mount, the link leads only there. Who may
+//! not clone mounts, and could write the file, runs from a sealed copy in memory.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use kernel::{CStringArray, Depth, MountAttr, mount_attr, open_tree_attr};
-use rustix::fs::{CWD, StatVfsMountFlags, statvfs};
+use rustix::fs::{
+    Access, CWD, MemfdFlags, SealFlags, StatVfsMountFlags, access, fcntl_add_seals, fcntl_get_seals,
+    memfd_create, stat, statvfs,
+};
 use rustix::io::{Errno, Result};
+use rustix::process::geteuid;
 
 use crate::Error;
 
 /// Executes ourselves again from a read-only mount that is attached nowhere, unless we already run from one. To be
-/// called first thing, by every program that makes containers.
+/// called first thing, by every program that makes containers. Without the right to clone mounts file permissions
+/// protect the program, but for users whose own it is: their containers' root is nobody else.
 ///
 /// # Errors
-/// When the program cannot be executed again. Without the right to clone mounts there is nothing to protect it from
-/// that file permissions do not: that is no error.
+/// When the program cannot be copied or executed again.
 pub fn run_from_readonly_mount() -> std::result::Result<(), Error> {
     let at = |errno: Errno| Error::step("running from a read-only mount", "/proc/self/exe", errno);
-    match readonly_clone() {
+    let program = match readonly_clone() {
+        Err(Errno::PERM) => sealed_copy(),
+        clone => clone,
+    };
+    match program {
         Ok(Some(program)) => Err(at(execute(&program))),
-        Ok(None) | Err(Errno::PERM) => Ok(()),
+        Ok(None) => Ok(()),
         Err(errno) => Err(at(errno)),
     }
 }
@@ -38,6 +48,33 @@ fn readonly_clone() -> Result<Option<OwnedFd>> {
     }
     let readonly = MountAttr { set: mount_attr::RDONLY, ..MountAttr::default() };
     open_tree_attr(CWD, PROGRAM, Depth::One, &readonly).map(Some)
+}
+
+/// `None`: it is one already, or nobody could write the file with our rights.
+fn sealed_copy() -> Result<Option<OwnedFd>> {
+    // A file that is executed is busy for whoever may write it.
+    let is_writable = matches!(access(PROGRAM, Access::WRITE_OK), Ok(()) | Err(Errno::TXTBSY));
+    if !is_writable && stat(PROGRAM)?.st_uid != geteuid().as_raw() {
+        return Ok(None);
+    }
+    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut program = File::open("/proc/self/exe").map_err(failed)?;
+    if fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
+        return Ok(None);
+    }
+    let mut copy = File::from(memory()?);
+    std::io::copy(&mut program, &mut copy).map_err(failed)?;
+    fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
+    Ok(Some(copy.into()))
+}
+
+/// Kernels before 6.3 do not know that it is to be executed, and let it be.
+fn memory() -> Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match memfd_create(c"berth-runtime", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => memfd_create(c"berth-runtime", flags),
+        made => made,
+    }
 }
 
 fn execute(program: &OwnedFd) -> Errno {

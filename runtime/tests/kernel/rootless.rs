@@ -140,6 +140,26 @@ fn an_ordinary_user_joins_kills_and_deletes_it() {
     }
 }
 
+/// The container's root is who owns the program, and no mount can be cloned.
+#[test]
+fn cve_2019_5736_an_ordinary_users_own_program_is_a_sealed_copy() {
+    if !is_root() {
+        return;
+    }
+    let ordinary = Ordinary::new("exec sleep 100", |_| {});
+    let log = ordinary.bundle.path().join("log");
+    let err = fs::File::create(&log).unwrap();
+    let made = ordinary.command(&["create", "ID"]).stdout(Stdio::null()).stderr(err).status().unwrap();
+    assert!(made.success(), "{}", fs::read_to_string(log).unwrap());
+    let state: Value = serde_json::from_str(ordinary.say(&["state", "ID"]).ok()).unwrap();
+    // What a container sees of us: the init that has not become its program yet.
+    let link = format!("/proc/{}/exe", state["pid"]);
+    let seen = fs::read_link(&link).unwrap();
+    assert!(seen.to_string_lossy().starts_with("/memfd:berth-runtime"), "{}", seen.display());
+    let program = fs::File::open(&link).unwrap();
+    assert!(rustix::fs::fcntl_get_seals(&program).unwrap().contains(rustix::fs::SealFlags::WRITE));
+}
+
 #[test]
 fn what_takes_root_is_refused_by_name() {
     if !is_root() {
