@@ -40,7 +40,11 @@ pub struct Images {
     pub tcp_established: bool,
     /// Connections are neither saved nor restored, but closed (criu 4.0 when dumping).
     pub tcp_close: bool,
+    /// Connections that nobody has accepted yet are left out, not a reason to refuse.
+    pub tcp_skip_in_flight: bool,
     pub external_unix_sockets: bool,
+    /// Open files that lost the name they were opened by, and have another, are linked for the dump.
+    pub link_remap: bool,
     pub shell_job: bool,
     pub file_locks: bool,
     pub auto_dedup: bool,
@@ -211,8 +215,10 @@ fn options(images: &Images, opened: &Opened, log: &str) -> Message {
         .text(10, log)
         .flag(12, true)
         .flag(16, images.auto_dedup)
+        .flag(18, images.link_remap)
         .flag(24, images.cgroups != CgroupMode::Ignore)
         .number(34, images.cgroups as u64)
+        .flag(46, images.tcp_skip_in_flight)
         .flag(48, images.lazy_pages)
         .flag(52, images.tcp_close)
         // Terminals whose master is the monitor's come to us.

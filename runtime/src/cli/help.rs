@@ -66,7 +66,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("events", "[--stats] [--interval DURATION] ID"),
     (
         "checkpoint",
-        "[--image-path DIR] [--work-path DIR] [--leave-running | --pre-dump] [--parent-path DIR]\n  [--tcp-established] [--ext-unix-sk] [--shell-job] [--file-locks] [--auto-dedup] [--lazy-pages] [--status-fd N]\n  [--page-server ADDRESS:PORT] [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] ID",
+        "[--image-path DIR] [--work-path DIR] [--leave-running | --pre-dump] [--parent-path DIR]\n  [--tcp-established] [--tcp-skip-in-flight] [--link-remap] [--ext-unix-sk] [--shell-job] [--file-locks]\n  [--auto-dedup] [--lazy-pages] [--status-fd N]\n  [--page-server ADDRESS:PORT] [--manage-cgroups-mode soft|full|strict|ignore] [--empty-ns network] ID",
     ),
     (
         "restore",

@@ -341,6 +341,23 @@ fn an_open_connection_is_kept_when_it_is_asked_for() {
     lab.goes_on_from(before);
 }
 
+/// What is open has another name still, so it is no ghost that criu would carry along.
+const RENAMED: &str = "echo > /tmp/a; exec 3< /tmp/a; ln /tmp/a /tmp/b; rm /tmp/a
+    i=0; while true; do i=$((i+1)); echo $i > /tmp/count; sleep 0.02; done";
+
+#[test]
+fn a_file_that_lost_the_name_it_was_opened_by_is_linked_when_it_is_asked_for() {
+    let Some(lab) = Lab::new(RENAMED) else { return };
+    lab.run();
+    lab.wait_until_it_counts();
+    lab.checkpoint(&[]).refused(&["criu"]);
+    lab.goes_on_from(lab.count());
+    lab.checkpoint(&["--link-remap", "--tcp-skip-in-flight"]).ok();
+    let before = lab.ended();
+    lab.restore(&["--link-remap"]).ok();
+    lab.goes_on_from(before);
+}
+
 #[test]
 fn a_restore_of_nothing_leaves_nothing() {
     let Some(lab) = Lab::new(COUNTING) else { return };
