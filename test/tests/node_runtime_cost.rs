@@ -12,8 +12,8 @@ use berth_test::bench::runtime::cost_of_a_run;
 /// 12 more.
 const MAX_SYSTEM_CALLS: u64 = 338;
 /// The largest process. A third of its text is hardly ever used, but the kernel maps what lies around what is. It counts
-/// in steps of 64 KiB, and says 1920 where this was set.
-const MAX_PEAK_KIB: u64 = 1984;
+/// in steps of 64 KiB, and says 1920 to 1988 by where it runs; this is what a run may take at most.
+const MAX_PEAK_KIB: u64 = 2048;
 /// Set in the process that has a mount namespace of its own.
 const INSIDE: &str = "BERTH_COST_INSIDE";
 
