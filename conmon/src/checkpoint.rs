@@ -169,14 +169,18 @@ impl Monitor {
 
     /// Whether criu, or somebody else who traces, is in a process that is to be written down.
     pub(crate) fn is_criu_inside(&self) -> bool {
-        let keys = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.containers);
-        keys.filter_map(|key| self.containers.get(key)).any(|it| handler::is_traced(&it.record.plan))
+        self.checkpointed().any(|container| handler::is_traced(&container.record.plan))
     }
 
     /// Whether its processes stand still; an exec in it would too, half-way.
     pub(crate) fn is_frozen(&self, container_id: &str) -> bool {
+        self.checkpointed().any(|container| container.id() == container_id)
+    }
+
+    /// The containers of the checkpoint that is being made.
+    fn checkpointed(&self) -> impl Iterator<Item = &Container> {
         let keys = self.checkpoint.iter().flat_map(|checkpoint| &checkpoint.containers);
-        keys.filter_map(|key| self.containers.get(key)).any(|container| container.id() == container_id)
+        keys.filter_map(|key| self.containers.get(key))
     }
 
     /// One that is killed before it began never begins.

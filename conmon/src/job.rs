@@ -218,6 +218,11 @@ impl Job {
         }
     }
 
+    /// Whether it was given up and goes on all the same.
+    pub(crate) fn may_finish(&self) -> bool {
+        self.finishes_until_ns.is_some()
+    }
+
     /// Of one that was given up: whether it is left to its work for another moment.
     pub(crate) fn goes_on(&mut self, is_criu_inside: bool, now_ns: u64) -> bool {
         let Some(until_ns) = self.finishes_until_ns else { return false };

@@ -278,7 +278,8 @@ impl Monitor {
         let due: Vec<Key> =
             self.jobs.values().filter(|job| job.until_ns <= now_ns).map(|job| job.key).collect();
         for key in due {
-            let is_criu_inside = self.is_criu_inside();
+            // Only where it decides: it takes a look at every process.
+            let is_criu_inside = self.jobs.get(&key).is_some_and(Job::may_finish) && self.is_criu_inside();
             let Some(job) = self.jobs.get_mut(&key) else { continue };
             if job.given_up.is_none() {
                 job.give_up(GivenUp::Late, now_ns);

@@ -42,7 +42,7 @@ const HELD: &str = "-image-";
 pub async fn images(node: &Node, order: &Order) -> Result<Vec<Option<Arc<Image>>>, Error> {
     let mut images = Vec::with_capacity(order.config.mounts.len());
     for mount in &order.config.mounts {
-        let Some(spec) = mount.image.as_ref().filter(|image| !image.image.is_empty()) else {
+        let Some(spec) = asked(mount) else {
             images.push(None);
             continue;
         };
@@ -70,8 +70,8 @@ pub async fn mount(
 ) -> Result<(), Error> {
     for (index, (mount, image)) in order.config.mounts.iter().zip(images).enumerate() {
         let Some(image) = image else { continue };
-        let failed =
-            |why: String| Error::ImageVolume { image: name(mount).unwrap_or(&image.id).to_owned(), why };
+        let name = asked(mount).map_or(&image.id, |spec| &spec.image);
+        let failed = |why: String| Error::ImageVolume { image: name.clone(), why };
         let layers = node.images.make_writable(&held(&order.id, index), image).await?;
         let userns = order.sandbox.plan.pod.pod_dir.join("ns/user");
         let userns = Some(userns).filter(|_| is_mapped(mount));
@@ -84,8 +84,9 @@ pub async fn mount(
     Ok(())
 }
 
-fn name(mount: &v1::Mount) -> Option<&str> {
-    mount.image.as_ref().map(|image| image.image.as_str()).filter(|name| !name.is_empty())
+/// None where the mount is of the host.
+fn asked(mount: &v1::Mount) -> Option<&v1::ImageSpec> {
+    mount.image.as_ref().filter(|image| !image.image.is_empty())
 }
 
 /// Takes all of a container's volumes away. Safe from any point, and twice.
