@@ -48,7 +48,7 @@ pub(crate) struct Kit<'a> {
     pub(crate) root_is_proc: bool,
     /// Where it is attached until it is pivoted into: "/", or its place on the host when hooks want it there.
     pub(crate) attach_at: CString,
-    /// By mount: the cloned source of a bind mount.
+    /// By mount: the cloned source of a bind mount, or the user namespace that a new file system is mapped by.
     pub(crate) trees: &'a [Option<OwnedFd>],
     /// By device: the host's node, where nodes cannot be made. Empty where they can.
     pub(crate) nodes: &'a [Option<OwnedFd>],

@@ -46,7 +46,8 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     let dir = StateDir::of(&runtime.root, exec.id)?;
     let record = dir.read()?;
     let init = running(&record)?;
-    let in_userns = record.namespaces & flag::NEWUSER != 0;
+    let namespaces = record.namespaces | joined_by_its_maker(&record);
+    let in_userns = namespaces & flag::NEWUSER != 0;
     let mut warnings: Vec<String> = make::grant(&mut process, in_userns)?;
     let filter = record.seccomp_flags.map(|_| dir.read_filter()).transpose()?;
     let cgroup = cgroup(exec, &record)?;
@@ -58,14 +59,14 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
     if in_userns && two_steps {
         wait_until_seen(&record);
     }
-    let first = if two_steps { record.namespaces & (flag::NEWUSER | flag::NEWPID) } else { 0 };
+    let first = if two_steps { namespaces & (flag::NEWUSER | flag::NEWPID) } else { 0 };
     let waits = first != 0 || record.rdt.is_some() || process.oom_score_adj.is_some();
     let kit = ExecKit {
         process: &process,
         line: &theirs,
         init: init.as_fd(),
         root: root.as_ref(),
-        namespaces: record.namespaces & !flag::NEWPID & !first,
+        namespaces: namespaces & !flag::NEWPID & !first,
         first,
         waits,
         tasks: cgroup.task_files(),
@@ -100,6 +101,20 @@ pub(crate) fn exec(runtime: &Runtime, exec: &ExecRequest<'_>) -> Result<Process,
             make::end(&child);
             Err(error)
         }
+    }
+}
+
+/// An ordinary user who joined a user namespace made the container from inside, and it has none of its own then.
+fn joined_by_its_maker(record: &Record) -> u64 {
+    let of = |process: &str| rustix::fs::stat(format!("/proc/{process}/ns/user")).map(|file| file.st_ino);
+    if record.namespaces & flag::NEWUSER != 0 || rootless::may_administer() {
+        return 0;
+    }
+    let init = record.init.map_or(0, |init| init.pid).to_string();
+    match (of("self"), of(&init)) {
+        (Ok(ours), Ok(its)) if ours == its => 0,
+        // Its files may hide still, which those of a container in our own namespace never do from us.
+        _ => flag::NEWUSER,
     }
 }
 

@@ -49,6 +49,7 @@ steps! {
     AttachRoot = "attaching the root file system",
     PivotRoot = "pivoting into the root file system",
     MountFs = "mounting",
+    MapIds = "mapping the ids of",
     Remount = "remounting",
     CopyUp = "copying what is covered by",
     MountTarget = "making the mount point",

@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::process::Command;
 
 use kernel::clone_flags as flag;
-use rustix::fs::stat;
+use rustix::fs::{Mode, OFlags, open, stat};
+use rustix::io::Errno;
 use rustix::process::{WaitId, WaitIdOptions, getegid, geteuid, waitid};
 
 use crate::Error;
@@ -38,11 +40,19 @@ pub fn enter_user_namespace(spec: &mut Spec) -> Result<(), Error> {
         return Ok(());
     }
     let linux = spec.linux.get_or_insert_default();
-    let own = linux.namespaces.iter().any(|one| one.kind == NamespaceKind::User && one.path.is_none());
-    if !own || linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty() {
+    let user = linux.namespaces.iter().position(|one| one.kind == NamespaceKind::User);
+    if let Some((i, path)) = user.and_then(|i| Some((i, linux.namespaces[i].path.clone()?))) {
+        join(&path, &format!("linux.namespaces[{i}].path"))?;
+        // It is ours from here on, and so is what it maps.
+        linux.namespaces.remove(i);
+        linux.uid_mappings.clear();
+        linux.gid_mappings.clear();
+        return Ok(());
+    }
+    if user.is_none() || linux.uid_mappings.is_empty() || linux.gid_mappings.is_empty() {
         return Err(Error::invalid(
             "linux.namespaces",
-            "an ordinary user's container needs a new user namespace with uidMappings and gidMappings \
+            "an ordinary user's container needs a user namespace to join, or a new one with uidMappings and gidMappings \
              (spec --rootless writes them)",
         ));
     }
@@ -51,6 +61,15 @@ pub fn enter_user_namespace(spec: &mut Spec) -> Result<(), Error> {
         map.host_id = map.container_id;
     }
     Ok(())
+}
+
+/// Somebody else's the kernel gives to nobody but root.
+fn join(path: &Path, field: &str) -> Result<(), Error> {
+    let at =
+        |step: &'static str| move |e: Errno| Error::step(step, format!("{} ({field})", path.display()), e);
+    let namespace = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(at("opening"))?;
+    kernel::setns(namespace.as_fd(), flag::NEWUSER).map_err(at("joining"))?;
+    kernel::unshare(flag::NEWNS).map_err(|e| Error::step("making", "a mount namespace of our own", e))
 }
 
 fn enter(uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), Error> {

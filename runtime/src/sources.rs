@@ -16,7 +16,7 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 use crate::cgroup::{Cgroup, Place};
 use crate::child::Hierarchy;
 use crate::plan::{Device, Mount, Plan, Source};
-use crate::{Error, Rootfs};
+use crate::{Error, Rootfs, userns};
 
 use overlay::Layers;
 
@@ -40,13 +40,18 @@ fn directory(path: &Path, wanted: u64) -> Result<OwnedFd, Error> {
     clone_changed(path, Depth::Recursive, &attr).map_err(at)
 }
 
-/// By mount: the source of a bind mount, with its attributes and propagation.
+/// By mount: the source of a bind mount, with its attributes and propagation; of a new file system that shows other ids
+/// than it has, a user namespace with these.
 pub(crate) fn trees(plan: &Plan) -> Result<Vec<Option<OwnedFd>>, Error> {
     plan.mounts.iter().enumerate().map(|(i, mount)| tree(i, mount)).collect()
 }
 
 fn tree(i: usize, mount: &Mount) -> Result<Option<OwnedFd>, Error> {
-    let Source::Bind { path, depth, .. } = &mount.source else { return Ok(None) };
+    let (path, depth) = match &mount.source {
+        Source::Bind { path, depth, .. } => (path, depth),
+        Source::Fs { idmap: Some(maps), .. } => return userns::of_maps(maps).map(Some),
+        Source::Fs { .. } | Source::Remount { .. } | Source::Cgroup => return Ok(None),
+    };
     let object = || format!("{} (mounts[{i}].source)", path.display());
     let at = |errno: Errno| Error::step("opening the mount source", object(), errno);
     let tree = clone_with(path, *depth, &changes(mount, *depth)).map_err(at)?;
@@ -162,7 +167,7 @@ fn aliases(name: &CString) -> Vec<CString> {
     parts.into_iter().filter_map(|part| CString::new(part).ok()).collect()
 }
 
-/// Shifts ownership of a cloned tree as `userns` maps it.
+/// Shifts ownership of a mount that is attached nowhere as `userns` maps it.
 pub(crate) fn idmap(tree: BorrowedFd<'_>, depth: Depth, userns: BorrowedFd<'_>) -> rustix::io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let attr =

@@ -16,6 +16,7 @@ use super::place::{Kind, Links, find, find_on_root, find_or_make_as, is_on_proc,
 use super::{Kit, copyup};
 use crate::plan::{Content, Mount, Pivot, Source, may_cover_proc};
 use crate::report::{At as _, Failure, Step};
+use crate::sources::idmap;
 
 /// All of `mounts`, in their order: later ones may lie on earlier ones. Answers the file systems that are still as empty
 /// as we made them.
@@ -24,20 +25,22 @@ pub(super) fn mount_all(kit: &Kit<'_>) -> std::result::Result<Fresh, Failure> {
     for (i, mount) in kit.plan.mounts.iter().enumerate() {
         match &mount.source {
             Source::Bind { .. } => bind(kit, i, mount, &fresh)?,
-            Source::Fs { kind, options, content: Content::Own } => {
+            Source::Fs { kind, options, content: Content::Own, .. } => {
                 if Fresh::wants(kit, mount) {
                     let made = detached(kit, i, mount, kind, options)?;
                     fresh.covered_by(&mount.destination);
                     fresh.add(&mount.destination, made);
                     continue;
                 }
-                if mount.root_label.is_some() || !super::at_once::mount(kit, i, mount, &fresh)? {
+                let by_steps = mount.root_label.is_some() || kit.trees[i].is_some();
+                if by_steps || !super::at_once::mount(kit, i, mount, &fresh)? {
                     kit.let_go(detached(kit, i, mount, kind, options)?);
                 }
             }
-            Source::Fs { kind, options, content: Content::Copied } => {
+            Source::Fs { kind, options, content: Content::Copied, .. } => {
                 let writable = MountAttr { set: mount.attr.set & !mount_attr::RDONLY, ..mount.attr };
                 let made = make_fs(kind, options, &writable, |fd| kit.let_go(fd)).at(Step::MountFs, i)?;
+                map_ids(kit, i, made.as_fd())?;
                 let place = target(kit, i, mount, || Ok(Kind::Dir))?;
                 copyup::copy(place.as_fd(), made.as_fd()).at(Step::CopyUp, i)?;
                 attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
@@ -61,6 +64,7 @@ fn detached(
     options: &[(CString, Option<CString>)],
 ) -> std::result::Result<OwnedFd, Failure> {
     let made = make_fs(kind, options, &mount.attr, |fd| kit.let_go(fd)).at(Step::MountFs, i)?;
+    map_ids(kit, i, made.as_fd())?;
     label_root(made.as_fd(), mount).at(Step::MountFs, i)?;
     let place = target(kit, i, mount, || Ok(Kind::Dir))?;
     attach(made.as_fd(), place.as_fd()).at(Step::MountFs, i)?;
@@ -161,6 +165,12 @@ pub(super) fn make_fs(
     let made = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attr)?;
     let_go(context);
     Ok(made)
+}
+
+/// Before it is attached, which is the last moment the kernel allows it.
+fn map_ids(kit: &Kit<'_>, i: usize, made: BorrowedFd<'_>) -> std::result::Result<(), Failure> {
+    let Some(userns) = &kit.trees[i] else { return Ok(()) };
+    idmap(made, Depth::One, userns.as_fd()).at(Step::MapIds, i)
 }
 
 /// A user namespace's file system may have its label from the policy alone, and says so.

@@ -30,6 +30,7 @@ impl Making<'_> {
             | Step::MountTarget
             | Step::MountOnProc
             | Step::MountCgroup
+            | Step::MapIds
             | Step::Remount
             | Step::CopyUp => {
                 format!("{} (mounts[{i}])", text(plan.mounts.get(i).map(|mount| &mount.destination)))

@@ -44,6 +44,8 @@ pub(crate) enum Source {
         kind: CString,
         options: Vec<(CString, Option<CString>)>,
         content: Content,
+        /// Ownership as other ids than the file system has it.
+        idmap: Option<Maps>,
     },
     /// What is mounted there already, with other attributes; without `bind` its file system takes the options too.
     Remount {
@@ -61,7 +63,7 @@ pub(crate) enum Content {
     Copied,
 }
 
-/// Ownership shifted for one mount.
+/// Ownership shifted for one bind mount.
 #[derive(Debug)]
 pub(crate) struct Idmap {
     /// The container's own user namespace when absent.
@@ -274,6 +276,7 @@ mod tests {
         let map = r#"[{"containerID": 0, "hostID": 1, "size": 1}]"#;
         for rest in [
             format!(r#""type": "tmpfs", "gidMappings": {map}"#),
+            r#""type": "tmpfs", "options": ["idmap"]"#.into(),
             format!(r#""options": ["remount"], "gidMappings": {map}"#),
             format!(r#""type": "cgroup", "gidMappings": {map}"#),
             r#""type": "cgroup", "options": ["idmap"]"#.into(),

@@ -359,6 +359,45 @@ fn a_file_that_lost_the_name_it_was_opened_by_is_linked_when_it_is_asked_for() {
 }
 
 #[test]
+fn logs_and_pid_files_are_where_they_were_asked_for() {
+    let Some(lab) = Lab::new(COUNTING) else { return };
+    lab.run();
+    lab.wait_until_it_counts();
+    let path = |name: &str| lab.bundle.path().join(name).to_str().unwrap().to_owned();
+    let (dumped, restored, pid_file) = (path("dumped"), path("restored"), path("restored.pid"));
+    let both =
+        ["--ext-unix-sk", "--shell-job", "--file-locks", "--auto-dedup", "--manage-cgroups-mode", "soft"];
+    lab.checkpoint(&[&both[..], &["--work-path", &dumped]].concat()).ok();
+    let before = lab.ended();
+    let own = ["--work-path", &restored, "--pid-file", &pid_file, "--no-pivot", "--no-subreaper"];
+    lab.restore(&[&both[..], &own].concat()).ok();
+    lab.goes_on_from(before);
+    assert!(fs::metadata(format!("{dumped}/dump.log")).unwrap().len() > 0);
+    assert!(fs::metadata(format!("{restored}/restore.log")).unwrap().len() > 0);
+    assert!(!lab.images().join("dump.log").exists());
+    assert_eq!(fs::read_to_string(pid_file).unwrap(), lab.bundle.pid().to_string());
+}
+
+#[test]
+fn a_network_namespace_may_come_back_empty() {
+    let Some(lab) = Lab::new(COUNTING) else { return };
+    lab.run();
+    lab.wait_until_it_counts();
+    let inside = format!("/proc/{}/ns/net", lab.bundle.pid());
+    let ip = |words: &[&str]| {
+        let net = format!("--net={inside}");
+        Command::new("nsenter").arg(net).arg("ip").args(words).output().unwrap()
+    };
+    assert!(ip(&["link", "add", "berth-ve0", "type", "veth", "peer", "name", "berth-ve1"]).status.success());
+    lab.checkpoint(&["--empty-ns", "network"]).ok();
+    let before = lab.ended();
+    lab.restore(&["--empty-ns", "network"]).ok();
+    lab.goes_on_from(before);
+    let links = lab.bundle.say(&["exec", "ID", "sh", "-c", "cat /proc/net/dev"]);
+    assert!(!links.ok().contains("berth-ve0"), "{}", links.out);
+}
+
+#[test]
 fn a_restore_of_nothing_leaves_nothing() {
     let Some(lab) = Lab::new(COUNTING) else { return };
     lab.bundle.write();

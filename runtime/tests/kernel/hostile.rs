@@ -129,6 +129,27 @@ fn links_in_a_ring_are_an_error_rather_than_a_loop() {
 }
 
 #[test]
+fn cve_2025_4437_a_passwd_without_end_is_not_read() {
+    if !is_root() {
+        return;
+    }
+    let mut bundle = Bundle::new("echo $HOME");
+    let passwd = bundle.rootfs().join("etc/passwd");
+    bundle.spec["process"]["user"] = json!({"uid": 5, "gid": 5});
+    fs::write(&passwd, "five:x:5:5::/five:/bin/sh\n").unwrap();
+    assert_eq!(bundle.run().ok(), "/five");
+    fs::OpenOptions::new().write(true).open(&passwd).unwrap().set_len(1 << 40).unwrap();
+    assert_eq!(bundle.run().ok(), "/");
+    fs::remove_file(&passwd).unwrap();
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644));
+    rustix::fs::mknodat(rustix::fs::CWD, &passwd, kind, mode, 0).unwrap();
+    assert_eq!(bundle.run().ok(), "/");
+    fs::remove_file(&passwd).unwrap();
+    symlink("../dev/zero", &passwd).unwrap();
+    assert_eq!(bundle.run().ok(), "/");
+}
+
+#[test]
 fn cve_2016_3697_users_are_never_looked_up_by_name() {
     if !is_root() {
         return;

@@ -147,6 +147,33 @@ fn a_create_killed_at_each_of_its_calls_can_be_taken_away() {
     }
 }
 
+/// With what a plain one has not: maps to be written, hooks of every kind, mounts that show other ids.
+fn full_bundle() -> Bundle {
+    let mut bundle = bundle();
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map.clone();
+    let hook = json!([{"path": "/bin/true", "timeout": 10}]);
+    for name in ["prestart", "createRuntime", "createContainer", "poststart", "poststop"] {
+        bundle.spec["hooks"][name] = hook.clone();
+    }
+    let source = bundle.path().join("volume");
+    fs::create_dir(&source).unwrap();
+    bundle.mount(json!({"destination": "/volume", "type": "bind", "source": source, "options": ["idmap"],
+        "uidMappings": map, "gidMappings": map}));
+    std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    bundle.write();
+    bundle
+}
+
+#[test]
+fn a_run_with_hooks_and_a_user_namespace_killed_at_its_calls_can_be_taken_away() {
+    if can_run() {
+        everywhere(full_bundle, &["run", "--detach", "ID"], |_| {}, |_, _| {}, 4);
+    }
+}
+
 #[test]
 fn a_run_killed_at_each_of_its_calls_can_be_taken_away() {
     if can_run() {

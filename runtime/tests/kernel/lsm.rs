@@ -72,6 +72,9 @@ fn exec_is_under_the_profile_of_its_container_or_its_own() {
     bundle.start();
     let said = bundle.say(&["exec", "ID", "sh", "-c", WRITE_BOTH]);
     assert_eq!(said.ok(), format!("open\n{} (enforce)", profile.0));
+    let own = Profile::load("exec-own", "file,\ncapability,\nsignal,\ndeny /tmp/open w,").unwrap();
+    let said = bundle.say(&["exec", "--apparmor", &own.0, "ID", "sh", "-c", WRITE_BOTH]);
+    assert_eq!(said.ok(), format!("secret\n{} (enforce)", own.0));
 }
 
 #[test]

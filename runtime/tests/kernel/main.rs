@@ -20,6 +20,7 @@ mod mounts;
 mod namespaces;
 mod netdev;
 mod notify;
+mod options;
 mod races;
 mod reach;
 mod refusals;

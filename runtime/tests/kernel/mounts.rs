@@ -196,6 +196,51 @@ fn recursive_attributes_reach_the_mounts_below() {
 }
 
 #[test]
+fn ids_are_shifted_as_far_down_as_it_was_said() {
+    if !is_root() {
+        return;
+    }
+    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
+    let shared = SharedMount::make(volume.path());
+    fs::create_dir(volume.path().join("below")).unwrap();
+    mount("tmpfs", &volume.path().join("below"));
+    let mut bundle = Bundle::new("stat -c %u:%g /one /one/below /all /all/below");
+    let maps = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
+    for (destination, word) in [("/one", "idmap"), ("/all", "ridmap")] {
+        bundle.mount(json!({"destination": destination, "type": "bind", "source": volume.path(),
+            "options": ["rbind", word], "uidMappings": maps, "gidMappings": maps}));
+    }
+    assert_eq!(bundle.run().ok(), "5000:5000\n0:0\n5000:5000\n5000:5000");
+    drop(shared);
+}
+
+/// config.md, POSIX-platform Mounts: not bind mounts alone have mappings.
+#[test]
+fn a_new_file_system_shows_other_ids_than_it_has() {
+    if !is_root() {
+        return;
+    }
+    let maps =
+        json!([{"containerID": 0, "hostID": 0, "size": 1}, {"containerID": 5, "hostID": 7, "size": 1}]);
+    let mut bundle = Bundle::new("stat -c %u:%g /t /t/five /new; echo > /t/y; stat -c %u:%g /t/y");
+    fs::create_dir(bundle.rootfs().join("t")).unwrap();
+    fs::write(bundle.rootfs().join("t/five"), "").unwrap();
+    std::os::unix::fs::chown(bundle.rootfs().join("t/five"), Some(7), Some(7)).unwrap();
+    bundle.mount(
+        json!({"destination": "/t", "type": "tmpfs", "source": "t", "options": ["idmap", "tmpcopyup"],
+        "uidMappings": maps, "gidMappings": maps}),
+    );
+    bundle.mount(
+        json!({"destination": "/new", "type": "tmpfs", "source": "t", "options": ["idmap", "uid=5", "gid=5"],
+        "uidMappings": maps, "gidMappings": maps}),
+    );
+    assert_eq!(bundle.run().ok(), "0:0\n7:7\n7:7\n0:0");
+    bundle.mount(json!({"destination": "/proc", "type": "proc", "options": ["idmap"],
+        "uidMappings": maps, "gidMappings": maps}));
+    bundle.run().refused(&["mapping the ids of", "/proc"]);
+}
+
+#[test]
 fn the_root_has_the_propagation_that_was_asked_for() {
     if !is_root() {
         return;

@@ -181,6 +181,43 @@ fn what_takes_root_is_refused_by_name() {
     foreign.say(&["run", "ID"]).refused(&["linux.uidMappings", "/etc/subuid"]);
 }
 
+/// As the containers of one pod do.
+#[test]
+fn an_ordinary_user_joins_namespaces_of_his_own() {
+    if !is_root() {
+        return;
+    }
+    let pod = Ordinary::new("exec sleep 100", |_| {});
+    pod.start();
+    let state: Value = serde_json::from_str(&pod.say(&["state", "ID"]).out).unwrap();
+    let of_pod = |name: &str| format!("/proc/{}/ns/{name}", state["pid"]);
+    let ids = |name: &str| fs::read_link(of_pod(name)).unwrap().display().to_string();
+    let script = "id -u; for n in user uts ipc; do readlink /proc/self/ns/$n; done; exec sleep 100";
+    let joins = |spec: &mut Value| {
+        for one in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+            let kind = one["type"].as_str().unwrap().to_owned();
+            if ["user", "uts", "ipc"].contains(&kind.as_str()) {
+                one["path"] = json!(of_pod(&kind));
+            }
+        }
+        spec.as_object_mut().unwrap().remove("hostname");
+        spec["process"]["args"][2] = json!("exec sleep 100");
+    };
+    let member = Ordinary::new(script, joins);
+    member.start();
+    let said = member.say(&["exec", "ID", "sh", "-c", script.trim_end_matches("exec sleep 100")]);
+    assert_eq!(said.ok(), format!("0\n{}\n{}\n{}", ids("user"), ids("uts"), ids("ipc")));
+    member.say(&["kill", "ID", "KILL"]).ok();
+    let foreign = Ordinary::new("true", |spec| {
+        for one in spec["linux"]["namespaces"].as_array_mut().unwrap() {
+            if one["type"] == "user" {
+                one["path"] = json!("/proc/1/ns/user");
+            }
+        }
+    });
+    foreign.say(&["run", "ID"]).refused(&["/proc/1/ns/user (linux.namespaces["]);
+}
+
 #[test]
 fn who_is_root_in_a_user_namespace_runs_containers_there() {
     if !is_root() || Command::new("unshare").arg("--version").output().is_err() {

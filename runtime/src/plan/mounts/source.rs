@@ -37,23 +37,26 @@ fn idmap(
     words: &Words,
     namespaces: &Namespaces,
 ) -> Result<Option<Idmap>, Error> {
-    let given = !mount.uid_mappings.is_empty() && !mount.gid_mappings.is_empty();
-    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
-        return Err(Error::invalid(
-            format!("{field}.uidMappings"),
-            "needs gidMappings beside it, and they it",
-        ));
-    }
-    if !given && words.idmap.is_none() {
+    let maps = maps(field, mount)?;
+    if maps.is_none() && words.idmap.is_none() {
         return Ok(None);
     }
-    if !given && !namespaces.has(flag::NEWUSER) {
+    if maps.is_none() && !namespaces.has(flag::NEWUSER) {
         return Err(Error::invalid(format!("{field}.options"), "idmap needs mappings or a user namespace"));
     }
-    check_map(&format!("{field}.uidMappings"), &mount.uid_mappings)?;
-    check_map(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
-    let maps = given.then(|| Maps { uids: map(&mount.uid_mappings), gids: map(&mount.gid_mappings) });
     Ok(Some(Idmap { maps, depth: words.idmap.unwrap_or(Depth::One) }))
+}
+
+/// A mount's own maps (config.md, POSIX-platform Mounts).
+fn maps(field: &str, mount: &spec::Mount) -> Result<Option<Maps>, Error> {
+    let uids = format!("{field}.uidMappings");
+    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
+        return Err(Error::invalid(uids, "needs gidMappings beside it, and they it"));
+    }
+    check_map(&uids, &mount.uid_mappings)?;
+    check_map(&format!("{field}.gidMappings"), &mount.gid_mappings)?;
+    let maps = || Maps { uids: map(&mount.uid_mappings), gids: map(&mount.gid_mappings) };
+    Ok((!mount.uid_mappings.is_empty()).then(maps))
 }
 
 /// The container's own cgroups are there already.
@@ -71,9 +74,14 @@ pub(super) fn file_system(
     kind: &str,
     words: &Words,
 ) -> Result<Source, Error> {
-    if words.is_shifted(mount) {
-        return Err(Error::unsupported(format!("{field}.uidMappings"), "only bind mounts can be idmapped"));
-    }
+    let idmap = match maps(field, mount)? {
+        None if words.idmap.is_some() => {
+            let reason =
+                "idmap needs uidMappings and gidMappings: a new file system has the container's ids already";
+            return Err(Error::invalid(format!("{field}.options"), reason));
+        }
+        maps => maps,
+    };
     let source_field = format!("{field}.source");
     let mut options = Vec::with_capacity(words.data.len() + 1);
     if let Some(source) = &mount.source {
@@ -92,7 +100,7 @@ pub(super) fn file_system(
         true => Content::Copied,
         false => Content::Own,
     };
-    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options, content })
+    Ok(Source::Fs { kind: c_string(&format!("{field}.type"), kind)?, options, content, idmap })
 }
 
 /// mount(8), FILESYSTEM-INDEPENDENT MOUNT OPTIONS: with `bind` the mount alone changes. What is not said stays.

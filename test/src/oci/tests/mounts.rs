@@ -263,7 +263,7 @@ fn file_systems() -> Vec<Test> {
 
 fn mappings() -> Vec<Test> {
     let map = json!([{"containerID": 0, "hostID": 5000, "size": 1000}]);
-    let both = map.clone();
+    let (both, fresh) = (map.clone(), map.clone());
     vec![
         must(POSIX, "uidMappings and gidMappings with idmap shift the owners", move |lab| {
             let mut bundle = lab.bundle()?;
@@ -277,6 +277,17 @@ fn mappings() -> Vec<Test> {
                 "uidMappings": both, "gidMappings": both}),
             );
             let stat = bundle.attempt("stat:/mnt/f")?;
+            that(stat.contains("\"uid\":5007") && stat.contains("\"gid\":5008"), || stat)
+        })
+        .since(1),
+        must(POSIX, "uidMappings and gidMappings shift the owners of a new file system", move |lab| {
+            let mut bundle = lab.bundle()?;
+            bundle.push(
+                "/mounts",
+                json!({"destination": "/mnt", "type": "tmpfs", "source": "t",
+                "options": ["idmap", "uid=7", "gid=8"], "uidMappings": fresh, "gidMappings": fresh}),
+            );
+            let stat = bundle.attempt("stat:/mnt")?;
             that(stat.contains("\"uid\":5007") && stat.contains("\"gid\":5008"), || stat)
         })
         .since(1),
