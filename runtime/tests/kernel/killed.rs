@@ -24,7 +24,7 @@ pub(crate) fn can_run() -> bool {
     is_root() && there
 }
 
-fn bundle() -> Bundle {
+pub(crate) fn bundle() -> Bundle {
     let mut bundle = Bundle::new("exec sleep 100");
     let mark = format!("BERTH_MARK={}", bundle.id);
     bundle.spec["process"]["env"] = json!(["PATH=/bin", mark]);

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::bundle::{Bundle, is_root};
-use crate::checkpoint;
+use crate::{checkpoint, killed};
 
 /// A container whose cgroup systemd makes, in a slice of the test's own.
 struct Scoped(Bundle);
@@ -210,6 +210,27 @@ fn a_limit_that_the_kernel_refuses_leaves_no_scope() {
     scoped.0.write();
     scoped.0.say(&["--systemd-cgroup", "run", "ID"]).refused(&["memory.max", "plenty"]);
     assert!(scoped.is_gone());
+}
+
+/// Every twelfth call: where this runs, each attempt takes seconds. `BERTH_KILL_STEP` takes others.
+#[test]
+fn a_create_killed_at_its_calls_leaves_no_scope() {
+    if Scoped::new("true").is_none() || !killed::can_run() {
+        return;
+    }
+    let bundle = || {
+        let mut bundle = killed::bundle();
+        bundle.spec["linux"]["cgroupsPath"] = json!(format!("berth-test.slice:rt:{}", bundle.id));
+        bundle.write();
+        bundle
+    };
+    let is_gone = |bundle: &Bundle, moment: &str| {
+        let unit = format!("rt-{}.scope", bundle.id);
+        let shown = Command::new("systemctl").args(["show", "--value", "-p", "LoadState", &unit]).output();
+        let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+        assert_eq!(shown.trim(), "not-found", "{unit} {moment}");
+    };
+    killed::everywhere(bundle, &["--systemd-cgroup", "create", "ID"], |_| {}, is_gone, 12);
 }
 
 #[test]
