@@ -152,6 +152,12 @@ impl Images {
         blocking(move || store.remove(&id)).await
     }
 
+    /// Whether the image is on the disk, record and layers: a pull is answered before that, and a power cut until then
+    /// is as if it had come before the pull.
+    pub fn is_settled(&self, image: &Image) -> bool {
+        Digest::parse(&image.id).is_ok_and(|id| self.store().is_settled(&id))
+    }
+
     /// What images take, and what is kept of broken pulls. Walks the latter: for a thread that may wait.
     pub fn usage(&self) -> Usage {
         let (bytes, inodes) = self.store().usage();

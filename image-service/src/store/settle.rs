@@ -40,6 +40,11 @@ impl Store {
         }
     }
 
+    /// Whether no power cut can take the image any more; one that is not here is not settled.
+    pub(crate) fn is_settled(&self, id: &Digest) -> bool {
+        self.images().get(id).is_some_and(|entry| entry.record.unsynced_in.is_none())
+    }
+
     /// Whether there is more to do; when not, the thread is about to end.
     fn goes_on(&self) -> bool {
         let mut settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);

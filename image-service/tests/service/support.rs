@@ -4,6 +4,7 @@ pub(crate) mod cosign;
 pub(crate) mod disk;
 pub(crate) mod docker_registry;
 pub(crate) mod fake;
+pub(crate) mod fragile;
 pub(crate) mod gpg;
 pub(crate) mod picture;
 pub(crate) mod shelf;

@@ -85,7 +85,7 @@ impl Shelf {
         self.0.lock().unwrap().insert(name.to_owned(), picture.clone());
     }
 
-    fn answer(&self, seen: &Seen) -> Reply {
+    pub(crate) fn answer(&self, seen: &Seen) -> Reply {
         let shelf = self.0.lock().unwrap();
         let Some(path) = seen.path.strip_prefix("/v2/") else { return Reply::new(404, "") };
         if path.is_empty() {
