@@ -14,6 +14,7 @@ mod power;
 mod pull;
 mod registry;
 mod resume;
+mod shared;
 mod speed;
 mod support;
 mod transfer;

@@ -153,11 +153,12 @@ async fn fail_again_and_again(kind: &str) {
     // A test beside this one may have made a namespace that has the disk of before.
     let options = if kind == "xfs" { "loop,nouuid" } else { "loop" };
     let promised = Promised::default();
-    let (mut whole, mut kept, mut missing, mut lost, mut hit) = (0, 0, 0, 0, 0);
+    let (mut whole, mut kept, mut missing, mut parts, mut lost, mut hit) = (0, 0, 0, 0, 0, 0);
     for cut in 0..=cuts {
         let when = format!("{kind}, cut {cut}, BERTH_POWER_SEED={seed}");
         let disk = Disk::mount_with(options, &disks.file(at), &node.dir.path().join(format!("disk{cut}")));
         let images = Images::open(settings(&node, &disk.root, cut)).await.unwrap();
+        parts += std::fs::read_dir(disk.root.join("images/parts")).unwrap().count();
         for tag in 0..TAGS {
             let found = images.find(&name(tag));
             let must = promised.lock().unwrap().contains(&tag);
@@ -206,7 +207,7 @@ async fn fail_again_and_again(kind: &str) {
         at = next;
     }
     println!(
-        "{kind}: after {cuts} power cuts {whole} images whole ({kept} settled before), {missing} not there; \
+        "{kind}: after {cuts} power cuts {whole} images whole ({kept} settled before), {missing} not there, parts of {parts} blobs; \
          {hit} cuts before a flush was done, {lost} writes lost"
     );
     // What few cuts may miss, many may not.
