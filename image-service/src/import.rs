@@ -28,6 +28,7 @@ use crate::reference::Reference;
 use crate::store::{Content, Hold, Name};
 use crate::unpack::Expected;
 use crate::unpack::decrypt::Cipher;
+use crate::unpack::window::{LARGEST_LOG, USUAL_LOG};
 use documents::Documents;
 use place::Place;
 
@@ -310,15 +311,22 @@ impl Pulls {
         layer: FoundLayer,
         cipher: Option<Cipher>,
     ) -> Result<Hold, Error> {
-        let permission = match self.permission(&layer.expected.diff_id).await? {
-            Ok(hold) => return Ok(hold),
-            Err(permission) => permission,
-        };
-        let source = archive.place.file(&layer.file)?;
-        let source = BufReader::with_capacity(READ_BYTES, source);
-        let counted = Counted::choose(&self.pull_cgroup, &self.unpacker, None);
-        let sealed = Sealed { expected: layer.expected, cipher, counted };
-        Ok(self.clone().make_layer(source, sealed, permission, || ()).await?)
+        let mut window_log = USUAL_LOG;
+        loop {
+            let permission = match self.permission(&layer.expected.diff_id).await? {
+                Ok(hold) => return Ok(hold),
+                Err(permission) => permission,
+            };
+            let source = archive.place.file(&layer.file)?;
+            let source = BufReader::with_capacity(READ_BYTES, source);
+            let counted = Counted::choose(&self.pull_cgroup, &self.unpacker, None);
+            let (expected, cipher) = (layer.expected.clone(), cipher.clone());
+            let sealed = Sealed { expected, cipher, counted, window_log };
+            match self.clone().make_layer(source, sealed, permission, || ()).await {
+                Err(unmade) if unmade.larger_window && window_log < LARGEST_LOG => window_log = LARGEST_LOG,
+                made => return Ok(made?),
+            }
+        }
     }
 }
 

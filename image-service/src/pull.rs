@@ -16,6 +16,7 @@ mod layer;
 mod progress;
 mod resumable;
 mod source;
+mod windows;
 
 pub(crate) use self::layer::Sealed;
 pub(crate) use self::progress::LayerWatch;
@@ -33,6 +34,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tracing::Instrument;
 
 use self::counted::{Counted, PullCgroup};
+use self::windows::Windows;
 use crate::auth::Credentials;
 use crate::digest::Digest;
 use crate::error::Error;
@@ -41,6 +43,7 @@ use crate::images::Settings;
 use crate::manifest;
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Store};
+use crate::unpack::window::USUAL_LOG;
 
 /// What to pull, with whose credentials, and who watches.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +83,7 @@ pub(crate) struct Pulls {
     slots: Arc<Semaphore>,
     /// All of the slots.
     parallel_layers: usize,
+    windows: Arc<Windows>,
     turns: Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>,
     under_way: Arc<Mutex<HashMap<Digest, UnderWay>>>,
 }
@@ -97,6 +101,7 @@ impl Pulls {
             more_connections: Arc::new(Semaphore::new(settings.more_connections)),
             slots: Arc::new(Semaphore::new(settings.parallel_layers.max(1))),
             parallel_layers: settings.parallel_layers.max(1),
+            windows: Arc::default(),
             turns: Arc::default(),
             under_way: Arc::default(),
         }
@@ -164,8 +169,8 @@ impl Pulls {
         let layers = layers.map(|(at, ((layer, diff_id), cipher))| {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
-            let counted = counted.as_ref();
-            layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, watch }
+            let (counted, window_log) = (counted.as_ref(), USUAL_LOG);
+            layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, window_log, watch }
         });
         let holds = match self.layers(layers.collect()).await {
             Err(error @ Error::DiskFull { .. }) => {

@@ -22,6 +22,7 @@ mod replaced;
 pub(crate) mod stream;
 pub(crate) mod tree;
 pub(crate) mod usage;
+pub(crate) mod window;
 
 use std::io::BufRead;
 
@@ -98,7 +99,7 @@ pub fn unpack(
     limits: Limits,
     give_up: impl FnOnce(),
 ) -> Result<Unpacked, Error> {
-    let way = Way { cipher: None, alone_below: SMALL_BYTES };
+    let way = Way { cipher: None, alone_below: SMALL_BYTES, window_log: window::LARGEST_LOG };
     unpack_sealed(source, root, expected, way, limits, |_| give_up())
 }
 
@@ -109,6 +110,8 @@ pub(crate) struct Way<'a> {
     pub(crate) cipher: Option<&'a Cipher>,
     /// A layer smaller than this gets no second thread.
     pub(crate) alone_below: u64,
+    /// zstd's windows are no larger than two to the power of this.
+    pub(crate) window_log: u32,
 }
 
 /// The same, by a way that may be another.
@@ -122,7 +125,7 @@ pub(crate) fn unpack_sealed(
 ) -> Result<Unpacked, Error> {
     let algorithm = expected.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
     let packed = Packed::new(Source::new(source, algorithm), way.cipher);
-    let inflater = Inflater::new(packed).map_err(Error::Stream)?;
+    let inflater = Inflater::within(packed, way.window_log).map_err(Error::Stream)?;
     if inflater.is_plain() || expected.size.is_some_and(|size| size < way.alone_below) {
         return unpack_blocks(inflater, root, expected, limits);
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use super::frontier::Frontier;
 use crate::unpack::stream::read_from_buffer;
+use crate::unpack::window;
 
 const BUFFER_BYTES: usize = 256 << 10;
-/// The first read must show enough to tell how the layer is packed.
-pub(super) const MAGIC_BYTES: u64 = 8;
+/// The first read must show enough to tell how the layer is packed, and what memory that takes.
+pub(super) const MAGIC_BYTES: u64 = window::HEADER_BYTES as u64;
 
 #[derive(Debug)]
 pub(super) struct Behind {

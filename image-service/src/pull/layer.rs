@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::counted::Counted;
 use super::source::{Downloaded, download, pipe};
+use super::windows::{self, Where};
 use super::{LayerStage, LayerWatch, Pulls, blocking};
 use crate::digest::Digest;
 use crate::error::Error;
@@ -19,9 +20,10 @@ use crate::image::Layer;
 use crate::images::step;
 use crate::manifest::Descriptor;
 use crate::registry::Repository;
-use crate::store::{Hold, Store};
+use crate::store::Hold;
 use crate::unpack::apart::{Blame, unpack_apart};
 use crate::unpack::decrypt::Cipher;
+use crate::unpack::window::{self, Asked, LARGEST_LOG, USUAL_LOG};
 use crate::unpack::{self, Expected, Limits, SMALL_BYTES, Unpacked, Way};
 
 /// What a thread must hold while it makes a layer: its turn, and one of the node's slots.
@@ -38,6 +40,8 @@ pub(super) struct Wanted<'a> {
     pub(super) diff_id: Digest,
     pub(super) cipher: Option<Cipher>,
     pub(super) counted: Option<&'a Counted>,
+    /// What its zstd frames are known to ask for.
+    pub(super) window_log: u32,
     pub(super) watch: LayerWatch<'a>,
 }
 
@@ -49,6 +53,7 @@ pub(crate) struct Sealed {
     pub(crate) cipher: Option<Cipher>,
     /// None where it is unpacked by a thread.
     pub(crate) counted: Option<Counted>,
+    pub(crate) window_log: u32,
 }
 
 /// Why there is no layer.
@@ -59,11 +64,13 @@ pub(crate) struct Unmade {
     pub(crate) wrong_bytes: bool,
     /// Some of them were of an earlier pull, so the registry need not be to blame.
     pub(crate) resumed: bool,
+    /// A frame after the first asks for a larger window than that: it is to be had with the largest.
+    pub(crate) larger_window: bool,
 }
 
 impl From<Error> for Unmade {
     fn from(error: Error) -> Unmade {
-        Unmade { error, wrong_bytes: false, resumed: false }
+        Unmade { error, wrong_bytes: false, resumed: false, larger_window: false }
     }
 }
 
@@ -77,7 +84,8 @@ impl Wanted<'_> {
     pub(super) fn sealed(&self) -> Sealed {
         let (digest, size) = (self.descriptor.digest.clone(), self.descriptor.size);
         let expected = Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() };
-        Sealed { expected, cipher: self.cipher.clone(), counted: self.counted.cloned() }
+        let (cipher, counted) = (self.cipher.clone(), self.counted.cloned());
+        Sealed { expected, cipher, counted, window_log: self.window_log }
     }
 }
 
@@ -97,7 +105,7 @@ impl Pulls {
     }
 
     /// Holds a layer that is there, or makes it. Wrong bytes are asked for again of whoever else has them.
-    async fn layer(&self, wanted: Wanted<'_>) -> Result<Hold, Error> {
+    async fn layer(&self, mut wanted: Wanted<'_>) -> Result<Hold, Error> {
         loop {
             let made = match self.permission(&wanted.diff_id).await? {
                 Ok(hold) => Ok((hold, LayerStage::WasThere)),
@@ -110,6 +118,10 @@ impl Pulls {
                 Ok((hold, stage)) => {
                     wanted.watch.finished(stage);
                     return Ok(hold);
+                }
+                Err(unmade) if unmade.larger_window && wanted.window_log < LARGEST_LOG => {
+                    wanted.window_log = LARGEST_LOG;
+                    wanted.watch.again();
                 }
                 // What was kept is gone by now, and each endpoint is distrusted once, so this ends.
                 Err(unmade) if unmade.resumed => wanted.watch.again(),
@@ -177,7 +189,7 @@ impl Pulls {
         let limits = Limits::new(self.max_layer_bytes);
         let alone_below = self.alone_below();
         let made = blocking(move || {
-            let made = make(&self.store, source, &sealed, alone_below, limits, &give_up);
+            let made = make(&self, source, &sealed, alone_below, limits, &give_up);
             if made.is_err() {
                 give_up();
             }
@@ -199,27 +211,39 @@ impl Pulls {
 }
 
 fn make(
-    store: &Arc<Store>,
-    source: impl BufRead + Send,
+    pulls: &Pulls,
+    mut source: impl BufRead + Send,
     sealed: &Sealed,
     alone_below: u64,
     limits: Limits,
     give_up: &(impl Fn() + Sync),
 ) -> Result<Hold, Unmade> {
-    let Sealed { expected, cipher, counted } = sealed;
-    let way = Way { cipher: cipher.as_ref(), alone_below };
+    let (store, Sealed { expected, cipher, counted, window_log }) = (&pulls.store, sealed);
+    let failed = |error: unpack::Error| {
+        let (wrong_bytes, larger_window) = (error.may_be_wrong_bytes(), error.wants_larger_window());
+        let error = Error::layer(&expected.diff_id, store.root(), error);
+        Unmade { error, wrong_bytes, resumed: false, larger_window }
+    };
     let ingest = store.ingest()?;
-    let unpacked = match counted {
-        None => {
+    let asked = source.fill_buf().map_err(|error| failed(unpack::Error::Stream(error)))?;
+    let asked = if cipher.is_some() { Asked::Unknown } else { window::asked(asked) };
+    let place = windows::decide(asked, *window_log);
+    let window_log = if place == Where::Apart { LARGEST_LOG } else { USUAL_LOG };
+    let way = Way { cipher: cipher.as_ref(), alone_below, window_log };
+    let what = (ingest.path(), expected);
+    let _window = pulls.windows.take(place);
+    let unpacked = match (counted, place) {
+        (_, Where::TooMuch) => Err(unpack::Error::Window(1 << LARGEST_LOG)),
+        (Some(counted), _) => unpack_counted(source, counted, what, way, limits, give_up),
+        (None, Where::Apart) if !pulls.unpacker.is_empty() => {
+            unpack_apart(source, &pulls.unpacker, |_| Ok(()), what, way, limits, give_up)
+        }
+        (None, _) => {
             let root = ingest.open()?;
             unpack::unpack_sealed(source, root, expected, way, limits, |_| give_up())
         }
-        Some(counted) => unpack_counted(source, counted, (ingest.path(), expected), way, limits, give_up),
     };
-    let unpacked = unpacked.map_err(|error| {
-        let wrong_bytes = error.may_be_wrong_bytes();
-        Unmade { error: Error::layer(&expected.diff_id, store.root(), error), wrong_bytes, resumed: false }
-    })?;
+    let unpacked = unpacked.map_err(failed)?;
     let layer = Layer {
         diff_id: expected.diff_id.clone(),
         bytes: unpacked.bytes,

@@ -88,6 +88,8 @@ impl Pulls {
                 remove(part).await?;
                 Err(error.into())
             }
+            // The bytes were right, and are wanted again.
+            (Brought::All | Brought::Unwanted, Err(unmade)) if unmade.larger_window => Err(unmade),
             (Brought::All | Brought::Unwanted, Err(unmade)) => {
                 remove(part).await?;
                 if unmade.wrong_bytes && resumed {

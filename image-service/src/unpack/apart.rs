@@ -43,6 +43,7 @@ struct Job {
     entries: u64,
     unsuspicious: u64,
     alone_below: u64,
+    window_log: u32,
     cipher: Option<Cipher>,
 }
 
@@ -62,6 +63,8 @@ pub enum Blame {
     Layer,
     /// The bytes made no archive; they may be others than were asked for.
     Archive,
+    /// A later frame asks for a larger window than the first.
+    Window,
     Machine,
 }
 
@@ -89,6 +92,7 @@ pub(crate) fn unpack_apart(
         entries: limits.entries,
         unsuspicious: limits.unsuspicious,
         alone_below: way.alone_below,
+        window_log: way.window_log,
         cipher: way.cipher.cloned(),
     };
     let job = serde_json::to_vec(&job).map_err(|error| machine("telling it what to do")(error.into()))?;
@@ -215,7 +219,7 @@ fn worked(input: &mut (impl BufRead + Send)) -> Result<Unpacked, Error> {
         open_root(&job.dir).map_err(|errno| machine("opening the place for the layer")(errno.into()))?;
     let expected = Expected { digest: job.digest, size: job.size, diff_id: job.diff_id };
     let limits = Limits { bytes: job.bytes, entries: job.entries, unsuspicious: job.unsuspicious };
-    let way = Way { cipher: job.cipher.as_ref(), alone_below: job.alone_below };
+    let way = Way { cipher: job.cipher.as_ref(), alone_below: job.alone_below, window_log: job.window_log };
     // A second thread may wait for bytes that may never come, and ends with this process.
     unpack_sealed(input, root, &expected, way, limits, |error| {
         say(&failed(error));
@@ -246,6 +250,9 @@ fn say(answer: &Answer) -> ExitCode {
 
 impl Error {
     fn blame(&self) -> Blame {
+        if self.wants_larger_window() {
+            return Blame::Window;
+        }
         match (self.is_disk_full(), self.is_mismatch(), self.may_be_wrong_bytes()) {
             (true, ..) => Blame::Disk,
             (false, true, true) => Blame::Bytes,

@@ -5,6 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use super::apart::Blame;
+use super::window::LARGEST_LOG;
 use crate::digest::Digest;
 
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,9 @@ pub enum Error {
     TooMany(u64),
     #[error("{compressed} bytes became more than {unpacked}: this is a decompression bomb")]
     Bomb { compressed: u64, unpacked: u64 },
+    /// The next that is tried is larger, where there is one.
+    #[error("it is packed by zstd with a window of more than {} MiB", .0 >> 20)]
+    Window(u64),
     #[error("its size is {found} where {expected} was announced")]
     Size { expected: u64, found: u64 },
     #[error("its digest is {found} where {expected} was announced")]
@@ -110,8 +114,18 @@ impl Error {
             | Error::TooLarge(_)
             | Error::TooMany(_)
             | Error::Bomb { .. }
+            | Error::Window(_)
             | Error::Size { .. }
             | Error::Digest { .. } => true,
+        }
+    }
+
+    /// Whether a larger window would have done.
+    pub(crate) fn wants_larger_window(&self) -> bool {
+        match self {
+            Error::Apart { blame, .. } => *blame == Blame::Window,
+            Error::Window(given) => *given < 1 << LARGEST_LOG,
+            _ => false,
         }
     }
 

@@ -10,11 +10,12 @@ use super::decrypt::Packed;
 use super::error::Error;
 use super::gzip::Gzip;
 use super::recipe::{Recorded, Tape};
+use super::window::LARGEST_LOG;
 
 /// gzip reaches 1032 at most; zstd goes further only with long runs of one byte.
 const MAX_RATIO: u64 = 4096;
-/// The largest window a zstd frame may ask for (128 MiB, the format's own default for decoders).
-const ZSTD_WINDOW_LOG: u32 = 27;
+/// What zstd says of a frame whose window is larger than allowed (`ZSTD_error_frameParameter_windowTooLarge`).
+const LARGE_WINDOW: &str = "Frame requires too much memory for decoding";
 
 /// The bytes as they came. Hashes what it hands on.
 pub(crate) struct Source<R> {
@@ -65,17 +66,23 @@ impl<R: BufRead> BufRead for Source<R> {
 pub(crate) enum Inflater<R: BufRead> {
     Plain(Box<Packed<R>>),
     Gzip(Box<Gzip<Packed<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Packed<R>>>),
+    Zstd { decoder: Box<zstd::stream::read::Decoder<'static, Packed<R>>>, window_log: u32 },
 }
 
 impl<R: BufRead> Inflater<R> {
-    pub(crate) fn new(mut packed: Packed<R>) -> io::Result<Inflater<R>> {
+    /// For archives that an operator names, and layers that have a process of their own.
+    pub(crate) fn new(packed: Packed<R>) -> io::Result<Inflater<R>> {
+        Inflater::within(packed, LARGEST_LOG)
+    }
+
+    /// The same, with windows of at most two to the power of `window_log` bytes.
+    pub(crate) fn within(mut packed: Packed<R>, window_log: u32) -> io::Result<Inflater<R>> {
         match packed.fill_buf()? {
             [0x1f, 0x8b, ..] => Ok(Inflater::Gzip(Box::new(Gzip::new(packed)))),
             [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
                 let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-                Ok(Inflater::Zstd(Box::new(decoder)))
+                decoder.window_log_max(window_log)?;
+                Ok(Inflater::Zstd { decoder: Box::new(decoder), window_log })
             }
             _ => Ok(Inflater::Plain(Box::new(packed))),
         }
@@ -90,7 +97,7 @@ impl<R: BufRead> Inflater<R> {
         match self {
             Inflater::Plain(packed) => packed.count(),
             Inflater::Gzip(decoder) => decoder.get_ref().count(),
-            Inflater::Zstd(decoder) => decoder.get_ref().count(),
+            Inflater::Zstd { decoder, .. } => decoder.get_ref().count(),
         }
     }
 
@@ -98,7 +105,7 @@ impl<R: BufRead> Inflater<R> {
         match self {
             Inflater::Plain(packed) => *packed,
             Inflater::Gzip(decoder) => decoder.into_inner(),
-            Inflater::Zstd(decoder) => decoder.finish(),
+            Inflater::Zstd { decoder, .. } => decoder.finish(),
         }
     }
 }
@@ -108,7 +115,12 @@ impl<R: BufRead> Read for Inflater<R> {
         match self {
             Inflater::Plain(packed) => packed.read(buffer),
             Inflater::Gzip(decoder) => decoder.read(buffer),
-            Inflater::Zstd(decoder) => decoder.read(buffer),
+            Inflater::Zstd { decoder, window_log } => {
+                decoder.read(buffer).map_err(|error| match error.to_string() == LARGE_WINDOW {
+                    true => io::Error::other(Error::Window(1 << *window_log)),
+                    false => error,
+                })
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Layers unpacked by processes of their own, whose work is counted in a cgroup.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use image_service::{Error, Outcome, PullCgroup, PullRequest, Settings, Verifying};
@@ -65,10 +66,15 @@ impl Drop for Cgroup {
     }
 }
 
-fn apart(settings: &mut Settings, cgroup: PullCgroup) {
+/// The program that unpacks, and its words.
+pub(crate) fn unpacker() -> Vec<OsString> {
     let own = std::env::current_exe().unwrap().into_os_string();
     let words = ["counted::unpacks_for_another", "--exact", "--ignored", "--nocapture"].map(Into::into);
-    settings.unpacker = [own].into_iter().chain(words).collect();
+    [own].into_iter().chain(words).collect()
+}
+
+fn apart(settings: &mut Settings, cgroup: PullCgroup) {
+    settings.unpacker = unpacker();
     settings.pull_cgroup = cgroup;
 }
 

@@ -10,6 +10,7 @@ mod crash;
 mod disk_failures;
 mod encrypted;
 mod examples;
+mod memory;
 mod power;
 mod pull;
 mod registry;

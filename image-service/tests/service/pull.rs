@@ -467,7 +467,7 @@ async fn images_come_and_go_while_others_come() {
 }
 
 #[tokio::test]
-async fn a_large_layer_passes_through_little_memory() {
+async fn progress_ends_with_all_bytes_of_a_large_layer() {
     let text: String = noise(8 << 20).iter().map(|byte| char::from(b'a' + byte % 26)).collect();
     let picture = image(&[tar(&[("large", &text)])], json!({}));
     let (_fake, _node, images) = serving(&[("a:1", &picture)]).await;

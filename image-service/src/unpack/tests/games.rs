@@ -153,5 +153,5 @@ fn a_window_that_asks_for_too_much_memory_is_refused() {
     let frame = [&[0x28, 0xb5, 0x2f, 0xfd, 0x00, 21 << 3][..], &[1, 0, 0]].concat();
     let expected = Expected { digest: None, size: None, diff_id: Digest::sha256(b"") };
     let error = Place::new().unpack_as(&frame, &expected).unwrap_err();
-    assert!(matches!(error, Error::Stream(_)), "{error}");
+    assert!(matches!(error, Error::Window(0x800_0000)), "{error}");
 }
