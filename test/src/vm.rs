@@ -70,7 +70,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { lsm: Lsm::AppArmor, timeout: Duration::from_secs(1200), memory_mib: 3072 }
+        Options { lsm: Lsm::AppArmor, timeout: Duration::from_secs(2700), memory_mib: 3072 }
     }
 }
 
