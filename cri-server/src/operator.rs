@@ -14,6 +14,7 @@ mod config_command;
 mod doctor;
 mod image;
 mod measure;
+mod pulls;
 mod say;
 pub mod service;
 mod status;
@@ -89,6 +90,9 @@ enum ImageCommand {
         /// Only says what is damaged.
         #[arg(long)]
         no_repair: bool,
+        /// A file with credentials for what is pulled again, looked at before the node's own.
+        #[arg(long, value_name = "FILE")]
+        auth_file: Vec<PathBuf>,
     },
     /// Lists the images of this node.
     List,
@@ -96,7 +100,12 @@ enum ImageCommand {
     Pull {
         /// `registry/repository:tag` or `@sha256:…`.
         reference: String,
+        /// A file with credentials, looked at before the node's own.
+        #[arg(long, value_name = "FILE")]
+        auth_file: Vec<PathBuf>,
     },
+    /// Lists the pulls that go on, the kubelet's as well, and how far each is.
+    Pulls,
 }
 
 #[derive(Debug, Args)]

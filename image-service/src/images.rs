@@ -16,7 +16,7 @@ use crate::image::Image;
 use crate::import::Opened;
 use crate::policy::{Manifest, Policy, Verdict};
 use crate::pull::counted::Counted;
-use crate::pull::{PullRequest, Pulls, blocking};
+use crate::pull::{PullRequest, PullUnderWay, Pulls, blocking};
 use crate::reference::Reference;
 use crate::registries_conf::RegistriesConf;
 use crate::registry::{self, Registry, Repository, Resolved};
@@ -126,6 +126,11 @@ impl Images {
         .await
     }
 
+    /// The pulls that go on, the oldest first: those of the kubelet as well as an operator's.
+    pub fn pulls(&self) -> Vec<PullUnderWay> {
+        self.inner.pulls.under_way()
+    }
+
     /// All images, sorted by id.
     pub fn list(&self) -> Vec<Arc<Image>> {
         self.store().snapshot().list()
@@ -230,13 +235,13 @@ impl Images {
         let policy = policy.map_err(Error::Policy)?;
         let candidates = inner.registry.registries().candidates(name).map_err(Error::registries)?;
         let own = namespace_auth_file(&inner.settings, request.namespace.as_deref());
+        let own: Vec<PathBuf> = request.auth_files.iter().cloned().chain(own).collect();
         let mut last = Error::NotFound { name: name.clone(), source: None };
         for reference in candidates {
             let demand = policy.demand(&reference).map_err(Error::Policy)?;
             let failed = |error| Error::registry(name, error);
             let credentials = request.credentials.as_ref().filter(|given| given.suit(name, &reference));
-            let repository =
-                inner.registry.repository_for(&reference, credentials, own.as_slice()).map_err(failed)?;
+            let repository = inner.registry.repository_for(&reference, credentials, &own).map_err(failed)?;
             match repository.resolve(&inner.settings.platform).await {
                 Ok(resolved) => {
                     let (manifest, registries_d) = (Manifest::of(&resolved), &inner.settings.registries_d);

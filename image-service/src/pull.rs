@@ -16,17 +16,19 @@ mod layer;
 mod progress;
 mod resumable;
 mod source;
+mod told;
 mod windows;
 
 pub(crate) use self::layer::Sealed;
 pub(crate) use self::progress::LayerWatch;
 pub use self::progress::{LayerProgress, LayerStage, Progress};
+pub use self::told::PullUnderWay;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
@@ -52,6 +54,8 @@ pub struct PullRequest {
     pub credentials: Option<Credentials>,
     /// Of the pod that the image is for: it may have credentials of its own on this node.
     pub namespace: Option<String>,
+    /// Looked at before any other, in their order; absolute.
+    pub auth_files: Vec<PathBuf>,
     /// Where the cgroup of that pod is, `/kubepods/…`: what the pull costs may be counted there.
     pub pod_cgroup: Option<String>,
     /// Gets the newest state whenever it changes; a slow watcher misses steps, never the end.
@@ -63,8 +67,33 @@ type Fetching = Shared<BoxFuture<'static, Result<Arc<Content>, Error>>>;
 /// A pull that others can join for as long as someone waits for it.
 #[derive(Debug)]
 struct UnderWay {
+    name: String,
+    began: Instant,
     fetching: WeakShared<BoxFuture<'static, Result<Arc<Content>, Error>>>,
     progress: watch::Receiver<Progress>,
+}
+
+/// Whose pull an asker waits for.
+#[derive(Debug, PartialEq, Eq)]
+enum Whose {
+    Ours,
+    /// Who began it called the image this.
+    AnothersAs(String),
+}
+
+impl Whose {
+    /// Whether what closed that pull's way may be open to `name`, as its present asker has found it: credentials are an
+    /// asker's own, and so is the registry where the names differ.
+    fn is_ours_open(&self, name: &str, error: &Error) -> bool {
+        let Whose::AnothersAs(other) = self else { return false };
+        match error {
+            Error::Unauthorized { .. } | Error::NotFound { .. } | Error::Configuration(_) => true,
+            Error::RegistryUnavailable { .. } | Error::Unusable { .. } | Error::Verification { .. } => {
+                other != name
+            }
+            _ => false,
+        }
+    }
 }
 
 /// All pulls of the node; cheap to clone.
@@ -116,36 +145,71 @@ impl Pulls {
         counted: Option<Counted>,
         watcher: Option<watch::Sender<Progress>>,
     ) -> Result<Arc<Content>, Error> {
-        let (fetching, progress) = self.join(name, repository, resolved, counted);
-        match watcher {
-            None => fetching.await,
-            Some(watcher) => watched(fetching, progress, &watcher).await,
+        loop {
+            let (whose, fetching, progress) = self.join(name, &repository, &resolved, counted.as_ref());
+            let done = match &watcher {
+                None => fetching.await,
+                Some(watcher) => watched(fetching, progress, watcher).await,
+            };
+            match done {
+                // Another's way to the image was closed. This one is ours, and each asker goes its own once.
+                Err(error) if whose.is_ours_open(name, &error) => {
+                    tracing::debug!(image = name, %error, "another's pull failed; this one is tried by itself");
+                }
+                done => return done.map(|content| content.with(&resolved)),
+            }
         }
+    }
+
+    /// All that go on, the oldest first.
+    pub(crate) fn under_way(&self) -> Vec<PullUnderWay> {
+        let under_way = lock(&self.under_way);
+        let goes_on = |other: &UnderWay| other.fetching.upgrade().is_some_and(|one| one.peek().is_none());
+        let going = under_way.iter().filter(|(_, other)| goes_on(other));
+        let mut all: Vec<_> = going
+            .map(|(digest, other)| PullUnderWay {
+                name: other.name.clone(),
+                digest: digest.clone(),
+                age: other.began.elapsed(),
+                progress: other.progress.borrow().clone(),
+            })
+            .collect();
+        all.sort_by_key(|one| std::cmp::Reverse(one.age));
+        all
     }
 
     fn join(
         &self,
         name: &str,
-        repository: Repository,
-        resolved: Resolved,
-        counted: Option<Counted>,
-    ) -> (Fetching, watch::Receiver<Progress>) {
+        repository: &Repository,
+        resolved: &Resolved,
+        counted: Option<&Counted>,
+    ) -> (Whose, Fetching, watch::Receiver<Progress>) {
         let mut under_way = lock(&self.under_way);
         under_way.retain(|_, other| other.fetching.upgrade().is_some());
         let digest = resolved.documents.last().map(|document| document.digest.clone());
         let digest = digest.unwrap_or_else(|| resolved.digest().clone());
         if let Some(other) = under_way.get(&digest)
             && let Some(fetching) = other.fetching.upgrade()
+            // One that has failed is nothing to join, however many have yet to hear of it.
+            && !matches!(fetching.peek(), Some(Err(_)))
         {
-            return (fetching, other.progress.clone());
+            return (Whose::AnothersAs(other.name.clone()), fetching, other.progress.clone());
         }
         let (sender, progress) = watch::channel(Progress::of(&resolved.manifest));
-        let fetching = self.clone().fetch(name.to_owned(), repository, resolved, counted, sender);
+        let (pulls, own, seen) = (self.clone(), name.to_owned(), progress.clone());
+        let (repository, resolved) = (repository.clone(), resolved.clone());
+        let counted = counted.cloned();
+        let fetching = async move {
+            let fetching = pulls.fetch(own.clone(), repository, resolved, counted, sender);
+            told::told(&own, seen, told::EVERY, fetching).await
+        };
         let fetching = fetching.in_current_span().boxed().shared();
         if let Some(weak) = fetching.downgrade() {
-            under_way.insert(digest, UnderWay { fetching: weak, progress: progress.clone() });
+            let (name, began) = (name.to_owned(), Instant::now());
+            under_way.insert(digest, UnderWay { name, began, fetching: weak, progress: progress.clone() });
         }
-        (fetching, progress)
+        (Whose::Ours, fetching, progress)
     }
 
     async fn fetch(

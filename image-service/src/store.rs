@@ -48,6 +48,7 @@ use crate::images::Settings;
 use crate::layered::Layered;
 use crate::manifest::{self, ArtifactFile, Document};
 use crate::policy::Verdict;
+use crate::registry::{Fetched, Resolved};
 use crate::{mend, mountplan, unpack};
 use index::{Change, Index};
 use record::Record;
@@ -92,6 +93,23 @@ pub(crate) struct Content {
     pub(crate) hold: Hold,
     /// Manifests, indexes and the configuration.
     pub(crate) documents: Vec<(Digest, Vec<u8>)>,
+}
+
+impl Content {
+    /// With the documents by which another asker came to it: an index of another name, say.
+    pub(crate) fn with(self: Arc<Content>, resolved: &Resolved) -> Arc<Content> {
+        let is_new = |one: &&Fetched| !self.documents.iter().any(|(known, _)| *known == one.digest);
+        let new: Vec<_> = resolved.documents.iter().filter(is_new).collect();
+        if new.is_empty() {
+            return self;
+        }
+        // Before the configuration, which is the last.
+        let new = new.into_iter().map(|one| (one.digest.clone(), one.bytes.to_vec()));
+        let documents = new.chain(self.documents.iter().cloned()).collect();
+        let Content { id, config, accounts, hold, .. } = &*self;
+        let (id, config, accounts) = (id.clone(), config.clone(), accounts.clone());
+        Arc::new(Content { id, config, accounts, hold: hold.clone(), documents })
+    }
 }
 
 impl Store {

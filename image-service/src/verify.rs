@@ -1,6 +1,7 @@
 //! Holding the store against its digests, and mending what is damaged by pulling that, and only that, again.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -18,6 +19,22 @@ pub struct Verifying {
     /// Layers and documents' images looked at, and how many there are.
     pub done: usize,
     pub all: usize,
+}
+
+/// What is to become of what is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Repair {
+    /// It is only told.
+    Leave,
+    /// It is pulled again, with the credentials of these files or of the node's own.
+    Mend { auth_files: Vec<PathBuf> },
+}
+
+impl Repair {
+    /// With the node's own credentials.
+    pub fn mend() -> Repair {
+        Repair::Mend { auth_files: Vec::new() }
+    }
 }
 
 /// Something that is not as it should be, or that nobody can tell.
@@ -52,12 +69,12 @@ pub struct Verified {
 }
 
 impl Images {
-    /// Looks at these images, or all, and mends what is damaged when `repair` says so. Pulls and containers go
+    /// Looks at these images, or all, and does with what is damaged what `repair` says. Pulls and containers go
     /// on meanwhile; a layer that a container uses is not exchanged under it.
     pub async fn verify(
         &self,
         names: &[String],
-        repair: bool,
+        repair: &Repair,
         progress: watch::Sender<Verifying>,
     ) -> Result<Verified, Error> {
         let images = self.chosen(names)?;
@@ -90,11 +107,14 @@ impl Images {
         names.iter().map(|name| self.find(name).ok_or_else(|| missing(name))).collect()
     }
 
-    async fn verify_documents(&self, image: &Arc<Image>, repair: bool) -> Result<Vec<Finding>, Error> {
+    async fn verify_documents(&self, image: &Arc<Image>, repair: &Repair) -> Result<Vec<Finding>, Error> {
         let (store, id) = (self.store().clone(), image_id(image));
         let damaged = blocking(move || store.damaged_documents(&id)).await?;
         let Some(first) = damaged.first() else { return Ok(Vec::new()) };
-        let outcome = if repair { self.mend(image).await } else { Outcome::Left };
+        let outcome = match repair {
+            Repair::Mend { auth_files } => self.mend(image, auth_files).await,
+            Repair::Leave => Outcome::Left,
+        };
         let why = format!("{} of its documents are not what their digests say", damaged.len());
         Ok(vec![Finding { image: called(image), object: first.to_string(), why, outcome }])
     }
@@ -103,7 +123,7 @@ impl Images {
         &self,
         diff_id: &Digest,
         image: &Arc<Image>,
-        repair: bool,
+        repair: &Repair,
     ) -> Result<Option<Finding>, Error> {
         let store = self.store().clone();
         // Held, so that nobody takes it away while it is looked at. One that went meanwhile is nobody's.
@@ -123,12 +143,16 @@ impl Images {
         Ok(match proof.await? {
             Proof::Whole => None,
             Proof::Unknown(why) => Some(finding(why.to_owned(), Outcome::Unknown)),
-            Proof::Damaged(why) if !repair => Some(finding(why, Outcome::Left)),
-            Proof::Damaged(why) => Some(finding(why, self.mend_layer(diff_id, image).await)),
+            Proof::Damaged(why) => Some(match repair {
+                Repair::Leave => finding(why, Outcome::Left),
+                Repair::Mend { auth_files } => {
+                    finding(why, self.mend_layer(diff_id, image, auth_files).await)
+                }
+            }),
         })
     }
 
-    async fn mend_layer(&self, diff_id: &Digest, image: &Arc<Image>) -> Outcome {
+    async fn mend_layer(&self, diff_id: &Digest, image: &Arc<Image>, auth_files: &[PathBuf]) -> Outcome {
         // Whoever gives up the verifying drops the mark too.
         let mark = match self.mark_damaged(diff_id).await {
             Ok(Ok(mark)) => mark,
@@ -137,7 +161,7 @@ impl Images {
             }
             Err(error) => return Outcome::Not(chain(&error)),
         };
-        let outcome = self.mend(image).await;
+        let outcome = self.mend(image, auth_files).await;
         drop(mark);
         if outcome != Outcome::Mended {
             return outcome;
@@ -151,13 +175,19 @@ impl Images {
     }
 
     /// Pulls an image again by what it was pulled as. What is whole is not fetched.
-    async fn mend(&self, image: &Arc<Image>) -> Outcome {
+    async fn mend(&self, image: &Arc<Image>, auth_files: &[PathBuf]) -> Outcome {
         let Some(name) = image.repo_digests.first().or(image.repo_tags.first()) else {
             return Outcome::Not("it was not pulled but imported; import it again".to_owned());
         };
-        let request = PullRequest { reference: name.clone(), ..PullRequest::default() };
+        let (reference, auth_files) = (name.clone(), auth_files.to_vec());
+        let request = PullRequest { reference, auth_files, ..PullRequest::default() };
         match self.pull_again(request, image_id(image)).await {
             Ok(()) => Outcome::Mended,
+            // Whatever pod it was pulled for had them; the node keeps none of a pod's.
+            Err(error @ Error::Unauthorized { .. }) => Outcome::Not(format!(
+                "{name} is given only to who has credentials: verify it again with --auth-file FILE, or pull it anew; {}",
+                chain(&error)
+            )),
             Err(error) => Outcome::Not(chain(&error)),
         }
     }

@@ -33,6 +33,29 @@ pub struct ImportImageRequest {
 pub struct PullImageRequest {
     #[prost(string, tag = "1")]
     pub reference: ::prost::alloc::string::String,
+    /// Absolute: files with credentials, looked at before the node's own.
+    #[prost(string, repeated, tag = "2")]
+    pub auth_files: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListPullsRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListPullsResponse {
+    /// The oldest first.
+    #[prost(message, repeated, tag = "1")]
+    pub pulls: ::prost::alloc::vec::Vec<PullUnderWay>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PullUnderWay {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Of the image's manifest.
+    #[prost(string, tag = "2")]
+    pub digest: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub layers: ::prost::alloc::vec::Vec<LayerProgress>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InspectImageRequest {
@@ -73,6 +96,9 @@ pub struct VerifyImagesRequest {
     /// Pulls what is damaged again.
     #[prost(bool, tag = "2")]
     pub repair: bool,
+    /// Absolute: files with credentials for that, looked at before the node's own.
+    #[prost(string, repeated, tag = "3")]
+    pub auth_files: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyProgress {
@@ -332,6 +358,31 @@ pub mod operator_client {
                 .insert(GrpcMethod::new("berth.v1.Operator", "PullImage"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// The pulls that go on, the kubelet's as well.
+        pub async fn list_pulls(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListPullsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPullsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/berth.v1.Operator/ListPulls",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("berth.v1.Operator", "ListPulls"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The documents of an image on this node.
         pub async fn inspect_image(
             &mut self,
@@ -452,6 +503,14 @@ pub mod operator_server {
             &self,
             request: tonic::Request<super::PullImageRequest>,
         ) -> std::result::Result<tonic::Response<Self::PullImageStream>, tonic::Status>;
+        /// The pulls that go on, the kubelet's as well.
+        async fn list_pulls(
+            &self,
+            request: tonic::Request<super::ListPullsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListPullsResponse>,
+            tonic::Status,
+        >;
         /// The documents of an image on this node.
         async fn inspect_image(
             &self,
@@ -696,6 +755,51 @@ pub mod operator_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/berth.v1.Operator/ListPulls" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListPullsSvc<T: Operator>(pub Arc<T>);
+                    impl<
+                        T: Operator,
+                    > tonic::server::UnaryService<super::ListPullsRequest>
+                    for ListPullsSvc<T> {
+                        type Response = super::ListPullsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListPullsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Operator>::list_pulls(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListPullsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -15,7 +15,7 @@ use tonic::transport::Channel;
 use super::measure::size;
 use super::say::say;
 use super::table::table;
-use super::{Error, ImageCommand, ImportArguments, client, config_command, transfer, verify};
+use super::{Error, ImageCommand, ImportArguments, client, config_command, pulls, transfer, verify};
 
 /// Answers of a node with thousands of images.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
@@ -27,9 +27,12 @@ pub(super) async fn run(command: &ImageCommand, socket: &Path) -> Result<(), Err
         // These ask no daemon.
         ImageCommand::Explain { .. } | ImageCommand::Copy(_) | ImageCommand::Inspect(_) => Ok(()),
         ImageCommand::Export { name, target } => transfer::export(channel, name, target).await,
-        ImageCommand::Verify { names, no_repair } => verify::verify(channel, names, !no_repair).await,
+        ImageCommand::Verify { names, no_repair, auth_file } => {
+            verify::verify(channel, names, !no_repair, absolute(auth_file)?).await
+        }
         ImageCommand::List => list(channel).await,
-        ImageCommand::Pull { reference } => pull(channel, reference).await,
+        ImageCommand::Pull { reference, auth_file } => pull(channel, reference, absolute(auth_file)?).await,
+        ImageCommand::Pulls => pulls::pulls(channel).await,
     }
 }
 
@@ -60,8 +63,17 @@ pub(super) fn text(path: PathBuf) -> Result<String, Error> {
     })
 }
 
-async fn pull(channel: Channel, reference: &str) -> Result<(), Error> {
-    let request = PullImageRequest { reference: reference.to_owned() };
+/// Files that the daemon reads itself, so the paths must mean the same to it.
+fn absolute(files: &[PathBuf]) -> Result<Vec<String>, Error> {
+    let whole = |file: &PathBuf| {
+        let what = file.display().to_string();
+        text(file.canonicalize().map_err(|source| Error::Io { what, source })?)
+    };
+    files.iter().map(whole).collect()
+}
+
+async fn pull(channel: Channel, reference: &str, auth_files: Vec<String>) -> Result<(), Error> {
+    let request = PullImageRequest { reference: reference.to_owned(), auth_files };
     let answers = OperatorClient::new(channel).pull_image(request).await?.into_inner();
     follow(&format!("pulling {reference}"), answers).await
 }
@@ -131,7 +143,7 @@ fn style() -> ProgressStyle {
 }
 
 /// The digest's first twelve digits, as everyone writes them.
-fn short(digest: &str) -> String {
+pub(super) fn short(digest: &str) -> String {
     let hex = digest.split_once(':').map_or(digest, |(_, hex)| hex);
     hex.chars().take(12).collect()
 }

@@ -11,8 +11,8 @@ use image_service::{Image, Images, Progress, PullRequest};
 use proto::operator::operator_server::{Operator, OperatorServer};
 use proto::operator::{
     DaemonRequest, DaemonResponse, ExportImageRequest, ImageProgress, ImportImageRequest,
-    InspectImageRequest, InspectImageResponse, LayerProgress, PullImageRequest, StoredImage,
-    VerifyImagesRequest,
+    InspectImageRequest, InspectImageResponse, LayerProgress, ListPullsRequest, ListPullsResponse,
+    PullImageRequest, PullUnderWay, StoredImage, VerifyImagesRequest,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -84,6 +84,17 @@ impl Operator for Service {
         Ok(Response::new(work::verify(self.images.clone(), request.into_inner())))
     }
 
+    async fn list_pulls(&self, _: Request<ListPullsRequest>) -> Result<Response<ListPullsResponse>, Status> {
+        let word = |pull: image_service::PullUnderWay| PullUnderWay {
+            layers: layers(&pull.progress),
+            name: pull.name,
+            digest: pull.digest.to_string(),
+            age_ms: pull.age.as_millis() as u64,
+        };
+        let pulls = self.images.pulls().into_iter().map(word).collect();
+        Ok(Response::new(ListPullsResponse { pulls }))
+    }
+
     async fn daemon(&self, _: Request<DaemonRequest>) -> Result<Response<DaemonResponse>, Status> {
         Ok(Response::new(self.daemon.clone()))
     }
@@ -103,11 +114,13 @@ impl Operator for Service {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Result<Response<Answers>, Status> {
-        let reference = request.into_inner().reference;
+        let PullImageRequest { reference, auth_files } = request.into_inner();
+        let auth_files = auth_files.into_iter().map(PathBuf::from).collect();
         let (sender, progress) = watch::channel(Progress::default());
         let images = self.images.clone();
         let work = async move {
-            let request = PullRequest { reference, progress: Some(sender), ..PullRequest::default() };
+            let progress = Some(sender);
+            let request = PullRequest { reference, auth_files, progress, ..PullRequest::default() };
             images.pull(request).await.map(|image| vec![image])
         };
         Ok(Response::new(follow(Box::pin(work), progress)))

@@ -10,8 +10,13 @@ use super::say::say;
 
 /// # Errors
 /// Also when something is damaged that was not mended, after all of it was told.
-pub(super) async fn verify(channel: Channel, names: &[String], repair: bool) -> Result<(), Error> {
-    let request = VerifyImagesRequest { names: names.to_vec(), repair };
+pub(super) async fn verify(
+    channel: Channel,
+    names: &[String],
+    repair: bool,
+    auth_files: Vec<String>,
+) -> Result<(), Error> {
+    let request = VerifyImagesRequest { names: names.to_vec(), repair, auth_files };
     let mut answers = OperatorClient::new(channel).verify_images(request).await?.into_inner();
     let bar = ProgressBar::new(0).with_style(style());
     while let Some(now) = answers.message().await? {

@@ -1,11 +1,12 @@
 //! The daemon's side of `berth image export`, `inspect` and `verify`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use image_service::transfer::{self, Inspected, Location};
-use image_service::{Images, Outcome, Progress, Verified, Verifying};
+use image_service::{Images, Outcome, Progress, Repair, Verified, Verifying};
 use proto::operator::{
     Finding, InspectImageResponse, Outcome as Word, VerifyImagesRequest, VerifyProgress, VerifyReport,
 };
@@ -68,7 +69,13 @@ pub(super) type Verifications =
 pub(super) fn verify(images: Images, request: VerifyImagesRequest) -> Verifications {
     let (sender, progress) = watch::channel(Verifying::default());
     let images = Arc::new(images);
-    let work = async move { images.verify(&request.names, request.repair, sender).await };
+    let work = async move {
+        let repair = match request.repair {
+            true => Repair::Mend { auth_files: request.auth_files.iter().map(PathBuf::from).collect() },
+            false => Repair::Leave,
+        };
+        images.verify(&request.names, &repair, sender).await
+    };
     Box::pin(stream::unfold(Some((by_a_worker(work), progress)), |state| async {
         let (mut work, mut progress) = state?;
         tokio::select! {

@@ -83,7 +83,8 @@ impl ImageService for Images {
             let namespace = pod.metadata.map(|metadata| metadata.namespace);
             let (progress, layers) = watch::channel(Progress::default());
             let progress = Some(progress);
-            let pull = PullRequest { reference, credentials, namespace, pod_cgroup, progress };
+            let auth_files = Vec::new();
+            let pull = PullRequest { reference, credentials, namespace, auth_files, pod_cgroup, progress };
             let image =
                 Box::pin(self.node.images.pull(pull)).await.map_err(|error| self.not_pulled(error))?;
             self.node.metrics.pulled(pulled(&layers.borrow()));

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use image_service::digest::Digest;
 use image_service::manifest::Descriptor;
-use image_service::{Error, Outcome, Verifying};
+use image_service::{Error, Outcome, Repair, Verifying};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -65,7 +65,8 @@ async fn an_artifact_is_a_directory_of_its_files() {
     let images = node.open().await;
     assert_eq!(images.find("one.test/m:1").unwrap().id, pulled.id);
     images.unmake_writable("volume").await.unwrap();
-    let verify = async || images.verify(&[], true, watch::channel(Verifying::default()).0).await.unwrap();
+    let verify =
+        async || images.verify(&[], &Repair::mend(), watch::channel(Verifying::default()).0).await.unwrap();
     assert_eq!(verify().await.findings, []);
     std::fs::write(lower.join("model.bin"), "weighty").unwrap();
     let found = verify().await.findings;

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use image_service::{Error, Outcome, PullCgroup, PullRequest, Settings, Verifying};
+use image_service::{Error, Outcome, PullCgroup, PullRequest, Repair, Settings, Verifying};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -108,7 +108,8 @@ async fn unpacking_is_counted_where_the_operator_says() {
     assert!(peak.is_none_or(|bytes| bytes > 16 << 20), "{peak:?} bytes: its pages are not counted there");
     assert_eq!(cgroup.leaves(), 0);
     // The process has told what it takes to write the archives again.
-    let verify = async || images.verify(&[], true, watch::channel(Verifying::default()).0).await.unwrap();
+    let verify =
+        async || images.verify(&[], &Repair::mend(), watch::channel(Verifying::default()).0).await.unwrap();
     assert_eq!(verify().await.findings, []);
     std::fs::write(node.layer(&layers[1]).join("app"), "jello").unwrap();
     let found = verify().await.findings;

@@ -10,6 +10,7 @@ mod crash;
 mod disk_failures;
 mod encrypted;
 mod examples;
+mod joined;
 mod memory;
 mod power;
 mod pull;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use image_service::{Images, Settings, Verifying};
+use image_service::{Images, Repair, Settings, Verifying};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -169,7 +169,8 @@ async fn fail_again_and_again(kind: &str) {
                 world.check(&node, &disk.root, tag, &when);
             }
         }
-        let verified = images.verify(&[], false, watch::channel(Verifying::default()).0).await.unwrap();
+        let verified =
+            images.verify(&[], &Repair::Leave, watch::channel(Verifying::default()).0).await.unwrap();
         assert_eq!(verified.findings, [], "{when}");
         // What is not there, or is there in parts, comes as if nothing had been.
         for tag in 0..TAGS {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use image_service::digest::Digest;
 use image_service::transfer::{self, Location};
-use image_service::{Images, Outcome, Progress, Verified, Verifying};
+use image_service::{Images, Outcome, Progress, Repair, Verified, Verifying};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -17,7 +17,8 @@ use crate::support::shelf::{Node, Shelf, exists, id, image, request, serving, ta
 use crate::support::{docker_registry, fake};
 
 async fn verified(images: &Images, repair: bool) -> Verified {
-    images.verify(&[], repair, watch::channel(Verifying::default()).0).await.unwrap()
+    let repair = if repair { Repair::mend() } else { Repair::Leave };
+    images.verify(&[], &repair, watch::channel(Verifying::default()).0).await.unwrap()
 }
 
 /// What the findings are, each as (layer, why, outcome).
@@ -136,7 +137,8 @@ async fn documents_and_restarts_are_looked_after_too() {
     drop(images);
     let images = node.open().await;
     assert_eq!(verified(&images, true).await.findings, []);
-    let error = images.verify(&["nothing".to_owned()], true, watch::channel(Verifying::default()).0).await;
+    let error =
+        images.verify(&["nothing".to_owned()], &Repair::mend(), watch::channel(Verifying::default()).0).await;
     assert!(matches!(error, Err(image_service::Error::NotFound { .. })));
 }
 
@@ -283,4 +285,35 @@ async fn a_layer_that_can_be_had_in_chunks_is_read_as_zstd() {
     assert_eq!(pulled.layers.len(), 2);
     assert_eq!(std::fs::read_to_string(node.layer(&top).join("app")).unwrap(), "run");
     assert_eq!(std::fs::read_to_string(node.layer(&base).join("etc/issue")).unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn what_a_pod_s_credentials_brought_is_mended_with_those_of_a_file() {
+    let layer = tar(&[("app", "hello")]);
+    let picture = image(std::slice::from_ref(&layer), json!({}));
+    let basic = "Basic dXNlcjpzZWNyZXQ=";
+    let fake = fake::Fake::start(move |seen| match seen.header("authorization") == Some(basic) {
+        true => picture.answer(seen),
+        false => fake::Reply::new(401, "{}").header("WWW-Authenticate", r#"Basic realm="test""#),
+    });
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let credentials = image_service::Credentials {
+        username: "user".to_owned(),
+        password: "secret".to_owned(),
+        ..image_service::Credentials::default()
+    };
+    let asked = image_service::PullRequest { credentials: Some(credentials), ..request("one.test/a:1") };
+    images.pull(asked).await.unwrap();
+    std::fs::write(node.layer(&layer).join("app"), "jello").unwrap();
+    let found = findings(&verified(&images, true).await);
+    let Outcome::Not(why) = &found[0].2 else { panic!("{found:?}") };
+    assert!(why.starts_with("one.test/a@sha256:") && why.contains("--auth-file"), "{why}");
+    let file = node.dir.path().join("auth.json");
+    let auths = json!({"auths": {fake.host(): {"auth": "dXNlcjpzZWNyZXQ="}}});
+    std::fs::write(&file, auths.to_string()).unwrap();
+    let repair = Repair::Mend { auth_files: vec![file] };
+    let mended = images.verify(&[], &repair, watch::channel(Verifying::default()).0).await.unwrap();
+    assert_eq!(mended.findings.iter().map(|one| &one.outcome).collect::<Vec<_>>(), [&Outcome::Mended]);
+    assert_eq!(verified(&images, false).await.findings, []);
 }
