@@ -137,6 +137,31 @@ fn an_selinux_label_denies_the_container_the_files_of_another() {
 }
 
 #[test]
+fn exec_has_the_label_of_its_container_or_its_own() {
+    let Some(bundle) = labelled("sleep 600") else { return };
+    bundle.start();
+    // Both may read this file, whatever their categories.
+    let common = "system_u:object_r:container_file_t:s0";
+    let out = bundle.rootfs().join("tmp/out");
+    fs::write(&out, "").unwrap();
+    assert!(Command::new("chcon").arg(common).arg(&out).status().unwrap().success());
+    let script = "exec > /tmp/out 2>&1; cat /proc/self/attr/current";
+    let label_of = |options: &[&str]| {
+        let said = bundle.say(&[&["exec"], options, &["ID", "sh", "-c", script]].concat());
+        assert_eq!(said.code, 0, "{}", said.err);
+        fs::read_to_string(&out).unwrap().replace('\0', "").trim().to_owned()
+    };
+    assert_eq!(label_of(&[]), format!("system_u:system_r:container_t:{OWN}"));
+    let own = "system_u:system_r:container_t:s0:c7,c9";
+    // Its own root directory has the other's categories; the shell, which it begins with, must not.
+    for path in ["", "bin", "bin/busybox", "bin/sh", "bin/cat", "tmp"] {
+        let path = bundle.rootfs().join(path);
+        assert!(Command::new("chcon").arg("-h").arg(common).arg(path).status().unwrap().success());
+    }
+    assert_eq!(label_of(&["--process-label", own]), own);
+}
+
+#[test]
 fn the_mount_label_is_on_the_files_of_the_containers_own_file_systems() {
     let Some(mut bundle) = labelled("sleep 600") else { return };
     bundle.spec["linux"]["mountLabel"] = json!(format!("system_u:object_r:container_file_t:{OWN}"));
