@@ -14,7 +14,7 @@ use conmon_protocol::ExecPlan;
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::tls::Tls;
+pub(crate) use self::tls::Tls;
 use self::token::Tokens;
 use self::upgrade::Purpose;
 use crate::monitor::Monitor;
@@ -43,6 +43,8 @@ pub struct Settings {
     pub address: SocketAddr,
     /// A connection over which nothing moved for this long is closed.
     pub idle: Duration,
+    /// A forwarded connection whose server takes nothing for this long is reset when it holds the others.
+    pub stuck: Duration,
     /// The URLs are https then.
     pub tls: Option<TlsFiles>,
 }
@@ -52,6 +54,7 @@ impl Default for Settings {
         Settings {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             idle: Duration::from_secs(4 * 3600),
+            stuck: Duration::from_secs(30),
             tls: None,
         }
     }
@@ -127,7 +130,8 @@ impl Streams {
         let listener = TcpListener::bind(settings.address).await?;
         let address = reachable(listener.local_addr()?);
         let tokens = Arc::new(Tokens::new());
-        let server = tokio::spawn(server::serve(listener, tokens.clone(), tls, settings.idle));
+        let patience = server::Patience { idle: settings.idle, stuck: settings.stuck };
+        let server = tokio::spawn(server::serve(listener, tokens.clone(), tls, patience));
         Ok(Streams { address, scheme, tokens, _server: Arc::new(AbortOnDropHandle::new(server)) })
     }
 

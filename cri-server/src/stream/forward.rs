@@ -17,7 +17,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::PortForwardSession;
-use super::spdy::{Incoming, STATUS_REFUSED_STREAM, Spdy};
+use super::spdy::{Feeding, Incoming, STATUS_REFUSED_STREAM, Spdy};
 use super::websocket::WebSocket;
 use super::wire::{CHUNK, Inlet, Outlet};
 
@@ -25,8 +25,15 @@ use super::wire::{CHUNK, Inlet, Outlet};
 const PAIRING: Duration = Duration::from_secs(30);
 /// A connection inside a pod is made at once, refused at once, or goes nowhere.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What of each connection may wait meanwhile; pods' and ours kernels keep a few MiB besides.
+const WAITING: usize = 128 << 10;
 /// A WebSocket client names its ports beforehand; more are a mistake.
 pub(super) const PORTS_MAX: usize = 64;
+
+/// A server may take nothing for so long, with all buffers full; then it holds the client's other connections no more.
+pub(super) fn feeding(stuck: Duration) -> Feeding {
+    Feeding { bytes: WAITING, patience: Some(stuck) }
+}
 
 /// Forwards for as long as the client stays.
 pub(super) async fn over_spdy(session: PortForwardSession, mut spdy: Spdy) {
@@ -154,6 +161,14 @@ async fn carry_pair(session: Arc<PortForwardSession>, pair: Pair) {
     tokio::select! {
         () = carry(&session, port, data.inlet, &data.outlet, &error.outlet, Until::BothEnd) => {}
         () = data.outlet.thrown_away() => {}
+    }
+    if data.outlet.is_given_up() {
+        let words = format!(
+            "forwarding port {port} to sandbox {}: its server took nothing for so long that the connection was closed, since \
+             it held all others of this client",
+            session.sandbox_id
+        );
+        let _ = error.outlet.send(Bytes::from(words)).await;
     }
     data.outlet.close().await;
     error.outlet.close().await;

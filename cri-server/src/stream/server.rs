@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::remote::{Channels, INPUTS, Wanted};
+use super::spdy::Feeding;
 use super::tls::Tls;
 use super::token::Tokens;
 use super::upgrade::{Accepted, Purpose, Rejected, Transport, negotiate};
@@ -34,7 +35,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     tokens: Arc<Tokens<Session>>,
     tls: Option<Arc<Tls>>,
-    idle: Duration,
+    patience: Patience,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut running = JoinSet::new();
@@ -50,7 +51,7 @@ pub(super) async fn serve(
                 let _ = stream.set_nodelay(true);
                 let (tokens, tls) = (tokens.clone(), tls.clone());
                 running.spawn(async move {
-                    met(stream, tokens, tls, idle).await;
+                    met(stream, tokens, tls, patience).await;
                     drop(permit);
                 });
             }
@@ -62,6 +63,16 @@ pub(super) async fn serve(
     }
 }
 
+/// How long a connection may be idle, and how long a forwarded one may hold the others.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) idle: Duration,
+    pub(super) stuck: Duration,
+}
+
+/// A program reads its input when it likes, and nobody else waits.
+const INPUT: Feeding = Feeding { bytes: 32 << 10, patience: None };
+
 /// What follows the answer on a connection that was upgraded.
 struct Handover {
     session: Session,
@@ -70,16 +81,16 @@ struct Handover {
 }
 
 /// Plain, or after the handshake of TLS.
-async fn met(stream: TcpStream, tokens: Arc<Tokens<Session>>, tls: Option<Arc<Tls>>, idle: Duration) {
-    let Some(tls) = tls else { return connection(stream, tokens, idle).await };
+async fn met(stream: TcpStream, tokens: Arc<Tokens<Session>>, tls: Option<Arc<Tls>>, patience: Patience) {
+    let Some(tls) = tls else { return connection(stream, tokens, patience).await };
     match tokio::time::timeout(REQUEST_TIMEOUT, tls.acceptor().accept(stream)).await {
-        Ok(Ok(stream)) => connection(stream, tokens, idle).await,
+        Ok(Ok(stream)) => connection(stream, tokens, patience).await,
         Ok(Err(error)) => tracing::debug!(%error, "a streaming client's TLS"),
         Err(_) => tracing::debug!("a streaming client's TLS took too long"),
     }
 }
 
-async fn connection<T>(stream: T, tokens: Arc<Tokens<Session>>, idle: Duration)
+async fn connection<T>(stream: T, tokens: Arc<Tokens<Session>>, patience: Patience)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -108,7 +119,7 @@ where
     if let Some(Handover { session, transport, upgrade }) = next
         && let Ok(io) = upgrade.await
     {
-        run(session, transport, TokioIo::new(io), idle).await;
+        run(session, transport, TokioIo::new(io), patience).await;
     }
 }
 
@@ -144,35 +155,43 @@ fn rejection(rejected: Rejected) -> Response<Full<Bytes>> {
     response
 }
 
-async fn run<T>(session: Session, transport: Transport, io: T, idle: Duration)
+async fn run<T>(session: Session, transport: Transport, io: T, patience: Patience)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match (session, transport) {
-        (Session::PortForward(session), transport) => port_forward(session, transport, io, idle).await,
+        (Session::PortForward(session), transport) => port_forward(session, transport, io, patience).await,
         (Session::Exec(session), transport) => {
             let wanted = session.wanted();
-            if let Some((channels, link)) = remote(wanted, transport, io, idle).await {
+            if let Some((channels, link)) = remote(wanted, transport, io, patience).await {
                 exec::run(*session, channels, link).await;
             }
         }
         (Session::Attach(session), transport) => {
             let wanted = session.wanted();
-            if let Some((channels, link)) = remote(wanted, transport, io, idle).await {
+            if let Some((channels, link)) = remote(wanted, transport, io, patience).await {
                 attach::run(session, channels, link).await;
             }
         }
     }
 }
 
-async fn remote<T>(wanted: Wanted, transport: Transport, io: T, idle: Duration) -> Option<(Channels, Link)>
+async fn remote<T>(
+    wanted: Wanted,
+    transport: Transport,
+    io: T,
+    patience: Patience,
+) -> Option<(Channels, Link)>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match transport {
-        Transport::Spdy(telling) => Channels::over_spdy(spdy::serve(io, idle), wanted, telling).await,
+        Transport::Spdy(telling) => {
+            let spdy = spdy::serve(io, patience.idle, INPUT);
+            Channels::over_spdy(spdy, wanted, telling).await
+        }
         Transport::WebSocket(format, telling) => {
-            let socket = websocket::serve(io, format, INPUTS, idle).await;
+            let socket = websocket::serve(io, format, INPUTS, patience.idle).await;
             Some(Channels::over_websocket(socket, wanted, telling).await)
         }
         // Not among the protocols of exec and attach.
@@ -180,21 +199,22 @@ where
     }
 }
 
-async fn port_forward<T>(session: PortForwardSession, transport: Transport, io: T, idle: Duration)
+async fn port_forward<T>(session: PortForwardSession, transport: Transport, io: T, patience: Patience)
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let (idle, feeding) = (patience.idle, forward::feeding(patience.stuck));
     match transport {
-        Transport::Spdy(_) => forward::over_spdy(session, spdy::serve(io, idle)).await,
+        Transport::Spdy(_) => forward::over_spdy(session, spdy::serve(io, idle, feeding)).await,
         Transport::Tunnel => {
             let (inner, carrier) = websocket::tunnel(io).await;
-            forward::over_spdy(session, spdy::serve(inner, idle)).await;
+            forward::over_spdy(session, spdy::serve(inner, idle, feeding)).await;
             drop(carrier);
         }
         Transport::WebSocket(format, _) => {
             let inputs: Vec<u8> =
                 (0..session.ports.len().min(forward::PORTS_MAX) as u8).map(|n| 2 * n).collect();
-            let socket = websocket::serve(io, format, &inputs, idle).await;
+            let socket = websocket::serve(io, format, &inputs, patience.idle).await;
             forward::over_websocket(session, socket).await;
         }
     }

@@ -9,15 +9,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::wire::{Activity, INLET, Inlet, Link, Outgoing, Outlet, Window};
+use super::wire::{Activity, INLET, Inlet, Link, Outgoing, Outlet, Thrown, Window};
 
 mod dictionary;
+mod feed;
 mod frame;
+
+pub(super) use feed::Feeding;
+use feed::{Feed, Untaken};
 
 pub(super) use frame::{Decoder, Encoder, Frame, Headers, Violation};
 
@@ -31,6 +35,8 @@ const READ_BYTES: usize = 16 << 10;
 
 const STATUS_PROTOCOL_ERROR: u32 = 1;
 pub(super) const STATUS_REFUSED_STREAM: u32 = 3;
+/// The peer sent more than anybody took.
+const STATUS_FLOW_CONTROL_ERROR: u32 = 7;
 
 /// A connection, and the streams that its client opens.
 pub(super) struct Spdy {
@@ -55,13 +61,17 @@ struct Half {
     window: Arc<Window>,
     /// Credit not given back yet.
     owed: u32,
-    reset: CancellationToken,
+    thrown: Thrown,
 }
 
 type Streams = Arc<Mutex<HashMap<u32, Half>>>;
 
 /// Serves a connection; its tasks end with the `Link`.
-pub(super) fn serve(io: impl AsyncRead + AsyncWrite + Send + 'static, idle: Duration) -> Spdy {
+pub(super) fn serve(
+    io: impl AsyncRead + AsyncWrite + Send + 'static,
+    idle: Duration,
+    feeding: Feeding,
+) -> Spdy {
     let (read, write) = tokio::io::split(io);
     let (queue, outgoing) = Link::queue();
     let (announce, incoming) = mpsc::channel(STREAMS_MAX);
@@ -69,7 +79,8 @@ pub(super) fn serve(io: impl AsyncRead + AsyncWrite + Send + 'static, idle: Dura
     let obeyed = Arc::new(AtomicBool::new(false));
     let reader = Reader {
         streams: streams.clone(),
-        inlets: HashMap::new(),
+        feeding,
+        feeds: HashMap::new(),
         queue: queue.clone(),
         announce,
         connection: Arc::new(Window::new(INITIAL_WINDOW, obeyed.clone())),
@@ -99,7 +110,8 @@ async fn until_idle(
 
 struct Reader {
     streams: Streams,
-    inlets: HashMap<u32, Inlet>,
+    feeding: Feeding,
+    feeds: HashMap<u32, Feed>,
     queue: mpsc::Sender<Outgoing>,
     announce: mpsc::Sender<Incoming>,
     connection: Arc<Window>,
@@ -154,7 +166,7 @@ impl Reader {
         match frame {
             Frame::SynStream { id, headers, last } => self.open(id, headers, last).await,
             Frame::Data { id, bytes, last } => {
-                self.data(id, &bytes).await;
+                self.data(id, bytes).await?;
                 if last {
                     self.client_closed(id);
                 }
@@ -194,25 +206,25 @@ impl Reader {
             return self.answer(Frame::Reset { id, status: STATUS_REFUSED_STREAM }).await;
         }
         let window = Arc::new(Window::new(self.initial_window, self.obeyed.clone()));
-        let reset = CancellationToken::new();
+        let thrown = Thrown::default();
         let half = Half {
             client_open: !last,
             our_side_open: true,
             window: window.clone(),
             owed: 0,
-            reset: reset.clone(),
+            thrown: thrown.clone(),
         };
         self.lock().insert(id, half);
         let (inlet, ours) = tokio::io::duplex(INLET);
         if !last {
-            self.inlets.insert(id, ours);
+            self.feeds.insert(id, self.feed(id, ours));
         }
         let windows = vec![window, self.connection.clone()];
-        let outlet = Outlet::new(id, self.queue.clone()).with_flow(windows, reset);
+        let outlet = Outlet::new(id, self.queue.clone()).with_flow(windows, thrown);
         self.answer(Frame::SynReply { id, headers: Headers::default(), last: false }).await?;
         if self.announce.try_send(Incoming { id, headers, inlet, outlet }).is_err() {
             // The session has all the streams that it has a use for.
-            self.inlets.remove(&id);
+            self.feeds.remove(&id);
             return self.answer(Frame::Reset { id, status: STATUS_REFUSED_STREAM }).await;
         }
         Ok(())
@@ -222,22 +234,47 @@ impl Reader {
         self.queue.send(Outgoing::Frame(frame)).await.map_err(|_| Stop::Over)
     }
 
-    async fn data(&mut self, id: u32, bytes: &[u8]) {
-        if let Some(inlet) = self.inlets.get_mut(&id)
-            && inlet.write_all(bytes).await.is_err()
-        {
-            // The session wants no more of it; what still comes is dropped.
-            self.inlets.remove(&id);
-        }
-        // Nothing is owed on streams that are not there, or a client could have as much noted as it has numbers.
-        if let Some(half) = self.lock().get_mut(&id) {
-            give_back(&self.queue, id, &mut half.owed, bytes.len() as u32);
-        }
+    /// A stream's credit comes back when its session has taken the bytes, the connection's when they are here: one stream
+    /// must not use up what all of them have.
+    fn feed(&self, id: u32, inlet: Inlet) -> Feed {
+        let (streams, queue) = (self.streams.clone(), self.queue.clone());
+        Feed::new(self.feeding, inlet, move |bytes| {
+            let mut streams = streams.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(half) = streams.get_mut(&id) {
+                give_back(&queue, id, &mut half.owed, bytes as u32);
+            }
+        })
+    }
+
+    async fn data(&mut self, id: u32, bytes: Bytes) -> Result<(), Stop> {
         give_back(&self.queue, 0, &mut self.owed, bytes.len() as u32);
+        let Some(feed) = self.feeds.get(&id) else {
+            // The session wants no more of it. Nothing is owed on streams that are not there, or a client could have as
+            // much noted as it has numbers.
+            if let Some(half) = self.lock().get_mut(&id) {
+                give_back(&self.queue, id, &mut half.owed, bytes.len() as u32);
+            }
+            return Ok(());
+        };
+        match feed.put(bytes).await {
+            Ok(()) => Ok(()),
+            Err(Untaken::Gone) => {
+                self.feeds.remove(&id);
+                Ok(())
+            }
+            Err(Untaken::Stuck) => {
+                tracing::warn!(
+                    stream = id,
+                    "nobody takes what a client sends on a stream; it is reset, since it holds all others"
+                );
+                self.end(id, |thrown| &thrown.by_us);
+                self.answer(Frame::Reset { id, status: STATUS_FLOW_CONTROL_ERROR }).await
+            }
+        }
     }
 
     fn client_closed(&mut self, id: u32) {
-        self.inlets.remove(&id);
+        self.feeds.remove(&id);
         let mut streams = self.lock();
         if let Some(half) = streams.get_mut(&id) {
             half.client_open = false;
@@ -248,9 +285,15 @@ impl Reader {
     }
 
     fn reset(&mut self, id: u32) {
-        self.inlets.remove(&id);
+        self.end(id, |thrown| &thrown.by_client);
+    }
+
+    fn end(&mut self, id: u32, whose: impl Fn(&Thrown) -> &CancellationToken) {
+        if let Some(feed) = self.feeds.remove(&id) {
+            feed.discard();
+        }
         if let Some(half) = self.lock().remove(&id) {
-            half.reset.cancel();
+            whose(&half.thrown).cancel();
         }
     }
 

@@ -527,6 +527,57 @@ async fn a_stream_that_is_thrown_away_ends_its_connection() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_nothing_holds_the_other_connections_for_a_bounded_time() {
+    let node = Node::with(Settings { stuck: Duration::from_millis(500), ..Settings::default() }).await;
+    let (deaf, parrot) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), parrot().await);
+    let (_, stream) = upgrade(&node.forward(&[]), "portforward.k8s.io").await;
+    let mut client = Client::on(stream);
+    let open = async |client: &mut Client<TcpStream>, port: u16, id: &str| {
+        let port = port.to_string();
+        let error = client.open(&[("streamtype", "error"), ("port", &port), ("requestid", id)]).await;
+        (error, client.open(&[("streamtype", "data"), ("port", &port), ("requestid", id)]).await)
+    };
+    let (error, data) = open(&mut client, deaf.local_addr().unwrap().port(), "0").await;
+    let (_deaf, _) = deaf.accept().await.unwrap();
+    // More than the kernel and we keep, as a client sends that counts no windows.
+    let (_, heard) = open(&mut client, parrot, "1").await;
+    for _ in 0..512 {
+        client.write(data, &vec![0; 32 << 10], false).await;
+    }
+    client.write(heard, b"still here", true).await;
+    assert!(client.until(|client| client.ended(heard)).await);
+    assert_eq!(client.text(heard), "still here");
+    assert!(client.got[&data].reset);
+    assert!(client.until(|client| client.ended(error)).await);
+    assert!(client.text(error).contains("took nothing"), "{}", client.text(error));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_slow_gets_everything() {
+    let node = Node::with(Settings { stuck: Duration::from_millis(500), ..Settings::default() }).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let (_, stream) = upgrade(&node.forward(&[]), "portforward.k8s.io").await;
+    let mut client = Client::on(stream);
+    client.open(&[("streamtype", "error"), ("port", &port), ("requestid", "0")]).await;
+    let data = client.open(&[("streamtype", "data"), ("port", &port), ("requestid", "0")]).await;
+    let (mut server, _) = listener.accept().await.unwrap();
+    let reading = tokio::spawn(async move {
+        let (mut total, mut chunk) = (0, vec![0; 1 << 20]);
+        while let Ok(count @ 1..) = server.read(&mut chunk).await {
+            total += count;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        total
+    });
+    for _ in 0..512 {
+        client.write(data, &vec![0; 32 << 10], false).await;
+    }
+    client.write(data, b"", true).await;
+    assert_eq!(reading.await.unwrap(), 16 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn ports_are_forwarded_over_the_old_websocket_protocol() {
     let node = Node::new().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! TLS of the streaming server: the certificate, its key, and whose clients may come.
+//! TLS of the streaming server, and of metrics: the certificate, its key, and whose clients may come.
 //!
 //! The files are looked at for every connection and read again when they have changed, so a renewed
 //! certificate needs no restart. While a new one cannot be used, the last good one goes on serving.
@@ -26,7 +26,7 @@ pub struct Files {
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(crate) enum Error {
     #[error("reading {}", path.display())]
     Read { path: PathBuf, source: rustls_pki_types::pem::Error },
     #[error("{} has no certificate", path.display())]
@@ -38,7 +38,7 @@ pub(super) enum Error {
 }
 
 /// What a connection is met with.
-pub(super) struct Tls {
+pub(crate) struct Tls {
     files: Files,
     current: Mutex<(Vec<Option<SystemTime>>, TlsAcceptor)>,
 }
@@ -52,13 +52,13 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// # Errors
     /// When a file is missing, is not PEM, or certificate and key do not belong together.
-    pub(super) fn load(files: Files) -> Result<Tls, Error> {
+    pub(crate) fn load(files: Files) -> Result<Tls, Error> {
         let current = Mutex::new((files.changed_at(), files.acceptor()?));
         Ok(Tls { files, current })
     }
 
     /// For the next connection.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let changed_at = self.files.changed_at();
         if current.0 != changed_at {
@@ -66,7 +66,7 @@ impl Tls {
                 Ok(acceptor) => current.1 = acceptor,
                 Err(error) => {
                     let error = crate::error::chain(&error);
-                    tracing::warn!(error, "the new certificate of the streaming server; the last one stays");
+                    tracing::warn!(error, "the new certificate of a server; the last one stays");
                 }
             }
             // Also for a bad one: it is told once, not with every connection.

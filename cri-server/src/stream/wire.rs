@@ -4,7 +4,8 @@
 //!   client ══► reader task ──► inlets (one bounded pipe per channel) ──► session
 //!   client ◄══ writer task ◄── one bounded queue ◄── outlets ◄────────── session
 //! ```
-//! The reader waits for a session that does not take its input, so that TCP slows the client down.
+//! The reader waits for a session that does not take its input, so that TCP slows the client down; of many streams of a
+//! SPDY connection that one waits in a queue of its own first (`spdy/feed.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -56,17 +57,32 @@ pub(super) struct Outlet {
     channel: u32,
     queue: mpsc::Sender<Outgoing>,
     windows: Vec<Arc<Window>>,
-    /// The client threw this channel away.
-    reset: CancellationToken,
+    thrown: Thrown,
+}
+
+/// Whether a channel was thrown away, and by whom.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Thrown {
+    pub(super) by_client: CancellationToken,
+    pub(super) by_us: CancellationToken,
+}
+
+impl Thrown {
+    async fn wait(&self) {
+        tokio::select! {
+            () = self.by_client.cancelled() => {}
+            () = self.by_us.cancelled() => {}
+        }
+    }
 }
 
 impl Outlet {
     pub(super) fn new(channel: u32, queue: mpsc::Sender<Outgoing>) -> Outlet {
-        Outlet { channel, queue, windows: Vec::new(), reset: CancellationToken::new() }
+        Outlet { channel, queue, windows: Vec::new(), thrown: Thrown::default() }
     }
 
-    pub(super) fn with_flow(self, windows: Vec<Arc<Window>>, reset: CancellationToken) -> Outlet {
-        Outlet { windows, reset, ..self }
+    pub(super) fn with_flow(self, windows: Vec<Arc<Window>>, thrown: Thrown) -> Outlet {
+        Outlet { windows, thrown, ..self }
     }
 
     /// Sends in pieces, waiting for the client as long as it takes.
@@ -74,7 +90,7 @@ impl Outlet {
         while !bytes.is_empty() {
             let size = tokio::select! {
                 size = self.credit(bytes.len().min(CHUNK)) => size,
-                () = self.reset.cancelled() => return Err(Gone),
+                () = self.thrown.wait() => return Err(Gone),
             };
             self.put(bytes.split_to(size), false).await?;
         }
@@ -92,9 +108,14 @@ impl Outlet {
         let _ = self.put(Bytes::new(), true).await;
     }
 
-    /// Resolves when the client throws this channel away.
+    /// Resolves when this channel is thrown away.
     pub(super) async fn thrown_away(&self) {
-        self.reset.cancelled().await;
+        self.thrown.wait().await;
+    }
+
+    /// Whether it was not the client who did so.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.thrown.by_us.is_cancelled()
     }
 
     /// SPDY: throws the stream away.
