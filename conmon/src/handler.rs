@@ -73,7 +73,7 @@ pub(crate) fn create(plan: &ContainerPlan, ends: Option<Ends>) -> Result<Made, E
     let (cgroup, owns_pid_namespace) = (cgroup_of(plan, &spec)?, owns_pid_namespace(&spec));
     let process = match of(plan) {
         Of::InTree(runtime) => runtime.create(plan, spec, ends)?,
-        Of::Command(runtime) => runtime.create(ends)?,
+        Of::Command(runtime) => runtime.create(&spec, ends)?,
     };
     Ok(Made { process, cgroup, owns_pid_namespace })
 }

@@ -42,7 +42,7 @@ use crate::monitor::Monitor;
 use crate::poll::Poll;
 use crate::turn::Turn;
 
-const USAGE: &str = "usage: berth-conmon --pod-dir DIR [--daemon-fd N]";
+const USAGE: &str = "usage: berth-conmon --pod-dir DIR [--daemon-fd N] | --version";
 
 #[derive(Debug)]
 struct Arguments {
@@ -55,6 +55,10 @@ fn main() -> ExitCode {
     match std::env::args_os().nth(1) {
         Some(argument) if argument == pod::init::ARGUMENT => pod::init::run(),
         Some(argument) if argument == pod::nest::ARGUMENT => pod::nest::run(),
+        Some(argument) if argument == conmon_protocol::VERSION_ARGUMENT => {
+            println!("{}", conmon_protocol::version_words(env!("CARGO_PKG_VERSION")));
+            return ExitCode::SUCCESS;
+        }
         Some(_) | None => {}
     }
     let Some(arguments) = arguments() else {

@@ -158,14 +158,26 @@ pub struct HandlerSection {
     /// What its containers get that ask for RuntimeDefault: a profile of the operator's. Absent: ours.
     #[serde(default)]
     pub seccomp_profile: Option<PathBuf>,
-    /// Where the monitors of its pods live: `pod`, the pod's own cgroup, whose limits then count them too, or the path
-    /// of a cgroup, such as `/berth-monitors`. Absent: where the daemon is. Of the cgroupfs driver only.
+    /// Where the monitors of its pods live: `pod`, the pod's own cgroup, whose limits then count them too, or a cgroup
+    /// for all of them: with the cgroupfs driver a path, such as `/berth-monitors`, with the systemd driver a slice, such
+    /// as `system.slice`, in which each gets a scope. Absent: where the daemon is.
     #[serde(default)]
     pub monitor_cgroup: String,
 }
 
 /// In its pod's cgroup.
 pub const IN_POD: &str = "pod";
+
+fn is_cgroup_path(path: &str) -> bool {
+    path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..")
+}
+
+/// systemd.slice(5): what comes between the dashes are the slices above.
+fn is_slice(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:\\".contains(&byte);
+    let parts = name.strip_suffix(".slice").map(|stem| stem.split('-').all(|part| !part.is_empty()));
+    parts == Some(true) && name.len() <= 255 && name.bytes().all(plain)
+}
 
 impl HandlerSection {
     /// Whether its containers are made by our own runtime.
@@ -182,20 +194,17 @@ impl HandlerSection {
         if let Some(path) = self.seccomp_profile.as_deref().filter(|path| relative(path)) {
             return Some(("seccomp_profile", format!("{} is not an absolute path", path.display())));
         }
-        match self.monitor_cgroup.as_str() {
-            "" => None,
-            // Who puts processes into a slice of systemd's is systemd, with a scope for them.
-            _ if driver == CgroupDriver::Systemd => {
-                Some(("monitor_cgroup", "needs cgroup_driver = \"cgroupfs\"".into()))
+        let wish = self.monitor_cgroup.as_str();
+        let (fits, is) = match driver {
+            CgroupDriver::Cgroupfs => {
+                (is_cgroup_path(wish), "the path of a cgroup, which cgroup_driver = \"cgroupfs\" wants")
             }
-            IN_POD => None,
-            path if path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..") => {
-                None
+            CgroupDriver::Systemd => {
+                (is_slice(wish), "a slice such as a-b.slice, which cgroup_driver = \"systemd\" wants")
             }
-            other => {
-                Some(("monitor_cgroup", format!("{other:?} is neither \"pod\" nor the path of a cgroup")))
-            }
-        }
+        };
+        let fine = fits || wish.is_empty() || wish == IN_POD;
+        (!fine).then(|| ("monitor_cgroup", format!("{wish:?} is neither \"pod\" nor {is}")))
     }
 
     /// Whether the runtime may be told the annotation of this name.
@@ -237,9 +246,58 @@ section! {
 section! {
     /// Prometheus metrics over HTTP.
     pub struct MetricsSection {
-        /// Address and port, as `127.0.0.1:9537`, or `unix:///path`. Empty: no metrics.
+        /// Address and port, as `127.0.0.1:9537`, or `unix:///path`, which only root may open. Empty: no metrics. They
+        /// name every pod of the node, so other machines are served only over TLS or with `allow_remote`.
         listen: String = String::new(),
+        /// Serves other machines without TLS, whoever they are.
+        allow_remote: bool = false,
+        /// TLS: the server's certificate and chain, PEM. Empty: plain HTTP. Read again when it changes.
+        tls_cert: PathBuf = PathBuf::new(),
+        /// Its key, PEM.
+        tls_key: PathBuf = PathBuf::new(),
+        /// Scrapers must show a certificate of one of these authorities, PEM. Empty: they need none.
+        tls_client_ca: PathBuf = PathBuf::new(),
     }
+}
+
+impl MetricsSection {
+    /// Why it cannot be, with its key.
+    fn fault(&self) -> Option<(&'static str, String)> {
+        let has_tls = named(&self.tls_cert).is_some();
+        if !is_whole([&self.tls_cert, &self.tls_key, &self.tls_client_ca]) {
+            return Some(("metrics.tls_cert", "TLS needs both tls_cert and tls_key".into()));
+        }
+        if self.listen.is_empty() || self.listen.starts_with("unix:///") || has_tls || self.allow_remote {
+            return None;
+        }
+        let is_local = match self.listen.parse::<SocketAddr>() {
+            Ok(address) => address.ip().to_canonical().is_loopback(),
+            Err(_) => self.listen.rsplit_once(':').is_some_and(|(host, _)| host == "localhost"),
+        };
+        let why = || {
+            format!(
+                "{:?} is neither on loopback nor unix:///path; other machines are served over TLS (tls_cert, tls_key), or \
+                 to whoever asks with allow_remote = true",
+                self.listen
+            )
+        };
+        (!is_local).then(|| ("metrics.listen", why()))
+    }
+}
+
+fn named(path: &Path) -> Option<PathBuf> {
+    Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
+}
+
+/// Of a certificate, its key, and the clients' authorities: the first two go together, and the third with them.
+fn is_whole([certificate, key, authorities]: [&Path; 3]) -> bool {
+    let (certificate, key) = (named(certificate).is_some(), named(key).is_some());
+    certificate == key && (certificate || named(authorities).is_none())
+}
+
+fn tls_files([certificate, key, authorities]: [&Path; 3]) -> Option<crate::stream::TlsFiles> {
+    let (certificate, key) = (named(certificate)?, named(key)?);
+    Some(crate::stream::TlsFiles { certificate, key, client_authorities: named(authorities) })
 }
 
 section! {
@@ -291,10 +349,14 @@ impl Config {
 
     /// The streaming server's certificate, where there is one.
     pub fn stream_tls(&self) -> Option<crate::stream::TlsFiles> {
-        let named = |path: &PathBuf| Some(path.clone()).filter(|path| !path.as_os_str().is_empty());
-        let (certificate, key) = (named(&self.stream.tls_cert)?, named(&self.stream.tls_key)?);
-        let client_authorities = named(&self.stream.tls_client_ca);
-        Some(crate::stream::TlsFiles { certificate, key, client_authorities })
+        let StreamSection { tls_cert, tls_key, tls_client_ca, .. } = &self.stream;
+        tls_files([tls_cert, tls_key, tls_client_ca])
+    }
+
+    /// The same for metrics.
+    pub fn metrics_tls(&self) -> Option<crate::stream::TlsFiles> {
+        let MetricsSection { tls_cert, tls_key, tls_client_ca, .. } = &self.metrics;
+        tls_files([tls_cert, tls_key, tls_client_ca])
     }
 
     /// Itself, when its values make sense together.
@@ -326,11 +388,12 @@ impl Config {
         if let Err(error) = self.container.check() {
             return Err(Error::Value { key: "container", why: error.to_string() });
         }
-        let named = |path: &PathBuf| !path.as_os_str().is_empty();
-        let (cert, key) = (named(&self.stream.tls_cert), named(&self.stream.tls_key));
-        if cert != key || (named(&self.stream.tls_client_ca) && !cert) {
+        if !is_whole([&self.stream.tls_cert, &self.stream.tls_key, &self.stream.tls_client_ca]) {
             let why = "TLS needs both tls_cert and tls_key".into();
             return Err(Error::Value { key: "stream.tls_cert", why });
+        }
+        if let Some((key, why)) = self.metrics.fault() {
+            return Err(Error::Value { key, why });
         }
         let pulls = self.image.separate_pull_cgroup.as_str();
         let upwards = pulls.split('/').any(|part| part == "..");

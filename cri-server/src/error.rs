@@ -85,6 +85,10 @@ pub enum Error {
         #[source]
         source: Arc<crate::stats::Error>,
     },
+    #[error(
+        "the runtime handler {name} has no program: {why}; install it, or correct runtime.handlers in berth.toml"
+    )]
+    Handler { name: String, why: String },
     #[error("settings")]
     Config(#[source] Arc<config::Error>),
     #[error("{doing}")]

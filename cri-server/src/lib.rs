@@ -22,6 +22,7 @@ pub mod node;
 pub mod nri;
 pub mod oci_hooks;
 pub mod operator;
+pub mod rdt;
 pub mod recover;
 pub mod rpc;
 pub mod sandbox;

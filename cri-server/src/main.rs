@@ -141,16 +141,18 @@ async fn run(
     make_private_dir(&config.root)?;
     recover::forget_last_boot(&config.run)?;
     let listener = listen(&config.socket())?;
-    let metrics = config.metrics.listen.clone();
+    let (metrics, metrics_tls) = (config.metrics.listen.clone(), config.metrics_tls());
     let node = open(config).await?;
     cri_server::checkpoint::sweep(&node);
-    node.ask_handlers().await;
+    tokio::join!(node.ask_handlers(), node.monitors.ask(), node.set_up_classes());
     let asking = node.clone();
     tokio::spawn(async move { asking.ask_criu().await });
+    let watching = node.clone();
+    tokio::spawn(async move { watching.watch_handlers().await });
     let recovery = recover::load(&node);
     tokio::spawn(recover::finish(node.clone(), recovery));
     if !metrics.is_empty() {
-        let listener = Listener::bind(&metrics).await;
+        let listener = Listener::bind(&metrics, metrics_tls).await;
         let listener = listener.with_context(|| format!("listening on {metrics} for metrics"))?;
         tokio::spawn(cri_server::metrics::serve(node.clone(), listener));
     }
@@ -177,6 +179,7 @@ async fn open(config: Config) -> anyhow::Result<Arc<Node>> {
         address: config.stream.listen,
         idle: Duration::from_secs(config.stream.idle_timeout_s),
         tls: config.stream_tls(),
+        ..stream::Settings::default()
     };
     let streams = stream::Streams::serve(settings).await.context("listening for streams")?;
     let stats = stats::Stats::open().context("opening the cgroups")?;
@@ -295,6 +298,7 @@ async fn follow_hangups(arguments: Arguments, node: Arc<Node>, telemetry: Arc<Te
                 }
                 node.set_config(now);
                 node.ask_handlers().await;
+                node.set_up_classes().await;
                 node.ask_criu().await;
                 match node.images.reload().await {
                     Ok(()) => tracing::info!("settings and registries were read anew"),

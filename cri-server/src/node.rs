@@ -15,11 +15,12 @@ use crate::config::Config;
 use crate::container::plan::SelinuxUse;
 use crate::criu::Criu;
 use crate::error::{Error, Noun};
-use crate::handlers;
+use crate::handlers::{self, Handlers};
 use crate::making::{Done, Underway};
 use crate::metrics::Metrics;
 use crate::monitor::Monitors;
 use crate::nri::Nri;
+use crate::rdt;
 use crate::sandbox::{self, Name, plan, task};
 use crate::selinux;
 use crate::stats::Stats;
@@ -53,7 +54,7 @@ pub struct Node {
     /// Plugins that have a say in pods and containers.
     pub nri: Nri,
     /// What each handler said it can do.
-    handlers: ArcSwap<handlers::Features>,
+    handlers: ArcSwap<Handlers>,
     /// What criu said, once it was asked.
     criu: watch::Sender<Option<Arc<Criu>>>,
     /// Checkpoints that the daemon before did not finish.
@@ -118,14 +119,45 @@ impl Node {
         self.config.store(Arc::new(config));
     }
 
-    /// Asks the handlers what they can do.
+    /// Asks the handlers what they can do: those whose programs are not what they were.
     pub async fn ask_handlers(&self) {
-        let told = handlers::ask(&self.config().runtime).await;
+        let told = Handlers::ask(&self.config().runtime, &self.handlers()).await;
         self.handlers.store(Arc::new(told));
     }
 
+    /// Sets up the operator's classes of RDT. A node without them serves all containers but those that name one.
+    pub async fn set_up_classes(&self) {
+        let file = self.config().container.rdt_config_file.clone();
+        if file.as_os_str().is_empty() {
+            return;
+        }
+        let made =
+            tokio::task::spawn_blocking(move || rdt::root().and_then(|root| rdt::set_up(&root, &file)));
+        match made.await {
+            Ok(Ok(classes)) => tracing::info!(?classes, "RDT classes are set up"),
+            Ok(Err(error)) => {
+                let why = crate::error::chain(&error);
+                tracing::error!(
+                    why,
+                    "not all RDT classes are set up, and containers that name those are refused"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Follows what becomes of the handlers' programs.
+    pub async fn watch_handlers(&self) {
+        loop {
+            tokio::time::sleep(handlers::LOOK_EVERY).await;
+            if self.config().runtime.handlers.values().any(|handler| !handler.is_in_tree()) {
+                self.ask_handlers().await;
+            }
+        }
+    }
+
     /// What the handlers said when they were asked last.
-    pub fn handlers(&self) -> Arc<handlers::Features> {
+    pub fn handlers(&self) -> Arc<Handlers> {
         self.handlers.load_full()
     }
 
@@ -245,15 +277,19 @@ impl Node {
                 Policy::Used(policy) => plan::Selinux::Used { policy, free: &free },
             },
         };
-        let record = self.store.sandbox(id);
+        let (record, known) = (self.store.sandbox(id), self.handlers());
         let inputs = plan::Inputs {
             sandbox_id: id,
             request,
             pod_dir: record.dir(),
             handlers: &config.runtime,
+            known: &known,
             host: &host,
         };
         let plan = plan::plan(&inputs)?;
+        if let Some(why) = known.fault(&plan.handler) {
+            return Err(Error::Handler { name: plan.handler, why: why.to_owned() });
+        }
         plan::check_labels(&plan)?;
         Ok(sandbox::Plan { created_at_ns: self.now_ns(), ..plan })
     }

@@ -21,7 +21,7 @@ pub fn code(error: &Error) -> Code {
         Error::Ambiguous { .. } | Error::Request(_) => Code::InvalidArgument,
         Error::Plan(invalid) => of_plan(invalid),
         Error::SandboxPlan(invalid) => of_sandbox_plan(invalid),
-        Error::State { .. } | Error::Selinux { .. } => Code::FailedPrecondition,
+        Error::State { .. } | Error::Selinux { .. } | Error::Handler { .. } => Code::FailedPrecondition,
         Error::Exists { .. } => Code::AlreadyExists,
         Error::Recovering | Error::NetworkNotReady(_) | Error::Stopping => Code::Unavailable,
         Error::StillMaking { .. } | Error::ExecTimeout { .. } | Error::SlowHost { .. } => {

@@ -45,6 +45,7 @@ pub use kill::Scope;
 pub use list::Listed;
 pub use plan::{CAPABILITY_NAMES, MEMORY_FLAGS, MEMORY_MODES, MOUNT_OPTION_NAMES};
 pub use rootless::{enter_user_namespace, in_first_user_namespace};
+pub use sources::layers;
 pub use state::read_whole;
 
 use std::os::fd::OwnedFd;

@@ -3,7 +3,7 @@
 
 mod overlay;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,22 @@ pub(crate) fn root(plan: &Plan, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>)
         (Rootfs::Bundle, Some(path)) => directory(path, plan.root.propagation),
         (Rootfs::Bundle, None) => Err(Error::invalid("root.path", "is missing")),
     }
+}
+
+/// The layers of a container (`lower`: topmost first) as one file system, mounted nowhere: what an engine prepares for a
+/// runtime that takes a root directory only. `userns`: layers belong to the host's ids, and are shown with those of that
+/// user namespace. `label`: the SELinux label that all files show.
+///
+/// # Errors
+/// When the kernel does not mount them.
+pub fn layers(
+    lower: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    userns: Option<BorrowedFd<'_>>,
+    label: Option<&CStr>,
+) -> Result<OwnedFd, Error> {
+    overlay::mount(&Layers { lower, upper, work, userns, label })
 }
 
 /// A clone, cut off from the host's so that nothing mounted here shows there; the other way only for a slave.

@@ -21,6 +21,9 @@ pub const NODE_PACKAGES: &[(&str, &str)] = &[
     // Encrypts images, for keys that openssl makes.
     ("/usr/bin/skopeo", "skopeo"),
     ("/usr/bin/openssl", "openssl"),
+    // Other runtimes, as handlers.
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/bin/crun", "crun"),
     // A file system that can clone a disk at one moment, for power cuts.
     ("/sbin/mkfs.xfs", "xfsprogs"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),

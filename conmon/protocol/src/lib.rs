@@ -23,6 +23,19 @@ pub use reply::{
 /// The version of this protocol; a monitor refuses a daemon that speaks another.
 pub const VERSION: u32 = 1;
 
+/// The word by which a monitor's program says what it is, and does nothing else.
+pub const VERSION_ARGUMENT: &str = "--version";
+
+/// What it says then, without the end of the line. `package`: the version of berth that it is of.
+pub fn version_words(package: &str) -> String {
+    format!("berth-conmon {package} protocol {VERSION}")
+}
+
+/// The protocol in such words; none when a monitor does not talk so.
+pub fn version_in(words: &str) -> Option<u32> {
+    words.strip_prefix("berth-conmon ")?.trim_end().rsplit_once(" protocol ")?.1.parse().ok()
+}
+
 /// A variable that a monitor wants in its environment, name and value. It works for moments and idles for days, so its
 /// heap is to be small, not fast: large pieces are mapped and unmapped, and free ones are not kept aside where
 /// malloc_trim(3) can't see them. It saves 100 KiB a pod; without it everything works.
@@ -37,3 +50,16 @@ pub const ATTACH_PACKET: usize = 16 << 10;
 pub const STREAM_STDOUT: u8 = 1;
 /// First byte of a packet on an attach socket: the bytes that follow came from the container's stderr.
 pub const STREAM_STDERR: u8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitors_own_words_are_understood() {
+        assert_eq!(version_in(&format!("{}\n", version_words("0.1.0"))), Some(VERSION));
+        for other in ["", "berth-conmon", "conmon version 2.1 protocol 1", "berth-conmon 0.1.0 protocol x"] {
+            assert_eq!(version_in(other), None, "{other:?}");
+        }
+    }
+}

@@ -39,7 +39,7 @@ pub struct PodPlan {
 pub enum MonitorCgroup {
     /// The pod's own, or one below it where a cgroup has either processes or children (v2).
     Pod,
-    /// This path, which many monitors may share.
+    /// This one, which many monitors may share: a path, or with the systemd driver a slice.
     Named(String),
 }
 

@@ -5,21 +5,19 @@
 //! container's. A command that does not end is killed. A child of the monitor runs it ([`crate::job`]), so nothing else
 //! waits; only a monitor that takes over asks for states itself, and not for long.
 
-use std::fs;
+use std::ffi::CString;
+use std::fs::{self, File};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use conmon_protocol::{CgroupDriver, ContainerPlan, RefusalKind, Rootfs, Scope};
-use runtime::spec::Process;
+use runtime::spec::{Namespace, NamespaceKind, Process, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, Mode};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
-};
+use rustix::mount::{MoveMountFlags, move_mount};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
@@ -55,8 +53,8 @@ const PROCESS: &str = "runtime.process";
 const RESOURCES: &str = "runtime.resources";
 
 impl Command<'_> {
-    pub(super) fn create(self, ends: Option<Ends>) -> Result<Entered, Error> {
-        self.mount_root()?;
+    pub(super) fn create(self, spec: &Spec, ends: Option<Ends>) -> Result<Entered, Error> {
+        self.mount_root(spec)?;
         let mut command = self.command("create");
         command.arg("--bundle").arg(&self.plan.bundle_dir);
         self.run_for_process(command, ends, Some(&self.plan.container_id))
@@ -170,7 +168,9 @@ impl Command<'_> {
         self.plan.bundle_dir.join("rootfs")
     }
 
-    fn mount_root(self) -> Result<(), Error> {
+    /// As our own runtime mounts it: the layers show the pod's users, which no runtime does for a directory that it is
+    /// given.
+    fn mount_root(self, spec: &Spec) -> Result<(), Error> {
         let Rootfs::Overlay { lower, upper, work } = &self.plan.rootfs else {
             return Ok(());
         };
@@ -179,7 +179,13 @@ impl Command<'_> {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno).named("making", &root),
         }
-        let overlay = overlay(lower, upper, work).named("mounting the layers of", &root)?;
+        let linux = spec.linux.as_ref();
+        let users = linux.and_then(|linux| users_of(&linux.namespaces));
+        let users = users.map(|path| File::open(path).named("opening", path)).transpose()?;
+        let label = linux.and_then(|linux| linux.mount_label.clone()).filter(|label| !label.is_empty());
+        let label = label.and_then(|label| CString::new(label).ok());
+        let userns = users.as_ref().map(File::as_fd);
+        let overlay = runtime::layers(lower, upper, work, userns, label.as_deref())?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&overlay, "", CWD, &root, flags).named("mounting the layers of", &root)
     }
@@ -251,6 +257,12 @@ impl Command<'_> {
     }
 }
 
+/// The user namespace of the pod, which the monitor made and pinned.
+fn users_of(namespaces: &[Namespace]) -> Option<&Path> {
+    let users = namespaces.iter().find(|namespace| namespace.kind == NamespaceKind::User)?;
+    users.path.as_deref()
+}
+
 fn has_word(pid: i32, word: &[u8]) -> bool {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.split(|byte| *byte == 0).any(|found| found == word)
@@ -304,19 +316,6 @@ fn process_in(pid_file: &Path) -> Result<(i32, OwnedFd), Error> {
     // An orphan of ours and not reaped, so the number is its own, even if it has ended.
     let pidfd = pidfd_open(pid, PidfdFlags::empty()).named("opening the process of", pid_file)?;
     Ok((pid.as_raw_nonzero().get(), pidfd))
-}
-
-/// As our own runtime's: layers by descriptor or path one at a time, and no syncs for what is thrown away.
-fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> rustix::io::Result<OwnedFd> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for layer in lower {
-        fsconfig_set_string(&context, "lowerdir+", layer)?;
-    }
-    fsconfig_set_string(&context, "upperdir", upper)?;
-    fsconfig_set_string(&context, "workdir", work)?;
-    fsconfig_set_flag(&context, "volatile")?;
-    fsconfig_create(&context)?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
 }
 
 #[cfg(test)]

@@ -86,14 +86,44 @@ fn what_does_not_belong_is_refused_with_its_place() {
     check("[network]\nmax_networks = 0", &["network.max_networks", "0 is not from 1 to 32"]);
     check("[network]\nmax_networks = 33", &["network.max_networks", "33"]);
     check("[nri]\nenable = false\n[nri.default_validator]\nenable = true", &["nri.default_validator.enable"]);
+    for listen in ["0.0.0.0:9537", "[::]:9537", "10.1.2.3:9537", "node.example:9537", "9537", "unix://socket"]
+    {
+        check(&format!("[metrics]\nlisten = \"{listen}\""), &["metrics.listen", listen, "allow_remote"]);
+    }
+    check("[metrics]\ntls_cert = \"/c\"", &["metrics.tls_cert", "tls_key"]);
+    check("[metrics]\ntls_client_ca = \"/c\"", &["metrics.tls_cert"]);
     let handler = |keys: &str| format!("[runtime.handlers.x]\n{keys}");
     check(&handler("path = \"runc\""), &["x.path", "not an absolute path"]);
     check(&handler("seccomp_profile = \"a.json\""), &["x.seccomp_profile", "not an absolute path"]);
     check(&handler("monitor_cgroup = \"pods\""), &["x.monitor_cgroup", "\"pods\"", "neither"]);
     check(&handler("monitor_cgroup = \"/a/../b\""), &["x.monitor_cgroup", "neither"]);
-    let systemd = format!("[runtime]\ncgroup_driver = \"systemd\"\n{}", handler("monitor_cgroup = \"pod\""));
-    check(&systemd, &["x.monitor_cgroup", "cgroupfs"]);
+    let systemd = |cgroup: &str| {
+        let handler = handler(&format!("monitor_cgroup = \"{cgroup}\""));
+        format!("[runtime]\ncgroup_driver = \"systemd\"\n{handler}")
+    };
+    for path in ["/monitors", "x.scope", "a--b.slice", ".slice", "a b.slice"] {
+        check(&systemd(path), &["x.monitor_cgroup", path, "a-b.slice"]);
+    }
+    for slice in ["pod", "system.slice", "berth-monitors.slice"] {
+        assert!(read(&[("berth.toml", &systemd(slice))]).is_ok(), "{slice}");
+    }
+    check(&handler("monitor_cgroup = \"system.slice\""), &["x.monitor_cgroup", "the path of a cgroup"]);
     assert!(read(&[("berth.toml", &handler("monitor_cgroup = \"/monitors\""))]).is_ok());
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_the_operator_says_otherwise() {
+    for keys in [
+        "listen = \"127.0.0.1:9537\"",
+        "listen = \"[::1]:9537\"",
+        "listen = \"localhost:9537\"",
+        "listen = \"unix:///run/metrics\"",
+        "listen = \"0.0.0.0:9537\"\nallow_remote = true",
+        "listen = \"0.0.0.0:9537\"\ntls_cert = \"/cert\"\ntls_key = \"/key\"",
+    ] {
+        let read = read(&[("berth.toml", &format!("[metrics]\n{keys}"))]);
+        assert!(read.is_ok(), "{keys}: {read:?}");
+    }
 }
 
 #[test]

@@ -313,6 +313,7 @@ fn decide(
     let name = order.config.image.as_ref().map(|image| image.image.as_str()).unwrap_or_default();
     let image = plan::ImageFacts::of(image, name);
     let (config, volumes_dir) = (node.config(), node.images.volumes_dir(&order.id));
+    let handlers = node.handlers();
     let inputs = plan::Inputs {
         container_id: &order.id,
         config: &order.config,
@@ -321,6 +322,8 @@ fn decide(
         host,
         settings: &config.container,
         handler: config.runtime.handlers.get(&order.sandbox.plan.handler),
+        features: handlers.features(&order.sandbox.plan.handler),
+        oci_version: handlers.oci_version(&order.sandbox.plan.handler),
         volumes_dir: &volumes_dir,
     };
     Ok(plan::plan(&inputs)?)

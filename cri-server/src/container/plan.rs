@@ -68,6 +68,10 @@ pub struct Inputs<'a> {
     pub settings: &'a Settings,
     /// Another runtime than ours; what it may be told is the operator's word.
     pub handler: Option<&'a HandlerSection>,
+    /// What the runtime can do.
+    pub features: v1::RuntimeHandlerFeatures,
+    /// The version of the runtime specification that it takes.
+    pub oci_version: &'a str,
     /// Where the volumes that the image declares are, if they are bound.
     pub volumes_dir: &'a Path,
 }
@@ -173,9 +177,6 @@ impl From<&User> for v1::ContainerUser {
     }
 }
 
-/// The version of the runtime specification whose words the plan uses.
-const OCI_VERSION: &str = "1.2.0";
-
 /// Scopes are named as other engines name theirs, so that monitoring agents find the container's id.
 const SCOPE_PREFIX: &str = "cri-berth";
 /// Where containers are whose pod has no slice of its own.
@@ -242,7 +243,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<ContainerPlan, Invalid> {
     edits::add_to_linux(inputs, &mut linux)?;
     let command = process.args().as_ref().and_then(|args| args.first()).cloned().unwrap_or_default();
     let mut spec = Spec::default();
-    spec.set_version(OCI_VERSION.to_owned())
+    spec.set_version(inputs.oci_version.to_owned())
         .set_root(Some(root(&security)))
         .set_mounts(Some(mounts.mounts))
         .set_annotations(Some(annotations::annotations(inputs)))

@@ -4,8 +4,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 
-use conmon_protocol::{Event, PodState};
+use conmon_protocol::{Event, PodState, VERSION, VERSION_ARGUMENT, version_in};
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::broadcast;
 
@@ -21,6 +22,8 @@ pub struct Monitors {
     program: program::Program,
     path: PathBuf,
     keepings: Keepings,
+    /// Why no pod can have one; empty when the program was asked and is one.
+    fault: OnceLock<Option<String>>,
 }
 
 /// A monitor, all that it has, and all that happens from then on.
@@ -37,7 +40,36 @@ impl Monitors {
     pub fn new(path: &Path) -> Result<Self, Error> {
         let program =
             program::Program::load(path).map_err(|source| Error::Program { path: path.into(), source })?;
-        Ok(Self { program, path: path.into(), keepings: Keepings::default() })
+        Ok(Self { program, path: path.into(), keepings: Keepings::default(), fault: OnceLock::new() })
+    }
+
+    /// Asks the program whether it is a monitor that we can talk with. What was loaded stays, so once is enough.
+    pub async fn ask(&self) {
+        let said = crate::handlers::said(self.command().arg(VERSION_ARGUMENT)).await;
+        let fault = match said.map(|words| version_in(&String::from_utf8_lossy(&words))) {
+            Ok(Some(VERSION)) => None,
+            Ok(Some(other)) => Some(format!(
+                "it speaks version {other} of the protocol, and this berthd {VERSION}; install both anew"
+            )),
+            Ok(None) => Some("it is no berth-conmon".into()),
+            Err(why) => Some(why),
+        };
+        let fault = fault.map(|why| format!("the monitor {}: {why}", self.path.display()));
+        if let Some(why) = &fault {
+            tracing::error!(why, "no pod can be made");
+        }
+        let _ = self.fault.set(fault);
+    }
+
+    /// Why no pod can have a monitor, once that was asked.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.get()?.as_deref()
+    }
+
+    fn command(&self) -> tokio::process::Command {
+        let mut command = std::process::Command::new(self.program.path());
+        command.env_clear();
+        command.into()
     }
 
     /// Starts a monitor on a pod directory; it may be one that a dead monitor left, and is then resumed.

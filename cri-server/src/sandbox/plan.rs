@@ -7,6 +7,7 @@ use network::PortMapping;
 use proto::v1;
 use serde::{Deserialize, Serialize};
 
+use crate::handlers::Handlers;
 use crate::selinux::{self, Trust};
 
 mod net;
@@ -26,6 +27,8 @@ pub struct Inputs<'a> {
     pub request: &'a v1::RunPodSandboxRequest,
     pub pod_dir: &'a std::path::Path,
     pub handlers: &'a crate::config::RuntimeSection,
+    /// What they can do.
+    pub known: &'a Handlers,
     pub host: &'a Host<'a>,
 }
 
@@ -107,6 +110,7 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
     let sysctls = sysctls(&linux.sysctls, &spaces)?;
     let hostname = hostname(config, &spaces, inputs.host)?;
     let handler = handler(&inputs.request.runtime_handler, inputs.handlers)?;
+    check_users(&spaces, &handler, inputs.known)?;
     let pod = PodPlan {
         sandbox_id: inputs.sandbox_id.into(),
         pod_dir: inputs.pod_dir.into(),
@@ -133,6 +137,19 @@ pub fn plan(inputs: &Inputs<'_>) -> Result<Plan, Invalid> {
         created_at_ns: 0,
         labels,
     })
+}
+
+/// The kubelet asks so only where Status says that it may; others who ask are told, before volumes show as nobody's.
+fn check_users(spaces: &Spaces, handler: &str, known: &Handlers) -> Result<(), Invalid> {
+    if spaces.user.is_none() || known.features(handler).user_namespaces {
+        return Ok(());
+    }
+    let reason = format!(
+        "the runtime handler {handler} does not say by its command `features` that it can map the users of mounts; \
+         use a newer runtime, or the handler {}",
+        crate::config::IN_TREE
+    );
+    Err(wrong("config.linux.security_context.namespace_options.userns_options", reason))
 }
 
 fn check_metadata(config: &v1::PodSandboxConfig) -> Result<(), Invalid> {

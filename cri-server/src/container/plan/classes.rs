@@ -8,6 +8,7 @@ use proto::v1;
 
 use super::invalid::require;
 use super::{Inputs, Invalid};
+use crate::rdt::{self, Of};
 
 /// Where a kind of class is named.
 struct Words {
@@ -24,23 +25,35 @@ fn named<'a>(
     words: &Words,
     config: &'a v1::ContainerConfig,
     pod: &'a v1::PodSandboxConfig,
-) -> Option<&'a str> {
+) -> Option<(&'a str, Of)> {
     let name = config.metadata.as_ref().map(|metadata| metadata.name.as_str()).unwrap_or_default();
     let (own, pods) = (&config.annotations, &pod.annotations);
     let places = [
-        own.get(words.container),
-        pods.get(&format!("{}/container.{name}", words.pod)),
-        pods.get(&format!("{}/pod", words.pod)),
+        (own.get(words.container), Of::Container),
+        (pods.get(&format!("{}/container.{name}", words.pod)), Of::Pod),
+        (pods.get(&format!("{}/pod", words.pod)), Of::Pod),
     ];
-    places.into_iter().flatten().next().map(String::as_str).filter(|class| !class.is_empty())
+    let (class, of) = places.into_iter().find_map(|(class, of)| Some((class?, of)))?;
+    (!class.is_empty()).then_some((class.as_str(), of))
 }
 
-/// A directory of the resctrl file system that the operator has made.
+/// The class that annotations name, and whose annotation it was.
+pub(super) fn rdt_asked<'a>(
+    config: &'a v1::ContainerConfig,
+    pod: &'a v1::PodSandboxConfig,
+) -> Option<(&'a str, Of)> {
+    named(&RDT, config, pod)
+}
+
+/// A directory of the resctrl file system, as a configuration names it.
 ///
 /// # Errors
 /// When what is named cannot be a class.
 pub(super) fn rdt<'a>(inputs: &Inputs<'a>) -> Result<Option<&'a str>, Invalid> {
-    let Some(class) = named(&RDT, inputs.config, inputs.sandbox.config) else { return Ok(None) };
+    let Some((class, _)) = rdt_asked(inputs.config, inputs.sandbox.config) else { return Ok(None) };
+    if class == rdt::DEFAULT {
+        return Ok(Some("/"));
+    }
     // A name of a directory, and of none of the kernel's own.
     let fits = !class.contains('/') && ![".", "..", "info", "mon_groups", "mon_data"].contains(&class);
     require(fits, "annotations", || format!("{class:?} is no class of Intel RDT"))?;
@@ -52,5 +65,5 @@ pub(super) fn block_io<'a>(
     config: &'a v1::ContainerConfig,
     pod: &'a v1::PodSandboxConfig,
 ) -> Option<&'a str> {
-    named(&BLOCK_IO, config, pod)
+    named(&BLOCK_IO, config, pod).map(|(class, _)| class)
 }

@@ -19,6 +19,7 @@ use crate::blockio;
 use crate::cdi;
 use crate::config::HandlerSection;
 use crate::oci_hooks::{self, HookFile};
+use crate::rdt;
 
 mod devices;
 mod machine;
@@ -108,6 +109,7 @@ pub fn gather(
     let mut devices = requested_devices(&config.devices)?;
     devices.extend(cdi.nodes.iter().map(cdi_node).collect::<Result<Vec<_>, _>>()?);
     let hooks = oci_hooks::read(&settings.hooks_dirs);
+    check_rdt(config, pod, settings)?;
     Ok(HostFacts {
         cdi,
         hooks: hooks.map_err(|error| Invalid::wrong("hooks_dirs", error.to_string()))?,
@@ -129,6 +131,17 @@ fn block_io(
     let Some(class) = classes::block_io(config, pod) else { return Ok(None) };
     let limits = blockio::class(&settings.blockio_config_file, class);
     limits.map(Some).map_err(|error| Invalid::wrong("annotations", error.to_string()))
+}
+
+/// Before anything is made: the runtime would refuse it, too, and know nothing of the operator's file.
+fn check_rdt(
+    config: &v1::ContainerConfig,
+    pod: &v1::PodSandboxConfig,
+    settings: &Settings,
+) -> Result<(), Invalid> {
+    let Some((class, of)) = classes::rdt_asked(config, pod) else { return Ok(()) };
+    let checked = rdt::root().and_then(|root| rdt::check(&root, &settings.rdt_config_file, class, of));
+    checked.map_err(|error| Invalid::wrong("annotations", format!("the RDT class {class:?}: {error}")))
 }
 
 fn cdi_edits(config: &v1::ContainerConfig, settings: &Settings) -> Result<cdi::Edits, Invalid> {

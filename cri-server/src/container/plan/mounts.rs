@@ -53,7 +53,7 @@ pub(super) fn mounts(
         asked.push(if is_image(mount) {
             image(&field, index, mount, inputs)?
         } else {
-            bind(&field, mount, source)?
+            bind(&field, mount, source, inputs)?
         });
         if mount.selinux_relabel && labelled && !is_image(mount) {
             relabelled.push(relabelled_source(&field, source, inputs)?);
@@ -116,9 +116,19 @@ fn promised(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Ve
         mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         devpts(inputs),
         mount("/dev/mqueue", "mqueue", "mqueue", &sealed),
-        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        sys(inputs, access),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ]
+}
+
+/// Only the owner of a network namespace may mount the sysfs that shows it. Users of a pod's own in the host's network
+/// get the host's (KEP-5607), with all that is mounted below, where root is none of them.
+fn sys(inputs: &Inputs<'_>, access: &str) -> Mount {
+    let pod = inputs.sandbox.pod;
+    if pod.user.is_some() && pod.network == Sharing::Host {
+        return mount("/sys", "bind", "/sys", &["rbind", "rprivate", "nosuid", "noexec", "nodev", access]);
+    }
+    mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access])
 }
 
 /// A pod that does not map the group tty cannot give terminals to it.
@@ -174,7 +184,7 @@ fn image(field: &str, index: usize, asked: &v1::Mount, inputs: &Inputs<'_>) -> R
     let destination = destination(field, asked, &nowhere)?;
     let container_dir = inputs.sandbox.pod.pod_dir.join("containers").join(inputs.container_id);
     let source = images_dir(&container_dir).join(index.to_string());
-    let mut options = vec!["rbind", "rprivate", access(field, asked)?, "nosuid", "nodev"];
+    let mut options = vec!["rbind", "rprivate", access(field, asked, inputs)?, "nosuid", "nodev"];
     options.extend(extra_options(field, asked)?);
     Ok(mount(&destination, "bind", source, &options))
 }
@@ -184,11 +194,11 @@ pub(crate) fn is_mapped(asked: &v1::Mount) -> bool {
     !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty()
 }
 
-fn bind(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<Mount, Invalid> {
+fn bind(field: &str, asked: &v1::Mount, source: &MountSource, inputs: &Inputs<'_>) -> Result<Mount, Invalid> {
     refuse_unsupported(field, asked)?;
     let destination = destination(field, asked, source)?;
     let propagation = propagation(field, asked, source)?;
-    let mut options = vec!["rbind", propagation, access(field, asked)?];
+    let mut options = vec!["rbind", propagation, access(field, asked, inputs)?];
     options.extend(extra_options(field, asked)?);
     let mut bound = mount(&destination, "bind", source.path.clone(), &options);
     if is_mapped(asked) {
@@ -276,8 +286,9 @@ fn propagation(field: &str, asked: &v1::Mount, source: &MountSource) -> Result<&
     Ok(option)
 }
 
-/// The interface: recursive only with read-only, and only with private propagation.
-fn access(field: &str, asked: &v1::Mount) -> Result<&'static str, Invalid> {
+/// The interface: recursive only with read-only, and only with private propagation. `RROUnsupported` is its word
+/// (cri-api, pkg/errors) for a runtime that would leave what is mounted below writable.
+fn access(field: &str, asked: &v1::Mount, inputs: &Inputs<'_>) -> Result<&'static str, Invalid> {
     if !asked.recursive_read_only {
         return Ok(if asked.readonly { "ro" } else { "rw" });
     }
@@ -285,6 +296,11 @@ fn access(field: &str, asked: &v1::Mount) -> Result<&'static str, Invalid> {
     require(asked.readonly, &field, || "the mount is not readonly".to_owned())?;
     let private = asked_propagation(asked) == Some(MountPropagation::PropagationPrivate);
     require(private, &field, || "the propagation of the mount is not private".to_owned())?;
+    require(inputs.features.recursive_read_only_mounts, &field, || {
+        "RROUnsupported: the pod's runtime handler does not say by its command `features` that it has the mount \
+         option rro; use a newer runtime or another handler"
+            .to_owned()
+    })?;
     Ok("rro")
 }
 

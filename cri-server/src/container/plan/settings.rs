@@ -34,6 +34,10 @@ section! {
         /// Classes of block I/O that annotations name (`blockio.resources.beta.kubernetes.io/pod` and the like), in the
         /// format that containerd and CRI-O read. Empty: none. Read for each container that names one.
         blockio_config_file: PathBuf = PathBuf::new(),
+        /// Classes of Intel RDT that annotations name (`rdt.resources.beta.kubernetes.io/pod` and the like), in the format
+        /// that containerd and CRI-O read; they are set up in resctrl when the daemon begins and when settings are read
+        /// anew. Empty: classes are the directories that are in resctrl.
+        rdt_config_file: PathBuf = PathBuf::new(),
         /// Gives privileged containers the default devices only, not all of the host's.
         privileged_without_host_devices: bool = false,
         /// Seconds that a volume gets to answer while a container is made, from 1 to 90: one whose server is away fails the

@@ -18,6 +18,7 @@ struct Case {
     target_pid: Option<i32>,
     labels: Option<PodLabels>,
     handler: Option<crate::config::HandlerSection>,
+    features: v1::RuntimeHandlerFeatures,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +114,7 @@ impl Case {
             target_pid: None,
             labels: None,
             handler: None,
+            features: crate::handlers::own(),
         }
     }
 
@@ -163,6 +165,8 @@ impl Case {
             host: &self.host,
             settings: &self.settings,
             handler: self.handler.as_ref(),
+            features: self.features,
+            oci_version: crate::handlers::OCI_VERSION,
             volumes_dir: Path::new("/var/lib/berth/containers/c1/volumes"),
         })
     }
@@ -485,6 +489,11 @@ fn mounts_that_cannot_be_are_refused() {
     let both =
         v1::Mount { recursive_read_only: true, readonly: true, propagation: slave, ..volume("/v", "/h") };
     refused("recursive_read_only: the propagation", |case| case.mount(both, Propagation::Shared));
+    let recursive = v1::Mount { recursive_read_only: true, readonly: true, ..volume("/v", "/h") };
+    refused("mounts[0].recursive_read_only: RROUnsupported", |case| {
+        case.mount(recursive, Propagation::Private);
+        case.features.recursive_read_only_mounts = false;
+    });
     check("does not propagate so", v1::Mount { propagation: slave, ..volume("/v", "/h") });
     check("mounts[0].host_path", volume("/v", ""));
     check("mounts[0].container_path: \"v\"", volume("v", "/h"));

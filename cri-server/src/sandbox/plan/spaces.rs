@@ -21,10 +21,6 @@ impl Spaces {
     pub(super) fn of(options: &v1::NamespaceOption) -> Result<Self, Invalid> {
         let network = sharing("namespace_options.network", options.network)?;
         let user = user("namespace_options.userns_options", options.userns_options.as_ref())?;
-        if user.is_some() && network == Sharing::Host {
-            let what = "a user namespace in a pod of the host's network".into();
-            return Err(Invalid::Unsupported { field: "namespace_options.userns_options", what });
-        }
         Ok(Self {
             network,
             ipc: sharing("namespace_options.ipc", options.ipc)?,

@@ -26,6 +26,7 @@ fn plan_of(request: &v1::RunPodSandboxRequest) -> Result<Plan, String> {
         request,
         pod_dir: std::path::Path::new("/run/berth/sandboxes/s1"),
         handlers: &handlers,
+        known: &Handlers::default(),
         host: &host,
     };
     plan(&inputs).map_err(|invalid| invalid.to_string())
