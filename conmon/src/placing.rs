@@ -1,11 +1,12 @@
 //! Where the monitor itself lives: where it was started, or in a cgroup that the pod's handler names. It has one thread,
-//! so it can go by itself, and its containers are born into cgroups of their own whatever it does.
+//! so it can go by itself, and its containers are born into cgroups of their own whatever it does. What is systemd's is
+//! left to systemd: there each monitor gets a scope in the slice, which goes when the monitor does.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use conmon_protocol::{MonitorCgroup, PodPlan};
-use runtime::cgroup::{Cgroup, Place};
+use conmon_protocol::{CgroupDriver, MonitorCgroup, PodPlan};
+use runtime::cgroup::{Cgroup, Place, ScopePlan};
 use rustix::io::Errno;
 
 use crate::error::{Error, Leftovers, Named as _};
@@ -18,6 +19,36 @@ static HOME: OnceLock<PathBuf> = OnceLock::new();
 
 /// Goes where the plan says, and makes what is not there.
 pub(crate) fn settle(plan: &PodPlan) -> Result<(), Error> {
+    match plan.cgroup_driver {
+        CgroupDriver::Cgroupfs => settle_in_directories(plan),
+        CgroupDriver::Systemd => settle_in_scope(plan),
+    }
+}
+
+fn settle_in_scope(plan: &PodPlan) -> Result<(), Error> {
+    let Some(slice) = slice(plan) else { return Ok(()) };
+    let failed = |source| runtime::Error::Cgroup { id: plan.sandbox_id.clone(), source };
+    // Its pid, since the scope of one that was killed may be there still when the next monitor comes.
+    let name = format!("{slice}:berth-conmon:{}-{}", plan.sandbox_id, std::process::id());
+    let collected = [("org.systemd.property.CollectMode".to_owned(), "'inactive-or-failed'".to_owned())];
+    let scope = ScopePlan::of(Some(&name), &plan.sandbox_id, &collected.into()).map_err(failed)?;
+    let root = Cgroup::at("/").map_err(failed)?.places().into_iter().find(|place| place.unified);
+    if let Some(place) = &root {
+        HOME.get_or_init(|| home(place));
+    }
+    let entered = scope.described(format!("Monitor of pod {}", plan.sandbox_id)).enter();
+    entered.map(drop).map_err(|source| failed(source).into())
+}
+
+/// The slice that the monitor's scope is to be in.
+fn slice(plan: &PodPlan) -> Option<&str> {
+    match plan.monitor_cgroup.as_ref()? {
+        MonitorCgroup::Pod => plan.cgroup_parent.rsplit('/').next().filter(|slice| !slice.is_empty()),
+        MonitorCgroup::Named(slice) => Some(slice),
+    }
+}
+
+fn settle_in_directories(plan: &PodPlan) -> Result<(), Error> {
     for (place, dir) in wanted(plan)? {
         if place.unified {
             HOME.get_or_init(|| home(&place));
@@ -38,6 +69,16 @@ pub(crate) fn leave(plan: &PodPlan) -> Result<(), Error> {
         return Ok(());
     }
     let mut left = Leftovers::default();
+    if plan.cgroup_driver == CgroupDriver::Systemd {
+        // The scope is empty then, and systemd's to take away. Where the daemon was there may be nobody any more, nor
+        // that cgroup; then the scope goes a moment later, with this process.
+        let Some(home) = HOME.get() else { return Ok(()) };
+        let place = Place { root: home.clone(), dir: home.clone(), unified: true };
+        return match join(&place, home) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).named("moving the monitor to", home),
+        };
+    }
     for (place, dir) in wanted(plan)?.into_iter().filter(|(place, _)| place.unified) {
         let home = HOME.get_or_init(|| place.root.clone());
         left.note(join(&place, home).named("moving the monitor to", home));

@@ -127,7 +127,22 @@ impl ScopePlan {
         format!("/{}", name::cgroup_path(&self.slice, &self.scope.unit))
     }
 
-    fn properties(&self, keeper: &Keeper, writes: &[Write]) -> Result<Vec<Property>, Error> {
+    /// The same plan, with other words for who looks at the units of the node.
+    #[must_use]
+    pub fn described(self, description: String) -> ScopePlan {
+        ScopePlan { description, ..self }
+    }
+
+    /// Makes the scope with the caller in it, without limits; systemd takes it away when it is empty. Answers its cgroup,
+    /// below the root of cgroups.
+    ///
+    /// # Errors
+    /// systemd can't be asked, or refuses.
+    pub fn enter(&self) -> Result<String, Error> {
+        self.start(std::process::id(), &[])
+    }
+
+    fn properties(&self, pid: u32, writes: &[Write]) -> Result<Vec<Property>, Error> {
         let own = |name: &str, value: Value| (name.to_owned(), value);
         let mut all = vec![
             own("Description", Value::text(&self.description)),
@@ -135,7 +150,7 @@ impl ScopePlan {
             own("Delegate", Value::Bool(true)),
             // Otherwise systemd would end containers at the begin of a shutdown, before their engine can.
             own("DefaultDependencies", Value::Bool(false)),
-            own("PIDs", Value::Array("u".into(), vec![Value::U32(keeper.pid())])),
+            own("PIDs", Value::Array("u".into(), vec![Value::U32(pid)])),
         ];
         all.extend(property::properties(writes)?);
         all.extend(self.properties.iter().cloned());
@@ -143,9 +158,9 @@ impl ScopePlan {
     }
 
     /// Makes the scope with a process that keeps it, and answers its cgroup below the root of cgroups.
-    fn start(&self, keeper: &Keeper, writes: &[Write]) -> Result<String, Error> {
+    fn start(&self, pid: u32, writes: &[Write]) -> Result<String, Error> {
         let unit = &self.scope.unit;
-        let properties = self.properties(keeper, writes)?;
+        let properties = self.properties(pid, writes)?;
         let arguments = [
             Value::text(unit),
             Value::text("fail"),
@@ -160,7 +175,7 @@ impl ScopePlan {
             made = bus.ask("StartTransientUnit", &arguments);
         }
         made.and_then(|()| bus.wait_for_job(unit)).map_err(|e| self.scope.failed("making", e))?;
-        self.scope.cgroup_of(keeper)
+        self.scope.cgroup_of(pid)
     }
 }
 
@@ -197,8 +212,7 @@ impl Scope {
     }
 
     /// The cgroup that systemd has put the process into, which no name tells in a user's manager.
-    fn cgroup_of(&self, keeper: &Keeper) -> Result<String, Error> {
-        let pid = keeper.pid();
+    fn cgroup_of(&self, pid: u32) -> Result<String, Error> {
         let dir = PathBuf::from(format!("/proc/{pid}"));
         let lines = files::read(&dir, "cgroup").map_err(|source| Error::Kernel {
             doing: "reading",

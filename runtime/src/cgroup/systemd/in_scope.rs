@@ -22,7 +22,7 @@ impl Cgroup {
         let writes = cgroup.plan_now(resources)?;
         let policy = Policy::read(&resources.devices)?;
         let keeper = cgroup.keeper(None)?;
-        let scope_path = plan.start(&keeper, &writes)?;
+        let scope_path = plan.start(keeper.pid(), &writes)?;
         if let Err(error) = plan.scope.come_near(&scope_path) {
             let _ = plan.scope.stop();
             return Err(error);
