@@ -68,18 +68,19 @@ fn make_all(plan: &PodPlan) -> Result<PodRecord, Error> {
 
 fn make_here(plan: &PodPlan, pins: &Path) -> Result<Option<Birth>, Error> {
     let flags = owned(plan);
-    away_from_home(flags, || {
+    let init = away_from_home(flags, || {
         furnish::furnish(plan)?;
-        pin::pin_all(Path::new("/proc/self/ns"), pins, flags)
-    })?;
-    match plan.pid {
-        PidSharing::Container | PidSharing::Host => Ok(None),
-        PidSharing::Pod => {
-            let init = away_from_home(CloneFlags::CLONE_NEWPID, || init::spawn(plan))?;
-            pin::pin(&PathBuf::from(format!("/proc/{}/ns/pid", init.pid)), &pins.join("pid"))?;
-            Ok(Some(init))
+        pin::pin_all(Path::new("/proc/self/ns"), pins, flags)?;
+        match plan.pid {
+            PidSharing::Container | PidSharing::Host => Ok(None),
+            // In all of the pod's namespaces: whoever sees a process may read its /proc/PID/net, which would be the node's.
+            PidSharing::Pod => away_from_home(CloneFlags::CLONE_NEWPID, || init::spawn(plan)).map(Some),
         }
+    })?;
+    if let Some(init) = &init {
+        pin::pin(&PathBuf::from(format!("/proc/{}/ns/pid", init.pid)), &pins.join("pid"))?;
     }
+    Ok(init)
 }
 
 /// Does something in new namespaces and comes back. A monitor that can't come back would make all that follows
