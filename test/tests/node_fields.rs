@@ -244,7 +244,10 @@ async fn a_class_of_intel_rdt_that_this_machine_cannot_give_is_refused_by_name()
     let pod = fixture.client.run_pod(&pod_config).await?;
     let config = container_config("main", &fixture.image, &["sleep", "1000"]);
     let refused = fixture.client.create(&pod, &config, &pod_config).await.expect_err("no such class");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     let words = refused.message();
-    assert!(words.contains("resctrl") || words.contains("berth-no-such"), "{refused:?}");
+    let has_resctrl = std::fs::read_to_string("/proc/self/mountinfo")?.contains(" - resctrl ");
+    let why = if has_resctrl { "no RDT class" } else { "no resctrl file system is mounted" };
+    assert!(words.contains("\"berth-no-such\"") && words.contains(why), "{refused:?}");
     fixture.remove(&pod).await
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::large_futures, reason = "a test may have a large future")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use berth_test::fixture::Fixture;
@@ -235,4 +235,65 @@ async fn an_image_as_a_volume_belongs_to_the_users_of_a_pod_that_has_its_own() -
     fixture.node.remove_all_pods().await?;
     assert_eq!(fixture.node.leaks_since(&before), Vec::<String>::new());
     Ok(())
+}
+
+/// A file system that takes so many more files, gone when dropped.
+struct Narrow(std::path::PathBuf);
+
+impl Narrow {
+    fn over(dir: &Path, inodes: usize) -> Result<Narrow> {
+        let options = std::ffi::CString::new(format!("nr_inodes={inodes},size=4m"))?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", dir, "tmpfs", flags, Some(options.as_c_str()))?;
+        Ok(Narrow(dir.to_owned()))
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and a network namespace: cargo xtask node"]
+async fn an_image_that_cannot_be_mounted_for_want_of_a_directory_is_not_held() -> Result<()> {
+    let mut fixture = Fixture::new().await?;
+    let layer = Layer::new().file("model/weights", 0o600, b"1 2 3").finish();
+    let built = berth_test::image::Recipe::new(vec![layer], json!({})).build();
+    fixture.registry.push("model", &["1"], &built).await?;
+    let image = format!("{}/model:1", fixture.registry.address());
+    fixture.client.pull(&image).await?;
+    let pod_config = fixture.pod_config("narrow");
+    let pod = fixture.client.run_pod(&pod_config).await?;
+    let mut config = container_config("main", &fixture.image, &["true"]);
+    config.mounts = vec![v1::Mount {
+        container_path: "/model".into(),
+        image: Some(v1::ImageSpec { image, ..Default::default() }),
+        readonly: true,
+        ..Default::default()
+    }];
+    let held = fixture.node.dir().join("root/containers");
+    let containers = fixture.node.run_dir().join("sandboxes").join(&pod).join("containers");
+    std::fs::create_dir_all(&containers)?;
+    let (mut failed, mut made) = (0, 0);
+    // From too few for the container's own record to enough for everything: one of them fails at the image's directory.
+    for inodes in 2..20 {
+        let narrow = Narrow::over(&containers, inodes)?;
+        match fixture.client.create(&pod, &config, &pod_config).await {
+            Err(error) => {
+                assert!(error.message().contains("No space left"), "{error:?}");
+                failed += 1;
+            }
+            Ok(container) => {
+                fixture.client.remove(&container).await?;
+                made += 1;
+            }
+        }
+        drop(narrow);
+        let left: Vec<_> = std::fs::read_dir(&held)?.flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(left, Vec::<std::ffi::OsString>::new(), "held after a making with {inodes} inodes");
+    }
+    assert!(failed > 3 && made > 0, "{failed} failed and {made} were made");
+    fixture.remove(&pod).await
 }

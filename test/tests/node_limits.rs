@@ -117,6 +117,16 @@ async fn limits_that_cannot_be_are_refused_and_change_nothing() -> Result<()> {
     let refused = update(&mut fixture, &container, odd).await.expect_err("no such quota");
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
     assert!(refused.message().contains("resources.cpu_quota"), "{refused:?}");
+    // Its map of wishes without a field: none is known, and none is taken for nothing.
+    let request = v1::UpdateContainerResourcesRequest {
+        container_id: container.clone(),
+        linux: Some(v1::LinuxContainerResources { cpu_shares: 100, ..Default::default() }),
+        annotations: [("example.com/cpus".to_owned(), "exclusive".to_owned())].into(),
+        ..Default::default()
+    };
+    let refused = fixture.client.runtime.update_container_resources(request).await.expect_err("annotations");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains("annotations: example.com/cpus"), "{refused:?}");
     let running = fixture.client.container(&container).await?;
     assert_eq!(running.state(), v1::ContainerState::ContainerRunning, "nobody was killed for it");
     assert_eq!(resources(&mut fixture, &container).await?, before);

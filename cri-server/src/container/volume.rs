@@ -25,7 +25,7 @@ use rustix::mount::{
 use super::make::Order;
 use super::plan::{images_dir, is_mapped};
 use super::trust;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::node::Node;
 use crate::store::Record;
 
@@ -72,16 +72,23 @@ pub async fn mount(
         let Some(image) = image else { continue };
         let name = asked(mount).map_or(&image.id, |spec| &spec.image);
         let failed = |why: String| Error::ImageVolume { image: name.clone(), why };
+        let target = images_dir(container_dir).join(index.to_string());
+        note(&target).map_err(|error| failed(chain(&error)))?;
         let layers = node.images.make_writable(&held(&order.id, index), image).await?;
         let userns = order.sandbox.plan.pod.pod_dir.join("ns/user");
         let userns = Some(userns).filter(|_| is_mapped(mount));
         let shown = Shown { layers, label: label.map(str::to_owned), userns };
-        let target = images_dir(container_dir).join(index.to_string());
         let sub_path = mount.image_sub_path.clone();
         let mounting = tokio::task::spawn_blocking(move || mount_one(&shown, &target, &sub_path));
-        mounting.await.map_err(|_| Error::Stopping)?.map_err(|error| failed(error.to_string()))?;
+        mounting.await.map_err(|_| Error::Stopping)?.map_err(|error| failed(chain(&error)))?;
     }
     Ok(())
+}
+
+/// Before anything is held for it: what is held is found again by what is in the directory of images.
+fn note(target: &Path) -> Result<(), Failed> {
+    let whole = target.with_extension(&WHOLE[1..]);
+    fs::create_dir_all(&whole).map_err(|error| Failed::Make(whole, error))
 }
 
 /// None where the mount is of the host.
