@@ -157,6 +157,16 @@ impl Kubelet {
 
     /// Makes a pod and starts its containers, one after the other.
     pub async fn start_pod(&mut self, pod: &Pod) -> Result<Running> {
+        let mut running = self.start_sandbox(pod).await?;
+        for name in pod.container_names() {
+            let container = self.start_container(pod, &running.sandbox, &name, 0).await?;
+            running.containers.push(container);
+        }
+        Ok(running)
+    }
+
+    /// Makes a pod, and none of its containers yet.
+    pub async fn start_sandbox(&mut self, pod: &Pod) -> Result<Running> {
         let config = pod.sandbox_config();
         std::fs::create_dir_all(&config.log_directory)?;
         pod.make_cgroup()?;
@@ -167,12 +177,34 @@ impl Kubelet {
         ensure!(status.state() == v1::PodSandboxState::SandboxReady, "{status:?}");
         let ip = status.network.unwrap_or_default().ip;
         ensure!(ip.parse::<std::net::IpAddr>().is_ok(), "the pod's address is {ip:?}");
-        let mut running = Running { sandbox, containers: Vec::new(), ip };
-        for name in pod.container_names() {
-            let container = self.start_container(pod, &running.sandbox, &name, 0).await?;
-            running.containers.push(container);
-        }
-        Ok(running)
+        Ok(Running { sandbox, containers: Vec::new(), ip })
+    }
+
+    /// What comes before a container whose image is not here, or whose policy is Always: a look, the pull, which has no
+    /// deadline, and a look that finds what was pulled. The image's id.
+    pub async fn pull(&mut self, pod: &Pod, image: &str) -> Result<String> {
+        let spec = v1::ImageSpec {
+            image: image.to_owned(),
+            user_specified_image: image.to_owned(),
+            annotations: pod.sandbox_config().annotations,
+            ..Default::default()
+        };
+        self.look_for(&spec).await?;
+        let request = v1::PullImageRequest {
+            image: Some(spec.clone()),
+            // Without a secret for the registry there is none, not an empty one.
+            auth: None,
+            sandbox_config: Some(pod.sandbox_config()),
+        };
+        let pulled = self.client.images.pull_image(request).await?.into_inner().image_ref;
+        let found = self.look_for(&spec).await?.context("what was pulled is not there")?;
+        ensure!(found.id == pulled, "it was pulled as {pulled} and is there as {}", found.id);
+        Ok(found.id)
+    }
+
+    pub async fn look_for(&mut self, image: &v1::ImageSpec) -> Result<Option<v1::Image>> {
+        let request = timely(v1::ImageStatusRequest { image: Some(image.clone()), verbose: false });
+        Ok(self.client.images.image_status(request).await?.into_inner().image)
     }
 
     /// Of the same sandbox, also when it is an attempt after a crash.
