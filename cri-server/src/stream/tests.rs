@@ -541,11 +541,14 @@ async fn a_server_that_takes_nothing_holds_the_other_connections_for_a_bounded_t
     let (_deaf, _) = deaf.accept().await.unwrap();
     // More than the kernel and we keep, as a client sends that counts no windows.
     let (_, heard) = open(&mut client, parrot, "1").await;
-    for _ in 0..512 {
-        client.write(data, &vec![0; 32 << 10], false).await;
-    }
-    client.write(heard, b"still here", true).await;
-    assert!(client.until(|client| client.ended(heard)).await);
+    let goes_on = async {
+        for _ in 0..512 {
+            client.write(data, &vec![0; 32 << 10], false).await;
+        }
+        client.write(heard, b"still here", true).await;
+        client.until(|client| client.ended(heard)).await
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(30), goes_on).await.expect("the other is held"));
     assert_eq!(client.text(heard), "still here");
     assert!(client.got[&data].reset);
     assert!(client.until(|client| client.ended(error)).await);
