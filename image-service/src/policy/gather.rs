@@ -135,15 +135,21 @@ impl Gathered {
             self.elsewhere.push("the registry keeps no signatures itself".to_owned());
         }
         let base = wanted.lookaside;
-        let found = lookaside::signatures(repository, reference, base, wanted.image, MAX_SIGNATURES).await?;
-        if found.is_empty() {
-            self.elsewhere.push(format!("{base} has none"));
-        }
-        for (url, bytes) in found {
+        for number in 1..=MAX_SIGNATURES {
+            let next = lookaside::signature(repository, reference, base, wanted.image, number).await?;
+            let Some((url, bytes)) = next else {
+                if number == 1 {
+                    self.elsewhere.push(format!("{base} has none"));
+                }
+                break;
+            };
             match Stored::read(bytes) {
                 Ok(Stored::Simple(message)) => self.add_simple(url, message),
                 Ok(Stored::Sigstore(attachment)) => self.add_attachment(url, attachment),
                 Err(flaw) => self.elsewhere.push(format!("{url}: {flaw}")),
+            }
+            if self.is_full() {
+                break;
             }
         }
         Ok(())

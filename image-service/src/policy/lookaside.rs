@@ -22,33 +22,27 @@ pub(super) enum Stored {
     Sigstore(Attachment),
 }
 
-/// All signatures of the image under `base`, at most `limit`, each with its URL.
-pub(super) async fn signatures(
+/// The signature of the image that has this number under `base`, with its URL; there is none after the last, which are
+/// counted from 1.
+pub(super) async fn signature(
     repository: &Repository,
     reference: &Reference,
     base: &str,
     image: &Digest,
-    limit: usize,
-) -> Result<Vec<(String, Vec<u8>)>, Error> {
+    number: usize,
+) -> Result<Option<(String, Vec<u8>)>, Error> {
     let place = format!("{}@{}={}", reference.path(), image.algorithm().name(), image.hex());
-    let mut found = Vec::new();
-    for number in 1..=limit {
-        let url = format!("{}/{place}/signature-{number}", base.trim_end_matches('/'));
-        let bytes = match url.strip_prefix("file://") {
-            Some(path) => file(PathBuf::from(path)).await?,
-            None => {
-                let answer = repository.lookaside(&url, MAX_BYTES as usize).await;
-                answer
-                    .map_err(|error| Error::registry(&reference.to_string(), error))?
-                    .map(|bytes| bytes.to_vec())
-            }
-        };
-        match bytes {
-            Some(bytes) => found.push((url, bytes)),
-            None => break,
+    let url = format!("{}/{place}/signature-{number}", base.trim_end_matches('/'));
+    let bytes = match url.strip_prefix("file://") {
+        Some(path) => file(PathBuf::from(path)).await?,
+        None => {
+            let answer = repository.lookaside(&url, MAX_BYTES as usize).await;
+            answer
+                .map_err(|error| Error::registry(&reference.to_string(), error))?
+                .map(|bytes| bytes.to_vec())
         }
-    }
-    Ok(found)
+    };
+    Ok(bytes.map(|bytes| (url, bytes)))
 }
 
 async fn file(path: PathBuf) -> Result<Option<Vec<u8>>, Error> {

@@ -14,12 +14,14 @@ impl Cgroup {
     pub(super) fn before(&self, writes: &[Write]) -> Before {
         let one = |write: &Write| {
             let dir = self.dir(self.layout.serving(&write.controller)?);
-            was(&dir, &write.file, &write.value, write).or_else(|| match &write.absent {
+            let was = was(&dir, &write.file, &write.value, write).or_else(|| match &write.absent {
                 Absent::Instead(file, value) => was(&dir, file, value, write),
                 Absent::Refuse | Absent::Skip => None,
-            })
+            })?;
+            let weight = weight_of_idle(&dir, &was);
+            Some([Some(was), weight])
         };
-        Before(writes.iter().filter_map(one).collect())
+        Before(writes.iter().filter_map(one).flatten().flatten().collect())
     }
 
     /// As far as the kernel lets us: why the change failed is what its caller wants to hear.
@@ -45,6 +47,15 @@ fn was(dir: &Path, file: &str, value: &str, write: &Write) -> Option<Write> {
     let now = files::read(dir, file).ok()?;
     let value = earlier(file, &now, value)?;
     Some(Write { file: file.to_owned(), value, absent: Absent::Skip, ..write.clone() })
+}
+
+/// Whoever is idle for a moment forgets its weight, and may be given one only after that.
+fn weight_of_idle(dir: &Path, idle: &Write) -> Option<Write> {
+    let is_to_be_had = idle.file == "cpu.idle" && idle.value == "0";
+    ["cpu.weight", "cpu.shares"]
+        .into_iter()
+        .filter(|_| is_to_be_had)
+        .find_map(|file| was(dir, file, "", idle))
 }
 
 /// The words that make a file say again what it says `now`, once `new` has been written to it.

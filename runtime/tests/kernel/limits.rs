@@ -117,6 +117,12 @@ fn an_update_that_is_refused_leaves_every_limit_as_it_was() {
     fs::write(&file, serde_json::to_vec(&resources).unwrap()).unwrap();
     bundle.say(&["update", "-r", "resources.json", "ID"]).refused(&["blockIO.throttleReadBpsDevice"]);
     assert_eq!(all(), before);
+    let idle = json!({
+        "cpu": {"idle": 1}, "blockIO": {"throttleReadBpsDevice": [{"major": 4000, "minor": 0, "rate": 5}]}
+    });
+    fs::write(&file, serde_json::to_vec(&idle).unwrap()).unwrap();
+    bundle.say(&["update", "-r", "resources.json", "ID"]).refused(&["blockIO.throttleReadBpsDevice"]);
+    assert_eq!(all(), before, "who is not idle after all has its weight again");
     // What can be seen to be wrong is refused before anything is touched, and what the node lacks.
     let schema = ["update", "--pids-limit", "9", "--mem-bw-schema", "L3:0=f", "ID"];
     bundle.say(&schema).refused(&["memBwSchema"]);

@@ -84,7 +84,7 @@ fn cpu_max(value: &str) -> Vec<Property> {
     found
 }
 
-/// A list such as `0-3,8` as a bit for each, the lowest first.
+/// A list such as `0-3,8` as a bit for each, the lowest first; an empty line takes an earlier list back.
 fn bits(write: &Write, name: &str) -> Result<Option<Property>, Error> {
     let invalid = Error::Invalid { field: write.field, reason: "is no list such as 0-3,7" };
     let mut bytes: Vec<u8> = Vec::new();
@@ -100,22 +100,23 @@ fn bits(write: &Write, name: &str) -> Result<Option<Property>, Error> {
         (first..=last).for_each(|bit| bytes[bit / 8] |= 1 << (bit % 8));
     }
     let value = Value::Array("y".into(), bytes.into_iter().map(Value::Byte).collect());
-    Ok((!write.value.trim().is_empty()).then(|| (name.into(), value)))
+    Ok((!write.value.is_empty()).then(|| (name.into(), value)))
 }
 
-/// `MAJOR:MINOR KEY=RATE`.
+/// `MAJOR:MINOR KEY=RATE`, or several of these as the kernel says them.
 fn throttle(value: &str, devices: &mut BTreeMap<&str, Vec<Value>>) {
-    let Some((device, limit)) = value.split_once(' ') else { return };
-    let Some((key, rate)) = limit.split_once('=') else { return };
-    let name = match key {
-        "rbps" => "IOReadBandwidthMax",
-        "wbps" => "IOWriteBandwidthMax",
-        "riops" => "IOReadIOPSMax",
-        "wiops" => "IOWriteIOPSMax",
-        _ => return,
-    };
-    if let Some(rate) = number(rate) {
-        devices.entry(name).or_default().push(per_device(device, rate));
+    let Some((device, limits)) = value.split_once(' ') else { return };
+    for (key, rate) in limits.split(' ').filter_map(|limit| limit.split_once('=')) {
+        let name = match key {
+            "rbps" => "IOReadBandwidthMax",
+            "wbps" => "IOWriteBandwidthMax",
+            "riops" => "IOReadIOPSMax",
+            "wiops" => "IOWriteIOPSMax",
+            _ => continue,
+        };
+        if let Some(rate) = number(rate) {
+            devices.entry(name).or_default().push(per_device(device, rate));
+        }
     }
 }
 
@@ -215,6 +216,23 @@ mod tests {
         assert_eq!(weight(r#"{"idle": 0}"#), Some(Value::U64(u64::MAX)));
         assert_eq!(weight(r#"{"idle": 0, "shares": 1024}"#), Some(Value::U64(100)));
         assert_eq!(weight("{}"), None);
+    }
+
+    #[test]
+    fn what_the_kernel_said_before_can_be_said_again() {
+        let mut writes =
+            limits::plan(&serde_json::from_str(r#"{"cpu": {"cpus": "0"}}"#).unwrap(), &|_| Some(Version::V2))
+                .unwrap();
+        writes[0].value = "\n".into();
+        let none = Value::Array("y".into(), Vec::new());
+        assert_eq!(properties(&writes).unwrap(), [("AllowedCPUs".into(), none)]);
+        let mut devices = BTreeMap::new();
+        throttle("8:16 rbps=2 wbps=max riops=max wiops=7", &mut devices);
+        assert_eq!(
+            devices.keys().copied().collect::<Vec<_>>(),
+            ["IOReadBandwidthMax", "IOReadIOPSMax", "IOWriteBandwidthMax", "IOWriteIOPSMax"]
+        );
+        assert_eq!(devices["IOWriteBandwidthMax"], [per_device("8:16", INFINITY)]);
     }
 
     #[test]
