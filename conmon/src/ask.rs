@@ -191,6 +191,8 @@ impl Monitor {
         keys.into_iter().for_each(|key| self.kill_or_unmake(key));
         let jobs: Vec<Key> = self.jobs.keys().copied().collect();
         jobs.into_iter().for_each(|key| self.give_up_job(key));
+        let now_ns = clock::monotonic_ns();
+        self.jobs.values_mut().for_each(|job| job.need_not_finish(now_ns));
         self.unmake_pod_when_empty();
     }
 

@@ -105,8 +105,8 @@ impl Monitor {
         mark.child = Some(Birth::of(job.child.pid));
         let marked = write_mark(&self.pod_dir, &mark);
         self.checkpoint = Some(Checkpoint::begun(asker, containers, key, until));
-        // The child freezes from now on. When it is not to go on, it ends as one whose time is over: killed, and then its
-        // containers are thawed and the mark is removed.
+        // The child freezes from now on. When it is not to go on, it ends as one whose time is over: once criu is in
+        // nobody, and then its containers are thawed and the mark is removed.
         let kept = self.keep_job(job);
         if marked.is_err() {
             self.give_up_job(key);

@@ -33,8 +33,8 @@ pub(crate) use line::{Silent, Word};
 
 /// A killed child that the kernel does not hold is gone by then, and what it was making as well.
 const DEATH_NS: u64 = 300_000_000;
-/// criu in processes has written them down by then, and is in none of them any more.
-const LAST_DUMP_NS: u64 = 60_000_000_000;
+/// criu is in the processes as long as it writes their memory down: for as long as the daemon gives any checkpoint.
+const LAST_DUMP_NS: u64 = 600_000_000_000;
 /// Between two looks whether criu is in any process.
 const LOOK_NS: u64 = 20_000_000;
 /// When nobody says how long a volume may take to answer. A dead server takes for ever, a slow one seconds.
@@ -214,6 +214,13 @@ impl Job {
             self.finishes_until_ns = Some(now_ns + LAST_DUMP_NS);
             self.until_ns = now_ns;
         } else {
+            self.kill(now_ns);
+        }
+    }
+
+    /// Whose end would have been that of processes which are to end anyway need not finish.
+    pub(crate) fn need_not_finish(&mut self, now_ns: u64) {
+        if self.finishes_until_ns.take().is_some() {
             self.kill(now_ns);
         }
     }

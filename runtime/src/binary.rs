@@ -7,13 +7,13 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use kernel::{CStringArray, Depth, MountAttr, mount_attr, open_tree_attr};
 use rustix::fs::{
-    Access, CWD, MemfdFlags, SealFlags, StatVfsMountFlags, access, fcntl_add_seals, fcntl_get_seals,
-    memfd_create, stat, statvfs,
+    Access, CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags, access, fcntl_add_seals,
+    fcntl_get_seals, memfd_create, open, stat, statvfs,
 };
 use rustix::io::{Errno, Result};
 use rustix::process::geteuid;
@@ -50,11 +50,16 @@ fn readonly_clone() -> Result<Option<OwnedFd>> {
     open_tree_attr(CWD, PROGRAM, Depth::One, &readonly).map(Some)
 }
 
+/// Nobody but us writes or lists a copy of ours, and no program that has a name has this mode for long.
+const COPYS_MODE: Mode = Mode::RUSR.union(Mode::XUSR);
+
 /// `None`: it is one already, or nobody could write the file with our rights.
 fn sealed_copy() -> Result<Option<OwnedFd>> {
     // A file that is executed is busy for whoever may write it.
     let is_writable = matches!(access(PROGRAM, Access::WRITE_OK), Ok(()) | Err(Errno::TXTBSY));
-    if !is_writable && stat(PROGRAM)?.st_uid != geteuid().as_raw() {
+    let now = stat(PROGRAM)?;
+    let is_nameless_copy = now.st_nlink == 0 && Mode::from_raw_mode(now.st_mode) == COPYS_MODE;
+    if is_nameless_copy || (!is_writable && now.st_uid != geteuid().as_raw()) {
         return Ok(None);
     }
     let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -62,7 +67,11 @@ fn sealed_copy() -> Result<Option<OwnedFd>> {
     if fcntl_get_seals(&program).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
         return Ok(None);
     }
-    let mut copy = File::from(memory()?);
+    let mut copy = match memory() {
+        // `vm.memfd_noexec` is 2.
+        Err(Errno::ACCESS) => return nameless_copy(&mut program).map(Some).map_err(failed),
+        made => File::from(made?),
+    };
     std::io::copy(&mut program, &mut copy).map_err(failed)?;
     fcntl_add_seals(&copy, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
     Ok(Some(copy.into()))
@@ -75,6 +84,16 @@ fn memory() -> Result<OwnedFd> {
         Err(Errno::INVAL) => memfd_create(c"berth-runtime", flags),
         made => made,
     }
+}
+
+/// A file that never has a name: what a container writes to it once we are gone, nobody runs.
+fn nameless_copy(program: &mut File) -> std::io::Result<OwnedFd> {
+    let dir = std::env::var_os("XDG_RUNTIME_DIR").unwrap_or_else(|| "/tmp".into());
+    let mut copy = File::from(open(dir, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, COPYS_MODE)?);
+    std::io::copy(program, &mut copy)?;
+    // Who may write it keeps it from being run.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn execute(program: &OwnedFd) -> Errno {

@@ -116,9 +116,11 @@ impl Monitor {
         self.jobs.values().filter(|job| matches!(job.task, Task::Make { .. })).count()
     }
 
-    /// Something is being made or taken away that the pod's end must wait for.
+    /// Something is being made, taken away or written down that the pod's end must wait for.
     pub(crate) fn is_busy(&self) -> bool {
-        self.jobs.values().any(|job| matches!(job.task, Task::Make { .. } | Task::Unmake { .. }))
+        let is_waited_for =
+            |job: &Job| matches!(job.task, Task::Make { .. } | Task::Unmake { .. } | Task::Dump { .. });
+        self.jobs.values().any(is_waited_for)
     }
 
     /// A child of ours ended that nobody knows: it may be the process that is being made or started.
@@ -166,6 +168,7 @@ impl Monitor {
             Task::Dump { asker, .. } => {
                 let in_time = given_up.map_or(Ok(()), |_| Err(out_of_time()));
                 self.checkpoint_done(asker, done(heard).and(in_time));
+                self.go_on_unmaking();
             }
             Task::Make { asker, begun } => {
                 let record = begun.record.clone();
@@ -196,9 +199,7 @@ impl Monitor {
             Task::Order { asker, container, of } => self.order_done(asker, container, of, done(heard)),
             Task::Unmake { container } => {
                 self.unmade(container, done(heard));
-                if !self.unmakes.is_empty() {
-                    self.unmake_pod_when_empty();
-                }
+                self.go_on_unmaking();
             }
         }
     }
@@ -225,6 +226,11 @@ impl Monitor {
         self.failures.push((key, asker, error));
         self.containers.insert(key, Container::leftover(key, record));
         self.unmake_container(key);
+        self.go_on_unmaking();
+    }
+
+    /// The pod's end waited for what is done now.
+    fn go_on_unmaking(&mut self) {
         if !self.unmakes.is_empty() {
             self.unmake_pod_when_empty();
         }

@@ -56,7 +56,7 @@ impl Repository {
     /// [`Repository::blob`] and [`Repository::small_blob`].
     pub async fn artifact(&self, selector: &str) -> Result<Option<Artifact>, Error> {
         let name = format!("{}:{selector}", self.inner.reference.repository());
-        let mut round = Round::new(&self.inner, format!("fetching {name}"));
+        let mut round = Round::naming(&self.inner, selector, format!("fetching {name}"));
         loop {
             match round.endpoint().artifact(&self.inner.shared, selector).await {
                 Ok(found) => return Ok(Some(found)),
@@ -87,6 +87,7 @@ impl Endpoint {
             let Some(path) = next.take() else { break };
             let (headers, bytes) = match self.document(shared, &path, &index_only()?).await {
                 // No such API: the tag says the same (distribution-spec, "Unavailable Referrers API").
+                Err(Cause::NotFound(_)) if page == 0 && !self.place.access.resolves => return Ok(all),
                 Err(Cause::NotFound(_)) if page == 0 => {
                     return self.referrers_tag(shared, subject, wanted).await;
                 }

@@ -27,13 +27,12 @@ impl<'a> Round<'a> {
 
     /// What a tag means is asked of those alone who are to say so.
     pub(super) fn naming(repository: &'a Inner, selector: &str, what: String) -> Round<'a> {
-        let mut order = repository.order();
-        let all = order.len();
-        if Digest::parse(selector).is_err() {
-            order.retain(|index| repository.endpoints[*index].place.access.resolves);
-        }
-        let partial = order.len() < all;
-        Round { partial, ..Round::among(repository, order, what) }
+        let order = repository.order();
+        let resolves = |index: &usize| repository.endpoints[*index].place.access.resolves;
+        let able: Vec<usize> = order.iter().copied().filter(resolves).collect();
+        // Where nobody is to say, as for an image by its digest, all are asked for what goes by a tag beside it.
+        let partial = Digest::parse(selector).is_err() && !able.is_empty() && able.len() < order.len();
+        Round { partial, ..Round::among(repository, if partial { able } else { order }, what) }
     }
 
     /// `order` has one at least: who opens a repository sees to it.

@@ -161,6 +161,24 @@ fn cve_2019_5736_an_ordinary_users_own_program_is_a_sealed_copy() {
 }
 
 #[test]
+fn cve_2019_5736_where_memory_may_not_be_run_the_copy_is_a_file_without_a_name() {
+    if !is_root() {
+        return;
+    }
+    let ordinary = Ordinary::new("echo ran", |_| {});
+    let own = ordinary.command(&["run", "ID"]);
+    let user = NOBODYS.to_string();
+    // The setting is of a PID namespace and those below.
+    let script =
+        "echo 2 > /proc/sys/vm/memfd_noexec && exec setpriv --reuid $0 --regid $0 --clear-groups \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script, &user]);
+    command.arg(own.get_program()).args(own.get_args()).current_dir(ordinary.bundle.path());
+    command.env("XDG_RUNTIME_DIR", ordinary.bundle.path());
+    assert_eq!(Said::from(command.output().unwrap()).ok(), "ran");
+}
+
+#[test]
 fn what_takes_root_is_refused_by_name() {
     if !is_root() {
         return;
