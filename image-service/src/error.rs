@@ -57,6 +57,9 @@ pub enum Error {
     Io { what: String, source: Arc<io::Error> },
     #[error("the image index in {} failed", path.display())]
     Index { path: PathBuf, source: Arc<redb::Error> },
+    /// Signatures that are asked for while a container is made.
+    #[error("the registry has not answered within {seconds} s")]
+    Slow { seconds: u64 },
     /// All who wanted the pull have left.
     #[error("the pull was given up")]
     Cancelled,

@@ -7,10 +7,11 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -21,6 +22,8 @@ const NOTES: &str = "checkpoints";
 const PREFIX: &str = ".berth-checkpoint-";
 /// How long a request waits for what an earlier daemon left to be removed.
 const SWEEP_WAIT: Duration = Duration::from_secs(5);
+/// Between two tries to remove what somebody writes in.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// Removed when dropped, with all that was put in place beside it, unless that is whole.
 #[derive(Debug)]
@@ -62,6 +65,7 @@ impl Partial {
         let (place, notes) = (parent(&self.dir), parent(&self.note));
         remove(&self.dir);
         sync(&place)?;
+        // Whether that is gone or not: it names what is whole now.
         remove(&self.note);
         sync(&notes)?;
         self.beside.clear();
@@ -71,11 +75,13 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        for path in self.beside.iter().chain([&self.dir]) {
-            remove(path);
+        let paths = self.beside.iter().chain([&self.dir]).cloned().collect();
+        let mut left = vec![(self.note.clone(), paths)];
+        try_to_forget(&mut left);
+        if !left.is_empty() {
+            // A criu that outlived its monitor writes there still.
+            std::thread::spawn(move || forget_in_time(left, |_| {}));
         }
-        // Last: as long as it is there, the next start looks for the rest.
-        remove(&self.note);
     }
 }
 
@@ -90,6 +96,15 @@ type Left = (PathBuf, Vec<PathBuf>);
 impl Leftovers {
     fn are(&self, left: &[Left]) {
         self.0.send_replace(left.iter().flat_map(|(_, paths)| paths.clone()).collect());
+    }
+
+    /// A folder of a name that nobody else has is in nobody's way.
+    fn are_in_the_way(&self, left: &[Left]) {
+        let is_ours = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| name.as_bytes().starts_with(PREFIX.as_bytes()))
+        };
+        let paths = left.iter().flat_map(|(_, paths)| paths);
+        self.0.send_replace(paths.filter(|path| !is_ours(path)).cloned().collect());
     }
 
     /// # Errors
@@ -111,15 +126,36 @@ impl Leftovers {
 /// Removes what the daemon before did not finish, beside everything else that a daemon does. Call it before anything new
 /// is begun.
 pub fn sweep(node: &Arc<Node>) {
-    let mut left = left(&node.config().root);
+    let left = left(&node.config().root);
     node.leftovers.are(&left);
     let node = node.clone();
-    tokio::task::spawn_blocking(move || {
-        while let Some((note, paths)) = left.pop() {
-            tracing::info!(?paths, "removing a checkpoint that was not finished");
-            forget(&note, &paths);
-            node.leftovers.are(&left);
+    for (_, paths) in &left {
+        tracing::info!(?paths, "removing a checkpoint that was not finished");
+    }
+    tokio::task::spawn_blocking(move || forget_in_time(left, |left| node.leftovers.are_in_the_way(left)));
+}
+
+/// Goes on until nobody can write there any more. What is left then has its note still, for the next start.
+fn forget_in_time(mut left: Vec<Left>, tell: impl Fn(&[Left])) {
+    let until = Instant::now() + super::PATIENCE + AGAIN;
+    while !left.is_empty() && Instant::now() < until {
+        try_to_forget(&mut left);
+        tell(&left);
+        if !left.is_empty() {
+            std::thread::sleep(AGAIN);
         }
+    }
+    for (_, paths) in &left {
+        tracing::error!(?paths, "what is left of a checkpoint stays until the next start");
+    }
+    tell(&[]);
+}
+
+/// Keeps what is there still, and its note: as long as that is there, the next start looks for it.
+fn try_to_forget(left: &mut Vec<Left>) {
+    left.retain_mut(|(note, paths)| {
+        paths.retain(|path| !remove(path));
+        !paths.is_empty() || !remove(note)
     });
 }
 
@@ -130,16 +166,12 @@ pub(super) fn left(root: &Path) -> Vec<Left> {
     entries.map(|note| (named(&note).unwrap_or_default(), note)).map(|(paths, note)| (note, paths)).collect()
 }
 
-fn forget(note: &Path, paths: &[PathBuf]) {
-    paths.iter().for_each(|path| remove(path));
-    remove(note);
-}
-
 fn notes(root: &Path) -> PathBuf {
     root.join(NOTES)
 }
 
-fn remove(path: &Path) {
+/// Whether it is gone.
+fn remove(path: &Path) -> bool {
     let removed = match fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
@@ -147,9 +179,10 @@ fn remove(path: &Path) {
     };
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::error!(path = %path.display(), %error, "what is left of a checkpoint stays");
+            tracing::warn!(path = %path.display(), %error, "what is left of a checkpoint stays for now");
+            false
         }
-        _ => {}
+        _ => true,
     }
 }
 
@@ -212,6 +245,26 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_removed_yet_keeps_its_note() {
+        let (root, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let partial = Partial::make(root.path(), place.path(), Vec::new()).unwrap();
+        let dir = partial.dir.clone();
+        // Nobody, root neither, removes what is below a file.
+        std::mem::forget(partial);
+        let mut unfinished = left(root.path());
+        let blocked = place.path().join("file");
+        fs::write(&blocked, "x").unwrap();
+        unfinished[0].1.push(blocked.join("below"));
+        try_to_forget(&mut unfinished);
+        assert!(!dir.exists());
+        assert_eq!(unfinished[0].1, [blocked.join("below")]);
+        assert_eq!(left(root.path()).len(), 1, "the note stays");
+        fs::remove_file(blocked).unwrap();
+        try_to_forget(&mut unfinished);
+        assert!(unfinished.is_empty() && left(root.path()).is_empty());
+    }
+
+    #[test]
     fn the_next_start_removes_what_a_crash_left() {
         let (root, place) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let beside = place.path().join("containers");
@@ -221,7 +274,7 @@ mod tests {
         fs::write(partial.dir.join("x"), "x").unwrap();
         fs::write(place.path().join("another's"), "x").unwrap();
         std::mem::forget((ours, partial));
-        left(root.path()).iter().for_each(|(note, paths)| forget(note, paths));
+        try_to_forget(&mut left(root.path()));
         assert_eq!(fs::read_dir(notes(root.path())).unwrap().count(), 0);
         let left: Vec<_> =
             fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();

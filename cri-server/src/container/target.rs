@@ -30,7 +30,7 @@ impl Target {
         let pid = target.life.pid().filter(|_| ours)?;
         let pidfd = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
         let id = target.facts.id.to_string();
-        is_of(pid, &id).then_some(Target { pid, pidfd, id })
+        is_in(pid, &target.facts.made.plan.cgroup_path).then_some(Target { pid, pidfd, id })
     }
 
     /// As long as it runs its number is no other's, so what was found by it is its own.
@@ -47,9 +47,19 @@ impl Target {
     }
 }
 
-/// Whether the process is the container's, by the name of its cgroup. Its number may have become another's meanwhile.
-fn is_of(pid: i32, id: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|cgroups| cgroups.contains(id))
+/// Whether the process is in the container's cgroup, or below it. Its number may have become another's meanwhile.
+fn is_in(pid: i32, cgroup: &str) -> bool {
+    let cgroup = cgroup.trim_matches('/');
+    // HIERARCHY:CONTROLLERS:PATH; in a container of ours the path begins above what we see.
+    let is_below = |path: &str| path.find(cgroup).is_some_and(|at| is_whole(path, at, cgroup.len()));
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    !cgroup.is_empty() && cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(is_below)
+}
+
+/// Whether what begins there is a path of whole names.
+fn is_whole(path: &str, at: usize, length: usize) -> bool {
+    let ends = |edge: Option<&u8>| edge.is_none_or(|byte| *byte == b'/');
+    ends(at.checked_sub(1).map(|before| &path.as_bytes()[before])) && ends(path.as_bytes().get(at + length))
 }
 
 #[cfg(test)]
@@ -73,7 +83,14 @@ mod tests {
     #[test]
     fn a_process_of_another_cgroup_is_not_the_containers() {
         let pid = std::process::id().cast_signed();
-        assert!(!is_of(pid, "6b1e0c2d"));
-        assert!(!is_of(i32::MAX, ""));
+        assert!(!is_in(pid, "/berth/6b1e0c2d"));
+        assert!(!is_in(pid, ""));
+        assert!(!is_in(i32::MAX, "/"));
+        let check =
+            |path: &str, cgroup: &str| path.find(cgroup).is_some_and(|at| is_whole(path, at, cgroup.len()));
+        assert!(check("/pods/batch/web", "pods/batch/web"));
+        assert!(check("/outer/pods/batch/web/init", "pods/batch/web"));
+        assert!(!check("/pods/batch/webserver", "pods/batch/web"));
+        assert!(!check("/morepods/batch/web", "pods/batch/web"));
     }
 }

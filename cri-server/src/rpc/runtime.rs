@@ -111,6 +111,8 @@ impl RuntimeService for Runtime {
     ) -> Reply<v1::PodSandboxStatusResponse> {
         let request = request.into_inner();
         let work = async {
+            // Before the picture: what happens after it must not look older than it.
+            let timestamp = self.node.now_ns();
             let world = self.node.world.now();
             let sandbox = world.sandbox(&request.pod_sandbox_id)?;
             let networks = || self.node.network.attachments_of(&sandbox.facts.id);
@@ -120,7 +122,7 @@ impl RuntimeService for Runtime {
                 info: info.unwrap_or_default(),
                 // An evented kubelet asks for nothing else of the pod then.
                 containers_statuses: words::statuses_in(&world, &sandbox.facts.id),
-                timestamp: self.node.now_ns(),
+                timestamp,
             })
         };
         answer(&self.node.metrics, "PodSandboxStatus", work).await

@@ -254,6 +254,8 @@ impl Task {
                 Answer::Already => drop(reply.send(Ok(()))),
                 Answer::No(why) => drop(reply.send(Err(self.state_error(why)))),
                 Answer::Join => self.waiting.push((ask, reply)),
+                // What it makes after the removal has looked would stay.
+                Answer::Do if ask == Ask::Remove && self.is_making() => self.waiting.push((ask, reply)),
                 Answer::Do => {
                     self.do_sandbox(ask);
                     self.waiting.push((ask, reply));

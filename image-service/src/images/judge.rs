@@ -7,6 +7,10 @@
 //!       ─► signatures, asked for as by a pull ► yes, kept with the image; or why not
 //! ```
 
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
 use crate::digest::Digest;
 use crate::error::Error;
 use crate::image::Image;
@@ -15,6 +19,9 @@ use crate::policy::{Demand, Manifest, Policy, Refusal};
 use crate::pull::blocking;
 use crate::reference::Reference;
 use crate::store::judged::Judged;
+
+/// For registries that are slow or silent, all together: well below the kubelet's own deadline, so that it hears why.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Images {
     /// Asks the policy for pods of `namespace`. `asked`: what the image was asked for as, the user's own word first.
@@ -58,11 +65,16 @@ impl Images {
         if demands.iter().any(|demand| is_kept(demand, &judged)) {
             return Ok(());
         }
+        let until = Instant::now() + PATIENCE;
         for demand in &demands {
-            match self.ask(demand, &judged, &id, namespace).await {
-                Ok(()) => return Ok(()),
-                Err(Error::Policy(refusal)) => refused = Some(refusal),
-                Err(error) => refused = Some(demand.unasked(error)),
+            match timeout_at(until, self.ask(demand, &judged, &id, namespace)).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(Error::Policy(refusal))) => refused = Some(refusal),
+                Ok(Err(error)) => refused = Some(demand.unasked(error)),
+                Err(_) => {
+                    refused = Some(demand.unasked(Error::Slow { seconds: PATIENCE.as_secs() }));
+                    break;
+                }
             }
         }
         Err(Error::Policy(refused.expect("a name that is not accepted is refused or asks for signatures")))

@@ -15,7 +15,7 @@ use crate::making::Underway;
 use crate::monitor;
 use crate::node;
 use crate::nri::Event;
-use crate::sandbox::life::{Answer, Ask};
+use crate::sandbox::life::{Answer, Ask, Life};
 use crate::step::{Progress, Step};
 
 impl Task {
@@ -72,6 +72,12 @@ impl Task {
             self.change(id, ContainerEvent::Exited(exit));
         }
         done.tell(Ok(()));
+    }
+
+    /// Whether a pod that is over has a container in the making; it is undone soon.
+    pub(super) fn is_making(&self) -> bool {
+        let is_over = matches!(self.life, Life::Stopped | Life::Broken);
+        is_over && self.containers.values().any(|slot| !matches!(slot.stage, Stage::Made { .. }))
     }
 
     /// Takes away what a failed making left, once there is a monitor to ask.

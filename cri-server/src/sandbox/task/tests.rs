@@ -215,6 +215,33 @@ async fn a_removed_sandbox_leaves_neither_entry_nor_name_nor_files() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_is_not_removed_under_a_container_that_is_being_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node(dir.path()).await;
+    node.store.sandbox("s1").container("c2").make(&[]).unwrap();
+    let (mut task, messages) = Task::new(node.clone(), facts(&node), Life::Stopped);
+    let progress = crate::step::Progress::new("c2".into(), crate::step::Step::ContainerPlan);
+    let (underway, done) = Underway::new(Noun::Container, "c2".into(), progress);
+    let attempt = super::slot::Attempt { config: Box::default(), underway: underway.clone(), done };
+    task.containers.insert("c2".into(), Slot::new(Stage::Making { attempt, ended: None }));
+    let (go, gate) = oneshot::channel::<()>();
+    task.work_on(async move {
+        let _ = gate.await;
+        Outcome::ContainerMade { id: "c2".into(), made: Err(Error::Stopping) }
+    });
+    task.publish();
+    let own = task.own.clone();
+    tokio::spawn(task.run(messages));
+    let removal = tokio::spawn(async move { ask_sandbox(&own, Ask::Remove).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!removal.is_finished() && node.store.sandbox("s1").dir().exists());
+    go.send(()).unwrap();
+    assert!(underway.wait(None).await.is_err());
+    removal.await.unwrap().unwrap();
+    assert!(!node.store.sandbox("s1").dir().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_end_is_seen_by_readers_with_nobody_asking() {
     let dir = tempfile::tempdir().unwrap();
     let (node, _task, mut fake) = pod(dir.path()).await;
