@@ -31,6 +31,7 @@ mod round;
 mod session;
 mod settings;
 mod signatures;
+mod through;
 mod transport;
 
 use std::collections::HashMap;

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use rustls::ClientConfig;
 use tower::Service;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use super::through::{self, Stream};
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Made<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
 /// Bounds the time that the connector inside may take.
@@ -64,21 +64,28 @@ where
 pub(super) struct Line {
     tcp: HttpConnector,
     proxies: Arc<Matcher>,
+    /// For a proxy that is reached by TLS.
+    proxy_tls: Option<Arc<ClientConfig>>,
 }
 
 impl Line {
-    pub(super) fn new(proxies: Arc<Matcher>, deadline: Duration) -> Line {
+    pub(super) fn new(
+        proxies: Arc<Matcher>,
+        proxy_tls: Option<Arc<ClientConfig>>,
+        deadline: Duration,
+    ) -> Line {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(30)));
         tcp.set_connect_timeout(Some(deadline));
-        Line { tcp, proxies }
+        Line { tcp, proxies, proxy_tls }
     }
+}
 
-    fn proxy_for(&self, to: &Uri) -> Option<Intercept> {
-        if is_loopback(to) { None } else { self.proxies.intercept(to) }
-    }
+/// The proxy that stands before a URI, if any.
+pub(super) fn proxy_for(proxies: &Matcher, to: &Uri) -> Option<Intercept> {
+    if is_loopback(to) { None } else { proxies.intercept(to) }
 }
 
 impl Service<Uri> for Line {
@@ -92,23 +99,13 @@ impl Service<Uri> for Line {
 
     fn call(&mut self, to: Uri) -> Self::Future {
         let mut tcp = self.tcp.clone();
-        let Some(proxy) = self.proxy_for(&to) else {
-            return Box::pin(async move { Ok(Wire { stream: tcp.call(to).await?, absolute: false }) });
+        let Some(proxy) = proxy_for(&self.proxies, &to) else {
+            return Box::pin(async move { Ok(Wire { stream: tcp.call(to).await?.into(), absolute: false }) });
         };
+        let tls = self.proxy_tls.clone();
         Box::pin(async move {
-            if proxy.uri().scheme_str() != Some("http") {
-                return Err(format!("the proxy {} is not an http:// one", proxy.uri()).into());
-            }
-            if to.scheme_str() != Some("https") {
-                // Authorization of the proxy is not sent along: plain HTTP through a proxy with a
-                // password would show it to anyone on the way.
-                return Ok(Wire { stream: tcp.call(proxy.uri().clone()).await?, absolute: true });
-            }
-            let mut tunnel = Tunnel::new(proxy.uri().clone(), tcp);
-            if let Some(auth) = proxy.basic_auth() {
-                tunnel = tunnel.with_auth(auth.clone());
-            }
-            Ok(Wire { stream: tunnel.call(to).await?, absolute: false })
+            let (stream, absolute) = through::connect(&proxy, to, tcp, tls).await?;
+            Ok(Wire { stream, absolute })
         })
     }
 }
@@ -119,10 +116,10 @@ fn is_loopback(to: &Uri) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// A TCP connection that knows whether requests on it need the whole URL.
+/// A connection that knows whether requests on it need the whole URL.
 #[derive(Debug)]
 pub(super) struct Wire {
-    stream: TokioIo<TcpStream>,
+    stream: Stream,
     absolute: bool,
 }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -17,12 +18,12 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::proxy::matcher::Matcher;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::RootCertStore;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 use super::certs::{self, Identity};
-use super::dial::Dial;
-use super::{Patience, Proxies};
+use super::dial::{self, Dial};
+use super::{Patience, Proxies, through};
 use crate::registries_conf::Tls;
 
 /// How sure we must be of a server.
@@ -127,7 +128,8 @@ impl Transport {
         } else {
             certs::verifying(Arc::new(RootCertStore::empty()), Identity::default())?
         };
-        let line = super::dial::Line::new(self.proxies.clone(), self.patience.connect);
+        let proxy_tls = self.proxy_tls(uri).await?;
+        let line = dial::Line::new(self.proxies.clone(), proxy_tls, self.patience.connect);
         let https = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http()
@@ -143,6 +145,23 @@ impl Transport {
             .http2_keep_alive_interval(self.patience.idle / 2)
             .http2_keep_alive_timeout(self.patience.idle)
             .build(Dial::new(https, self.patience.connect)))
+    }
+
+    /// How the proxy before a host is verified, where it is reached by TLS: by the host's roots and those of its own
+    /// directory under `certs.d`.
+    async fn proxy_tls(&self, uri: &Uri) -> Result<Option<Arc<ClientConfig>>, Error> {
+        // One client may speak http and https to its host, through two proxies.
+        let speak = |scheme: &str| {
+            let mut parts = uri.clone().into_parts();
+            parts.scheme = Scheme::try_from(scheme).ok();
+            dial::proxy_for(&self.proxies, &Uri::from_parts(parts).ok()?)
+        };
+        let Some(proxy) = ["https", "http"].into_iter().filter_map(speak).find(through::is_tls) else {
+            return Ok(None);
+        };
+        let name = proxy.uri().authority().map_or("", |authority| authority.as_str());
+        let identity = Identity::load(&self.certs_dirs, name)?;
+        Ok(Some(Arc::new(certs::verifying(self.roots().await, identity)?)))
     }
 
     /// Roots and key for a host; a client key is shown only to the host it lies under.

@@ -13,6 +13,7 @@ mod examples;
 mod joined;
 mod memory;
 mod power;
+mod proxies;
 mod pull;
 mod registry;
 mod resume;

@@ -7,5 +7,6 @@ pub(crate) mod fake;
 pub(crate) mod fragile;
 pub(crate) mod gpg;
 pub(crate) mod picture;
+pub(crate) mod proxy;
 pub(crate) mod shelf;
 pub(crate) mod tls;

@@ -46,7 +46,15 @@ impl Authority {
 
     /// A server for 127.0.0.1; with `clients`, only for those whom this authority signed.
     pub(crate) fn server(&self, alpn: &[&str], clients: bool) -> Arc<ServerConfig> {
-        let signed = self.sign("127.0.0.1");
+        self.serve(&self.sign("127.0.0.1"), alpn, clients)
+    }
+
+    /// A server for another name.
+    pub(crate) fn server_of(&self, name: &str, alpn: &[&str]) -> Arc<ServerConfig> {
+        self.serve(&self.sign(name), alpn, false)
+    }
+
+    fn serve(&self, signed: &Signed, alpn: &[&str], clients: bool) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone());
         let builder = builder.with_safe_default_protocol_versions().unwrap();
