@@ -49,7 +49,7 @@ use self::session::Tokens;
 use self::transport::Transport;
 use crate::auth::{Credentials, lookup};
 use crate::digest::Digest;
-use crate::manifest::{self, Document, Manifest, MediaType};
+use crate::manifest::{Manifest, MediaType};
 use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
 
@@ -98,22 +98,6 @@ pub struct Resolved {
 }
 
 impl Resolved {
-    /// Of documents that were fetched one by one; the last is the image's manifest.
-    pub(crate) fn of(way: &[Raw]) -> Result<Resolved, manifest::Error> {
-        let fetched = |raw: &Raw| Fetched {
-            digest: raw.digest.clone(),
-            media_type: raw.outline.media_type(),
-            bytes: raw.bytes.clone(),
-        };
-        let last = way.last().map_or(&[][..], |raw| &raw.bytes[..]);
-        match manifest::parse(last, way.last().map(|raw| raw.outline.media_type().as_str()))? {
-            Document::Manifest(manifest) => {
-                Ok(Resolved { documents: way.iter().map(fetched).collect(), manifest })
-            }
-            Document::Index(_) => Err(manifest::Error::Missing("layers")),
-        }
-    }
-
     /// The digest of what the reference names: the one to remember as `repository@digest`.
     pub fn digest(&self) -> &Digest {
         &self.documents[0].digest

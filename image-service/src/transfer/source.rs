@@ -9,11 +9,11 @@ use super::location::Location;
 use super::stored::Stored;
 use crate::error::Error;
 use crate::images::{Settings, policy_in_force};
-use crate::manifest::{Descriptor, Outline};
+use crate::manifest::{self, Descriptor, Outline};
 use crate::platform::Platform;
 use crate::policy::Manifest;
 use crate::reference::Reference;
-use crate::registry::{self, Raw, Registry, Repository, Resolved};
+use crate::registry::{self, Raw, Registry, Repository};
 
 /// What is read of a file at once.
 const PIECE_BYTES: usize = 256 << 10;
@@ -118,14 +118,27 @@ impl Source {
     }
 
     /// Whether the policy lets an image be taken: the documents that led to its manifest, which is last.
+    ///
+    /// An image that could run must be signed itself. What lies in an index beside images (attestations, as buildkit
+    /// makes them) may also be taken because an index that leads to it is signed: that names it by its digest.
     pub(super) async fn verify(&self, settings: &Settings, documents: &[Raw]) -> Result<(), Error> {
         let Source::Registry { repository, reference } = self else { return Ok(()) };
         let policy = policy_in_force(settings, None).map_err(Error::Policy)?;
         let Some(demand) = policy.demand(reference).map_err(Error::Policy)? else { return Ok(()) };
-        let resolved =
-            Resolved::of(documents).map_err(|error| Error::invalid(reference.to_string(), error))?;
-        let manifest = Manifest::of(&resolved);
-        demand.verify(repository, &manifest, &settings.registries_d).await.map(drop)
+        let Some((last, above)) = documents.split_last() else { return Ok(()) };
+        let verify = async |raw: &Raw| {
+            let manifest = Manifest { digest: &raw.digest, bytes: &raw.bytes };
+            demand.verify(repository, &manifest, &settings.registries_d).await.map(drop)
+        };
+        let own = verify(last).await;
+        if let (Err(Error::Policy(_)), true) = (&own, is_beside_images(last)) {
+            for index in above.iter().rev() {
+                if verify(index).await.is_ok() {
+                    return Ok(());
+                }
+            }
+        }
+        own
     }
 
     pub(super) fn reference(&self) -> Option<&Reference> {
@@ -151,6 +164,12 @@ impl Source {
         }
         Ok(way)
     }
+}
+
+/// Whether nothing could run it: it has layers, or a configuration, that no image has.
+fn is_beside_images(raw: &Raw) -> bool {
+    let announced = raw.outline.media_type();
+    manifest::parse(&raw.bytes, Some(announced.as_str())).is_err()
 }
 
 impl Stream {

@@ -37,7 +37,7 @@ async fn a_second_pull_transfers_only_what_is_new() {
     let shared = [layer("base", 400_000, 0), layer("libs", 150_000, 7)];
     let (of_a, of_b) = (layer("a", 60_000, 3), layer("b", 90_000, 5));
     let a = image(&[&shared[..], &[of_a]].concat(), json!({"Cmd": ["a"]}));
-    let b = image(&[&shared[..], &[of_b.clone()]].concat(), json!({"Cmd": ["b"]}));
+    let b = image(&[&shared[..], std::slice::from_ref(&of_b)].concat(), json!({"Cmd": ["b"]}));
     // The same content by another manifest: its configuration and its layers are all here by then.
     let mut again = b.clone();
     let (_, manifest) = &b.manifests[&b.top];

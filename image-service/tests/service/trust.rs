@@ -2,6 +2,7 @@
 //! the spot.
 
 mod again;
+mod attestations;
 mod chains;
 mod example;
 mod real_cosign;

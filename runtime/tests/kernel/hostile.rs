@@ -98,6 +98,24 @@ fn cve_2025_31133_masks_are_the_null_device_or_nothing_runs() {
     bundle.run().refused(&["masking", "/proc/k"]);
 }
 
+/// The host's policy of cryptography, mounted where an image has a link: Podman and CRI-O followed it on the host.
+#[test]
+fn cve_2024_9341_a_mount_over_an_image_s_link_stays_inside() {
+    if !is_root() {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "the host's").unwrap();
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("f"), "inside").unwrap();
+    let mut bundle = Bundle::new("cat /etc/crypto-policies/back-ends/f");
+    fs::create_dir_all(bundle.rootfs().join("etc/crypto-policies")).unwrap();
+    symlink(outside.path(), bundle.rootfs().join("etc/crypto-policies/back-ends")).unwrap();
+    bundle.bind(source.path(), "/etc/crypto-policies/back-ends", &["bind", "ro"]);
+    assert_eq!(bundle.run().ok(), "inside");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+}
+
 #[test]
 fn cve_2024_45310_mount_points_behind_links_are_made_inside() {
     if !is_root() {
