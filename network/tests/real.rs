@@ -236,6 +236,35 @@ fn a_second_network_that_fails_gives_back_the_first() {
     });
 }
 
+/// A daemon was killed between the two.
+#[test]
+fn a_pod_of_which_one_network_was_not_finished_is_attached_anew() {
+    on_a_host_of_its_own(|host| async move {
+        let network = host.bridge("10.88.0.0/24").second_bridge("10.89.0.0/24").open_with(2);
+        let netns = host.netns("pod");
+        network.attach(&pod("a1", &netns)).await.unwrap();
+        drop(network);
+        let found = sh(&format!("find {} -name 'a1@eth1.json'", host.path("state").display()));
+        let record = PathBuf::from(found.trim());
+        let mut unfinished: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        assert!(unfinished["result"].is_object(), "{unfinished}");
+        unfinished["result"] = serde_json::Value::Null;
+        std::fs::write(&record, unfinished.to_string()).unwrap();
+        sh(&format!("nsenter --net={} ip link del eth1", netns.display()));
+        let network = host.open_with(2);
+        network.attach(&pod("a1", &netns)).await.unwrap();
+        let inside = sh(&format!("nsenter --net={} ip -o -4 addr", netns.display()));
+        assert!(
+            inside.contains("eth0    inet 10.88.0.") && inside.contains("eth1    inet 10.89.0."),
+            "{inside}"
+        );
+        assert_eq!((host.held().len(), host.held_in("second").len(), veths()), (2, 1, 2));
+        network.detach("a1").await.unwrap();
+        assert_eq!((host.held(), host.held_in("second"), veths()), (vec![], vec![], 0));
+    });
+}
+
 #[test]
 fn detach_works_when_the_namespace_is_gone_and_the_configuration_changed() {
     on_a_host_of_its_own(|host| async move {
