@@ -4,6 +4,7 @@
 //! The file is goresctrl's, which containerd and CRI-O read (`rdt_config_file`). Without one, classes are the directories
 //! that the operator has made. Classes that are not in the file are left alone: other programs have theirs there, too.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -54,14 +55,26 @@ pub fn root() -> Result<PathBuf, Error> {
     resctrl.ok_or(Error::NoResctrl)
 }
 
+/// The classes of the file, when they fit this machine. Nothing is set up.
+///
+/// # Errors
+/// The file makes no sense here.
+pub fn look(root: &Path, file: &Path) -> Result<Vec<String>, Error> {
+    Ok(schemata(root, file)?.into_keys().collect())
+}
+
+fn schemata(root: &Path, file: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
+    let wrong = |why: String| Error::File { path: file.to_owned(), why };
+    let document = file::read(file).map_err(wrong)?;
+    share::schemata(&document, &machine(root)?).map_err(wrong)
+}
+
 /// Sets up all classes of the file below `root`; answers their names. What is right already is written again.
 ///
 /// # Errors
 /// The file makes no sense on this machine, or the kernel refuses; classes before the one that failed are set up.
 pub fn set_up(root: &Path, file: &Path) -> Result<Vec<String>, Error> {
-    let wrong = |why: String| Error::File { path: file.to_owned(), why };
-    let document = file::read(file).map_err(wrong)?;
-    let schemata = share::schemata(&document, &machine(root)?).map_err(wrong)?;
+    let schemata = schemata(root, file)?;
     for (class, lines) in &schemata {
         let dir = dir_of(root, class);
         match fs::create_dir(&dir) {

@@ -82,7 +82,10 @@ async fn a_daemon_does_not_serve_metrics_to_other_machines_by_mistake() -> Resul
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("berth.toml");
     let port = free_port()?;
-    std::fs::write(&file, format!("[metrics]\nlisten = \"0.0.0.0:{port}\"\n"))?;
+    // With places of its own, should it begin to serve after all.
+    let at = dir.path().display();
+    let places = format!("root = \"{at}/root\"\nrun = \"{at}/run\"\n");
+    std::fs::write(&file, format!("{places}[metrics]\nlisten = \"0.0.0.0:{port}\"\n"))?;
     let output = Command::new(Programs::built().berthd).arg("--config").arg(&file).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("metrics.listen"), "{said}");

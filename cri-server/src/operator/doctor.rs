@@ -12,6 +12,7 @@ use crate::config::Config;
 mod cgroups;
 mod criu;
 mod files;
+mod handlers;
 mod kernel;
 mod network;
 
@@ -97,6 +98,7 @@ pub(super) fn doctor(config_file: &Path, socket: Option<&Path>) -> Result<(), Er
     findings.extend(cgroups::findings());
     findings.extend(network::findings(&config.network));
     findings.extend(files::findings(&config, socket));
+    findings.extend(handlers::findings(&config));
     findings.extend(criu::findings(&config.checkpoint));
     let lines: String = findings.iter().map(|finding| format!("{finding}\n")).collect();
     say(&format!("{lines}\n{}\n", sum(&findings)))?;
