@@ -222,7 +222,11 @@ impl Pulls {
     ) -> Result<Arc<Content>, Error> {
         let manifest = &resolved.manifest;
         if !manifest.files.is_empty() {
-            return Box::pin(self.artifact(name, repository, resolved, progress)).await;
+            let content = Box::pin(self.clone().artifact(name, repository, resolved, progress)).await;
+            if let Err(Error::DiskFull { .. }) = &content {
+                self.free_parts().await;
+            }
+            return content;
         }
         // Before anything is asked for: who has no key has no use for the rest, whoever has it on this node.
         let encrypted = manifest.layers.iter().map(|layer| layer.encrypted.then_some(&layer.descriptor));
@@ -234,7 +238,8 @@ impl Pulls {
             let watch = LayerWatch { progress: &progress, at };
             let (name, repository, descriptor) = (name.as_str(), &repository, &layer.descriptor);
             let (counted, window_log) = (counted.as_ref(), USUAL_LOG);
-            layer::Wanted { name, repository, descriptor, diff_id, cipher, counted, window_log, watch }
+            let blob = layer::WantedBlob { name, repository, descriptor, watch };
+            layer::Wanted { blob, diff_id, cipher, counted, window_log }
         });
         let holds = match self.layers(layers.collect()).await {
             Err(error @ Error::DiskFull { .. }) => {

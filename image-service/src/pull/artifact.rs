@@ -2,14 +2,16 @@
 //! image volumes.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
-use super::layer::Permission;
+use super::layer::{Permission, Unmade, WantedBlob};
 use super::{LayerStage, LayerWatch, Progress, Pulls, blocking};
 use crate::digest::{Digest, Hasher};
 use crate::error::Error;
@@ -18,8 +20,8 @@ use crate::manifest::ArtifactFile;
 use crate::registry::{Repository, Resolved};
 use crate::store::{Content, Hold, Ingest};
 
-/// What is written at once.
-const BATCH_BYTES: usize = 256 << 10;
+/// Files on their way at once; a large one may have more than one connection.
+const FILES_AT_ONCE: usize = 3;
 /// What a file of any size is rounded up to on disk, nearly everywhere.
 const ALLOCATION: u64 = 4096;
 
@@ -72,12 +74,18 @@ impl Pulls {
             opaque_root: false,
             undescribed: Vec::new(),
         };
-        for (at, file) in files.iter().enumerate() {
+        for file in files {
             let place = ingest.path().join(&file.path);
-            let directories = fetch.file(file, at, ingest.path(), &place).await?;
+            let made = make_directories(ingest.path(), &place);
+            let directories = made.map_err(|error| Error::io("making", &place, error))?;
             layer.inodes += 1 + directories;
             layer.bytes += file.blob.size.next_multiple_of(ALLOCATION) + directories * ALLOCATION;
         }
+        let mut fetching: Vec<BoxFuture<'_, Result<(), Error>>> = Vec::with_capacity(files.len());
+        for (at, file) in files.iter().enumerate() {
+            fetching.push(self.file(fetch, file, at, ingest.path().join(&file.path)).boxed());
+        }
+        stream::iter(fetching).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
         let layers = self.store.layers.clone();
         blocking(move || {
             let made = ingest.commit(&layers, layer);
@@ -95,71 +103,76 @@ struct Fetch<'a> {
     progress: &'a watch::Sender<Progress>,
 }
 
-impl Fetch<'_> {
-    /// Fetches and verifies one file; wrong bytes are asked for again of whoever else has them. Says how many
-    /// directories it needed.
-    async fn file(&self, file: &ArtifactFile, at: usize, root: &Path, place: &Path) -> Result<u64, Error> {
-        let directories = make_directories(root, place).map_err(|error| Error::io("making", place, error))?;
-        let watch = LayerWatch { progress: self.progress, at };
+impl Pulls {
+    /// Fetches and verifies one file, by the way of a layer's blob; wrong bytes are asked for again of whoever else has
+    /// them.
+    async fn file(
+        &self,
+        fetch: &Fetch<'_>,
+        file: &ArtifactFile,
+        at: usize,
+        place: PathBuf,
+    ) -> Result<(), Error> {
+        let watch = LayerWatch { progress: fetch.progress, at };
+        let (name, repository, descriptor) = (fetch.name, fetch.repository, &file.blob);
+        let wanted = WantedBlob { name, repository, descriptor, watch };
         loop {
-            let found = self.fetch(file, watch, place).await?;
-            if found == file.blob.digest {
-                return Ok(directories);
-            }
-            if !self.repository.distrust(&file.blob.digest) {
-                let what = format!("file {} of {}", file.path, self.name);
-                return Err(Error::Verification { what, why: format!("its digest is {found}") });
-            }
-            watch.again();
-        }
-    }
-
-    async fn fetch(&self, file: &ArtifactFile, watch: LayerWatch<'_>, place: &Path) -> Result<Digest, Error> {
-        let failed = |error| Error::registry(self.name, error);
-        let mut blob = self.repository.blob(&file.blob, 0).await.map_err(failed)?;
-        let path = place.to_owned();
-        let mut written = blocking(move || Written::begin(path)).await?;
-        let mut hasher = Hasher::new(file.blob.digest.algorithm());
-        while let Some(bytes) = blob.next().await.map_err(failed)? {
-            hasher.update(&bytes);
-            watch.came(bytes.len());
-            written.batch.extend_from_slice(&bytes);
-            if written.batch.len() >= BATCH_BYTES {
-                written = blocking(move || written.flush()).await?;
+            let (place, blob) = (place.clone(), file.blob.clone());
+            let what = format!("file {} of {name}", file.path);
+            let kept = self.fetch_blob(wanted, |pipe, give_up| {
+                blocking(move || {
+                    let kept = keep(pipe, &place, &blob.digest, what);
+                    if kept.is_err() {
+                        give_up();
+                    }
+                    Ok(kept)
+                })
+                .map(|done| done.map_err(Unmade::from).flatten())
+            });
+            match kept.await {
+                Ok(()) => return Ok(()),
+                // What was kept is gone by now, and each endpoint is distrusted once, so this ends.
+                Err(unmade) if unmade.resumed => watch.again(),
+                Err(unmade) if unmade.wrong_bytes && repository.distrust(&descriptor.digest) => watch.again(),
+                Err(unmade) => return Err(unmade.error),
             }
         }
-        blocking(move || written.flush()).await?;
-        Ok(hasher.finish())
     }
 }
 
-/// A file that is being written, a batch at a time.
-struct Written {
-    file: File,
-    path: PathBuf,
-    batch: Vec<u8>,
+/// Writes what comes and holds it against its digest; for a thread that may wait.
+fn keep(mut bytes: impl BufRead, place: &Path, digest: &Digest, what: String) -> Result<(), Unmade> {
+    let mut file = begin(place)?;
+    let mut hasher = Hasher::new(digest.algorithm());
+    loop {
+        let piece = bytes.fill_buf().map_err(|error| Error::io("bringing the bytes of", place, error))?;
+        if piece.is_empty() {
+            break;
+        }
+        file.write_all(piece).map_err(|error| Error::io("writing", place, error))?;
+        hasher.update(piece);
+        let length = piece.len();
+        bytes.consume(length);
+    }
+    let found = hasher.finish();
+    if found == *digest {
+        return Ok(());
+    }
+    let error = Error::Verification { what, why: format!("its digest is {found}") };
+    Err(Unmade { wrong_bytes: true, ..Unmade::from(error) })
 }
 
-impl Written {
-    /// Nobody else writes there, and no title can lead outside; still no link is followed.
-    fn begin(path: PathBuf) -> Result<Written, Error> {
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(nofollow);
-        let opened = options.open(&path).and_then(|file| {
-            // The umask is the daemon's own.
-            file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
-            Ok(file)
-        });
-        let file = opened.map_err(|error| Error::io("making", &path, error))?;
-        Ok(Written { file, path, batch: Vec::with_capacity(BATCH_BYTES) })
-    }
-
-    fn flush(mut self) -> Result<Written, Error> {
-        self.file.write_all(&self.batch).map_err(|error| Error::io("writing", &self.path, error))?;
-        self.batch.clear();
-        Ok(self)
-    }
+/// Nobody else writes there, and no title can lead outside; still no link is followed.
+fn begin(path: &Path) -> Result<File, Error> {
+    let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o644).custom_flags(nofollow);
+    let opened = options.open(path).and_then(|file| {
+        // The umask is the daemon's own.
+        file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
+        Ok(file)
+    });
+    opened.map_err(|error| Error::io("making", path, error))
 }
 
 /// The directories of a title, which is plain. Says how many were made.

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit};
 use tracing::Instrument;
 
 use super::counted::Counted;
-use super::source::{Downloaded, download, pipe};
+use super::source::{Downloaded, Pipe, download, pipe};
 use super::windows::{self, Where};
 use super::{LayerStage, LayerWatch, Pulls, blocking};
 use crate::digest::Digest;
@@ -32,17 +32,23 @@ pub(crate) struct Permission {
     _slot: OwnedSemaphorePermit,
 }
 
-/// A layer that a pull is to have.
-pub(super) struct Wanted<'a> {
+/// A blob that a pull is to have.
+#[derive(Clone, Copy)]
+pub(super) struct WantedBlob<'a> {
     pub(super) name: &'a str,
     pub(super) repository: &'a Repository,
     pub(super) descriptor: &'a Descriptor,
+    pub(super) watch: LayerWatch<'a>,
+}
+
+/// A layer that a pull is to have.
+pub(super) struct Wanted<'a> {
+    pub(super) blob: WantedBlob<'a>,
     pub(super) diff_id: Digest,
     pub(super) cipher: Option<Cipher>,
     pub(super) counted: Option<&'a Counted>,
     /// What its zstd frames are known to ask for.
     pub(super) window_log: u32,
-    pub(super) watch: LayerWatch<'a>,
 }
 
 /// What a layer must turn out to be, and what opens it.
@@ -82,7 +88,7 @@ impl From<Unmade> for Error {
 
 impl Wanted<'_> {
     pub(super) fn sealed(&self) -> Sealed {
-        let (digest, size) = (self.descriptor.digest.clone(), self.descriptor.size);
+        let (digest, size) = (self.blob.descriptor.digest.clone(), self.blob.descriptor.size);
         let expected = Expected { digest: Some(digest), size: Some(size), diff_id: self.diff_id.clone() };
         let (cipher, counted) = (self.cipher.clone(), self.counted.cloned());
         Sealed { expected, cipher, counted, window_log: self.window_log }
@@ -94,9 +100,9 @@ impl Pulls {
     /// small, and no processor waits long for the last one.
     pub(super) async fn layers(&self, wanted: Vec<Wanted<'_>>) -> Result<Vec<Hold>, Error> {
         let mut wanted: Vec<_> = wanted.into_iter().enumerate().collect();
-        wanted.sort_by_key(|(_, layer)| Reverse(layer.descriptor.size));
+        wanted.sort_by_key(|(_, layer)| Reverse(layer.blob.descriptor.size));
         let making = wanted.into_iter().map(|(at, layer)| {
-            let span = step("image.layer", layer.descriptor.digest.as_str());
+            let span = step("image.layer", layer.blob.descriptor.digest.as_str());
             self.layer(layer).instrument(span).map_ok(move |hold| (at, hold))
         });
         let mut made = try_join_all(making).await?;
@@ -106,6 +112,7 @@ impl Pulls {
 
     /// Holds a layer that is there, or makes it. Wrong bytes are asked for again of whoever else has them.
     async fn layer(&self, mut wanted: Wanted<'_>) -> Result<Hold, Error> {
+        let WantedBlob { watch, repository, descriptor, .. } = wanted.blob;
         loop {
             let made = match self.permission(&wanted.diff_id).await? {
                 Ok(hold) => Ok((hold, LayerStage::WasThere)),
@@ -116,20 +123,16 @@ impl Pulls {
             };
             match made {
                 Ok((hold, stage)) => {
-                    wanted.watch.finished(stage);
+                    watch.finished(stage);
                     return Ok(hold);
                 }
                 Err(unmade) if unmade.larger_window && wanted.window_log < LARGEST_LOG => {
                     wanted.window_log = LARGEST_LOG;
-                    wanted.watch.again();
+                    watch.again();
                 }
                 // What was kept is gone by now, and each endpoint is distrusted once, so this ends.
-                Err(unmade) if unmade.resumed => wanted.watch.again(),
-                Err(unmade)
-                    if unmade.wrong_bytes && wanted.repository.distrust(&wanted.descriptor.digest) =>
-                {
-                    wanted.watch.again();
-                }
+                Err(unmade) if unmade.resumed => watch.again(),
+                Err(unmade) if unmade.wrong_bytes && repository.distrust(&descriptor.digest) => watch.again(),
                 Err(unmade) => return Err(unmade.error),
             }
         }
@@ -147,32 +150,25 @@ impl Pulls {
     }
 
     async fn fetch_layer(&self, wanted: &Wanted<'_>, permission: Permission) -> Result<Hold, Unmade> {
-        if wanted.descriptor.size < self.parts_from_bytes {
-            return self.fetch_at_once(wanted, permission).await;
-        }
-        match self.take_part(wanted).await? {
-            Some(taken) => self.fetch_resumable(wanted, permission, taken).await,
-            // Another layer is made of the same blob at this very moment.
-            None => self.fetch_at_once(wanted, permission).await,
-        }
+        let (pulls, sealed) = (self.clone(), wanted.sealed());
+        self.fetch_blob(wanted.blob, |pipe, give_up| pulls.make_layer(pipe, sealed, permission, give_up))
+            .await
     }
 
-    /// Nothing lies on the disk but the layer: what is small is sooner fetched again than looked for.
-    async fn fetch_at_once(&self, wanted: &Wanted<'_>, permission: Permission) -> Result<Hold, Unmade> {
-        let (sender, pipe) = pipe();
-        let (unwanted, give_up) = unwanted();
-        let unpack = self.clone().make_layer(pipe, wanted.sealed(), permission, give_up);
-        let download = async {
-            tokio::select! {
-                biased;
-                downloaded = download(wanted.repository, wanted.descriptor, sender, wanted.watch) => downloaded,
-                () = unwanted.notified() => Downloaded::Unwanted,
-            }
-        };
-        match tokio::join!(download, unpack) {
-            (_, Ok(hold)) => Ok(hold),
-            (Downloaded::Failed(error), Err(_)) => Err(Error::registry(wanted.name, error).into()),
-            (Downloaded::Done | Downloaded::Unwanted, Err(unmade)) => Err(unmade),
+    /// A blob into whatever `consume` makes of its bytes, in a thread beside the download. That says by what it is given
+    /// that it wants no more of them.
+    pub(super) async fn fetch_blob<T, C: Future<Output = Result<T, Unmade>>>(
+        &self,
+        wanted: WantedBlob<'_>,
+        consume: impl FnOnce(Pipe, GiveUp) -> C,
+    ) -> Result<T, Unmade> {
+        if wanted.descriptor.size < self.parts_from_bytes {
+            return fetch_at_once(wanted, consume).await;
+        }
+        match self.take_part(wanted).await? {
+            Some(taken) => self.fetch_resumable(wanted, taken, consume).await,
+            // Another layer is made of the same blob at this very moment.
+            None => fetch_at_once(wanted, consume).await,
         }
     }
 
@@ -207,6 +203,27 @@ impl Pulls {
         let others = self.parallel_layers.saturating_sub(self.slots.available_permits() + 1);
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         if others >= processors { self.parts_from_bytes.max(SMALL_BYTES) } else { SMALL_BYTES }
+    }
+}
+
+/// Nothing lies on the disk but what is made: what is small is sooner fetched again than looked for.
+async fn fetch_at_once<T, C: Future<Output = Result<T, Unmade>>>(
+    wanted: WantedBlob<'_>,
+    consume: impl FnOnce(Pipe, GiveUp) -> C,
+) -> Result<T, Unmade> {
+    let (sender, pipe) = pipe();
+    let (unwanted, give_up) = unwanted();
+    let download = async {
+        tokio::select! {
+            biased;
+            downloaded = download(wanted.repository, wanted.descriptor, sender, wanted.watch) => downloaded,
+            () = unwanted.notified() => Downloaded::Unwanted,
+        }
+    };
+    match tokio::join!(download, consume(pipe, give_up)) {
+        (_, Ok(made)) => Ok(made),
+        (Downloaded::Failed(error), Err(_)) => Err(Error::registry(wanted.name, error).into()),
+        (Downloaded::Done | Downloaded::Unwanted, Err(unmade)) => Err(unmade),
     }
 }
 
@@ -272,9 +289,12 @@ fn unpack_counted(
     unpack_apart(source, counted.program(), |pid| leaf.enter(pid), what, way, limits, give_up)
 }
 
-/// What is told when the thread that makes a layer wants no more of its bytes, and how it tells.
-pub(super) fn unwanted() -> (Arc<Notify>, impl Fn() + Send + Sync + 'static) {
+/// What a thread calls when it wants no more of a blob's bytes.
+pub(super) type GiveUp = Box<dyn Fn() + Send + Sync>;
+
+/// What is told when the thread that takes a blob's bytes wants no more of them, and how it tells.
+pub(super) fn unwanted() -> (Arc<Notify>, GiveUp) {
     let unwanted = Arc::new(Notify::new());
     let told = unwanted.clone();
-    (unwanted, move || told.notify_one())
+    (unwanted, Box::new(move || told.notify_one()))
 }

@@ -9,12 +9,12 @@ use tokio::sync::mpsc;
 use super::behind::Behind;
 use super::bring::{Bringing, Stopped};
 use super::frontier::Frontier;
-use super::layer::{Permission, Unmade, Wanted, unwanted};
-use super::source::{Download, Downloaded, Piece, pipe};
+use super::layer::{GiveUp, Unmade, WantedBlob, unwanted};
+use super::source::{Download, Downloaded, Piece, Pipe, pipe};
 use super::{Pulls, blocking};
 use crate::error::Error;
 use crate::registry::Blob;
-use crate::store::{Came, Hold, Part};
+use crate::store::{Came, Part};
 
 /// A blob that comes more slowly than it is unpacked is worth a place on the disk after this long.
 const SLOW_AFTER: Duration = Duration::from_millis(300);
@@ -42,7 +42,7 @@ enum Brought {
 }
 
 impl Pulls {
-    pub(super) async fn take_part(&self, wanted: &Wanted<'_>) -> Result<Option<Taken>, Error> {
+    pub(super) async fn take_part(&self, wanted: WantedBlob<'_>) -> Result<Option<Taken>, Error> {
         let (store, digest, size) =
             (self.store.clone(), wanted.descriptor.digest.clone(), wanted.descriptor.size);
         blocking(move || {
@@ -56,19 +56,18 @@ impl Pulls {
 
     /// What was there before counts like what comes: the layer's digest is of both. Should it be wrong, all
     /// of it goes, and all is fetched once more.
-    pub(super) async fn fetch_resumable(
+    pub(super) async fn fetch_resumable<T, C: Future<Output = Result<T, Unmade>>>(
         &self,
-        wanted: &Wanted<'_>,
-        permission: Permission,
+        wanted: WantedBlob<'_>,
         taken: Taken,
-    ) -> Result<Hold, Unmade> {
+        consume: impl FnOnce(Pipe, GiveUp) -> C,
+    ) -> Result<T, Unmade> {
         let Taken { part, came } = taken;
         let came_bytes: u64 = came.iter().map(|came| came.filled).sum();
         let resumed = came_bytes > 0;
         wanted.watch.came(usize::try_from(came_bytes).unwrap_or(usize::MAX));
         let (sender, pipe) = pipe();
         let (unwanted, give_up) = unwanted();
-        let unpack = self.clone().make_layer(pipe, wanted.sealed(), permission, give_up);
         let bring = async {
             tokio::select! {
                 biased;
@@ -76,10 +75,10 @@ impl Pulls {
                 () = unwanted.notified() => Brought::Unwanted,
             }
         };
-        match tokio::join!(bring, unpack) {
-            (_, Ok(hold)) => {
+        match tokio::join!(bring, consume(pipe, give_up)) {
+            (_, Ok(made)) => {
                 remove(part).await?;
-                Ok(hold)
+                Ok(made)
             }
             (Brought::Not(Stopped::Registry(error)), Err(_)) => {
                 Err(Error::registry(wanted.name, error).into())
@@ -105,7 +104,7 @@ impl Pulls {
     /// of the disk.
     async fn bring(
         &self,
-        wanted: &Wanted<'_>,
+        wanted: WantedBlob<'_>,
         part: &Arc<Part>,
         came: Vec<Came>,
         sender: mpsc::Sender<Piece>,
@@ -142,7 +141,11 @@ impl Pulls {
     ///
     /// To write a blob and to read it back costs a third of unpacking it, and what a crash loses of it is sooner
     /// fetched again than the rest is unpacked: it came in the first moments, and no more slowly than that.
-    async fn bring_unkept(&self, wanted: &Wanted<'_>, sender: mpsc::Sender<Piece>) -> Result<Blob, Brought> {
+    async fn bring_unkept(
+        &self,
+        wanted: WantedBlob<'_>,
+        sender: mpsc::Sender<Piece>,
+    ) -> Result<Blob, Brought> {
         let failed = |error| Brought::Not(Stopped::Registry(error));
         let download = Download::open(wanted.repository, wanted.descriptor, sender, wanted.watch).await;
         let mut download = download.map_err(failed)?;

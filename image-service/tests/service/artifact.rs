@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use image_service::digest::Digest;
 use image_service::manifest::Descriptor;
@@ -10,7 +13,8 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::support::docker_registry;
-use crate::support::picture::{OCI_MANIFEST, Picture};
+use crate::support::fake::{Fake, Manner, Reply};
+use crate::support::picture::{OCI_MANIFEST, Picture, noise};
 use crate::support::shelf::{Node, Shelf, image, request, serving, tar};
 
 /// As `oras push` makes it: an empty configuration, and a layer a file.
@@ -105,4 +109,77 @@ async fn hostile_artifacts_leave_nothing() {
     let fake = shelf.serve();
     let pulled = Node::new(&fake.host());
     assert!(!pulled.open().await.pull(request("one.test/a:1")).await.unwrap().is_artifact());
+}
+
+#[tokio::test]
+async fn what_came_of_a_large_file_is_not_asked_for_again() {
+    let text: String = noise(400_000).iter().map(|byte| char::from(b' ' + byte % 95)).collect();
+    let picture = artifact(&[("model/weights", &text), ("card", "x")]);
+    let (served, blob) = (picture.clone(), picture.layer.digest.clone());
+    let broken = Arc::new(AtomicBool::new(true));
+    let now = broken.clone();
+    let fake = Fake::start(move |seen| {
+        let reply = served.answer(seen);
+        match now.load(Ordering::SeqCst) && seen.path.ends_with(blob.as_str()) {
+            true if seen.offset() == 0 => reply.manner(Manner::Cut(150_000)),
+            true => Reply::new(404, ""),
+            false => reply,
+        }
+    });
+    let mut node = Node::new(&fake.host());
+    (node.settings.parts_from_bytes, node.settings.parts_after) = (64 << 10, Duration::ZERO);
+    let images = node.open().await;
+    let error = images.pull(request("one.test/a:1")).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    node.check_empty().await;
+    assert_eq!(node.names("parts"), [picture.layer.digest.hex()]);
+    drop(images);
+    let images = node.open().await;
+    broken.store(false, Ordering::SeqCst);
+    let looked = fake.seen().len();
+    let pulled = images.pull(request("one.test/a:1")).await.unwrap();
+    let asked: Vec<usize> = fake.seen()[looked..]
+        .iter()
+        .filter(|seen| seen.path.ends_with(picture.layer.digest.as_str()))
+        .map(crate::support::fake::Seen::offset)
+        .collect();
+    assert!(matches!(asked[..], [from] if from > 0 && from <= 150_000), "{asked:?}");
+    let place = node.settings.root.join("layers").join(&pulled.id["sha256:".len()..]);
+    assert!(std::fs::read_to_string(place.join("model/weights")).unwrap() == text, "other bytes");
+    node.check_settled().await;
+    assert_eq!(node.names("parts"), Vec::<String>::new());
+    // A part that is wrong is found out, and the file fetched anew.
+    images.remove(&pulled.id).await.unwrap();
+    let part = node.settings.root.join("parts").join(picture.layer.digest.hex());
+    std::fs::create_dir(&part).unwrap();
+    std::fs::write(part.join("0"), vec![7; 100_000]).unwrap();
+    images.pull(request("one.test/a:1")).await.unwrap();
+    assert!(std::fs::read_to_string(place.join("model/weights")).unwrap() == text, "other bytes");
+}
+
+#[tokio::test]
+async fn files_come_side_by_side() {
+    let picture = artifact(&[("a", "1"), ("b", "2"), ("c", "3"), ("d", "4")]);
+    let served = picture.clone();
+    let (waiting, alone) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, found) = (waiting.clone(), alone.clone());
+    let fake = Fake::start(move |seen| {
+        if seen.path.contains("/blobs/") && count.fetch_add(1, Ordering::SeqCst) < 3 {
+            let until = Instant::now() + Duration::from_secs(5);
+            while count.load(Ordering::SeqCst) < 3 {
+                if Instant::now() > until {
+                    found.store(true, Ordering::SeqCst);
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        served.answer(seen)
+    });
+    let node = Node::new(&fake.host());
+    let images = node.open().await;
+    let pulled = images.pull(request("one.test/a:1")).await.unwrap();
+    assert!(!alone.load(Ordering::SeqCst), "one after the other");
+    assert_eq!(waiting.load(Ordering::SeqCst), 4);
+    assert_eq!(pulled.layers[0].inodes, 4);
 }
