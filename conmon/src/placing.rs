@@ -32,8 +32,8 @@ fn settle_in_scope(plan: &PodPlan) -> Result<(), Error> {
     let name = format!("{slice}:berth-conmon:{}-{}", plan.sandbox_id, std::process::id());
     let collected = [("org.systemd.property.CollectMode".to_owned(), "'inactive-or-failed'".to_owned())];
     let scope = ScopePlan::of(Some(&name), &plan.sandbox_id, &collected.into()).map_err(failed)?;
-    let root = Cgroup::at("/").map_err(failed)?.places().into_iter().find(|place| place.unified);
-    if let Some(place) = &root {
+    let places = Cgroup::at(&scope.scope_path()).map_err(failed)?.places();
+    if let Some(place) = places.iter().find(|place| place.unified) {
         HOME.get_or_init(|| home(place));
     }
     let entered = scope.described(format!("Monitor of pod {}", plan.sandbox_id)).enter();
