@@ -96,10 +96,20 @@ impl Programs {
     }
 }
 
+/// The cargo that runs us. What it says of our own package it must not hear again: build scripts that look at that
+/// (ring's) would run anew whenever somebody calls cargo by hand, and all that depends on them be built again.
+pub fn cargo_command() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    for name in names.filter(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 /// Runs cargo in the workspace, its output shown.
 pub fn cargo(args: &[&str], env: &[(&str, &str)]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
+    let status = cargo_command()
         .args(args)
         .envs(env.iter().copied())
         .current_dir(workspace())

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_test::programs::{target_dir, workspace};
+use berth_test::programs::{cargo_command, target_dir, workspace};
 use berth_test::tools;
 
 /// The targets and the crates whose they are.
@@ -77,7 +77,7 @@ impl Options {
 }
 
 fn build(folder: &str) -> Result<()> {
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let status = cargo_command()
         .args(["build", "--release", "--target", TARGET, "--manifest-path"])
         .arg(workspace().join(folder).join("fuzz/Cargo.toml"))
         .env("CARGO_TARGET_DIR", target_dir().join("fuzz"))

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use berth_test::programs::{Programs, cargo, target_dir, workspace};
+use berth_test::programs::{Programs, cargo, cargo_command, target_dir, workspace};
 use berth_test::tools::NewerCritest;
 use berth_test::{bench, critest, criu, demo, stand_ins, tools};
 
@@ -250,7 +250,7 @@ fn wait_for<T>(task: impl Future<Output = Result<T>>) -> Result<T> {
 /// Runs a cargo test command, its output shown, and ends with the sum of its summaries.
 fn cargo_test(name: &str, args: &[&str], env: &[(&str, &str)]) -> Result<()> {
     use std::io::{BufRead, BufReader};
-    let mut child = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+    let mut child = cargo_command()
         .args(args)
         .envs(root_runner())
         .envs(env.iter().copied())

@@ -1,13 +1,12 @@
 //! `cargo xtask vm`: tests in a virtual machine with cgroup v2, systemd, and AppArmor or SELinux.
 
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_test::criu::CRIU_VARIABLE;
 use berth_test::node::PRIVATE_NETWORK;
-use berth_test::programs::{Programs, workspace};
+use berth_test::programs::{Programs, cargo_command, workspace};
 use berth_test::vm::{self, Lsm, Options};
 use berth_test::{bench, tools};
 
@@ -160,8 +159,7 @@ fn as_engine(lsm: Lsm, command: String) -> String {
 
 /// Builds tests and answers where they are.
 fn test_programs(args: &[&str]) -> Result<Vec<PathBuf>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = cargo_command();
     command.args(["test", "--no-run", "--message-format=json"]).args(args).current_dir(workspace());
     let output = command.stderr(std::process::Stdio::inherit()).output().context("running cargo")?;
     ensure!(output.status.success(), "building the tests failed");
@@ -181,6 +179,8 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
