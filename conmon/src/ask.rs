@@ -86,7 +86,7 @@ impl Monitor {
     fn make_pod(&mut self, plan: &PodPlan) -> Answered {
         self.not_while_unmaking()?;
         if self.pod.is_none() {
-            placing::settle(plan)?;
+            placing::settle(plan, None)?;
             self.pod = Some(pod::make(plan)?);
         }
         Ok(Answer::Done)

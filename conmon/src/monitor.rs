@@ -110,7 +110,7 @@ impl Monitor {
     pub(crate) fn resume(&mut self, mut returned: AllReturned) {
         match PodRecord::read(&self.pod_dir) {
             Ok(Some(pod)) => {
-                self.note(crate::placing::settle(&pod.plan));
+                self.note(crate::placing::settle(&pod.plan, pod.init));
                 self.pod = Some(pod);
             }
             Ok(None) => self.note(crate::pod::unmake_unfinished(&self.pod_dir)),

@@ -10,6 +10,7 @@ use runtime::cgroup::{Cgroup, Place, ScopePlan};
 use rustix::io::Errno;
 
 use crate::error::{Error, Leftovers, Named as _};
+use crate::reap::Birth;
 
 /// Below a pod's cgroup, since in v2 one with children that have controllers may have no processes.
 const BELOW: &str = "berth-monitor";
@@ -17,15 +18,16 @@ const BELOW: &str = "berth-monitor";
 /// The cgroup of v2 in which it was started, to go back to.
 static HOME: OnceLock<PathBuf> = OnceLock::new();
 
-/// Goes where the plan says, and makes what is not there.
-pub(crate) fn settle(plan: &PodPlan) -> Result<(), Error> {
+/// Goes where the plan says, and makes what is not there. `init`: the pod's first process, which an earlier monitor left
+/// where that was.
+pub(crate) fn settle(plan: &PodPlan, init: Option<Birth>) -> Result<(), Error> {
     match plan.cgroup_driver {
         CgroupDriver::Cgroupfs => settle_in_directories(plan),
-        CgroupDriver::Systemd => settle_in_scope(plan),
+        CgroupDriver::Systemd => settle_in_scope(plan, init),
     }
 }
 
-fn settle_in_scope(plan: &PodPlan) -> Result<(), Error> {
+fn settle_in_scope(plan: &PodPlan, init: Option<Birth>) -> Result<(), Error> {
     let Some(slice) = slice(plan) else { return Ok(()) };
     let failed = |source| runtime::Error::Cgroup { id: plan.sandbox_id.clone(), source };
     // Its pid, since the scope of one that was killed may be there still when the next monitor comes.
@@ -37,7 +39,15 @@ fn settle_in_scope(plan: &PodPlan) -> Result<(), Error> {
         HOME.get_or_init(|| home(place));
     }
     let entered = scope.described(format!("Monitor of pod {}", plan.sandbox_id)).enter();
-    entered.map(drop).map_err(|source| failed(source).into())
+    entered.map_err(failed)?;
+    match (places.iter().find(|place| place.unified), init.filter(|init| init.open().is_some())) {
+        // A scope goes once nobody is in it.
+        (Some(place), Some(init)) => {
+            let procs = home(place).join("cgroup.procs");
+            std::fs::write(&procs, init.pid.to_string()).named("moving the pod's first process to", &procs)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The slice that the monitor's scope is to be in.

@@ -64,10 +64,19 @@ fn is_placed(pid: i32) -> bool {
 async fn until_gone(dir: &Path) -> Result<()> {
     let begun = Instant::now();
     while dir.exists() {
-        ensure!(begun.elapsed() < Duration::from_secs(60), "{} stays", dir.display());
+        ensure!(begun.elapsed() < Duration::from_secs(60), "{} stays: {}", dir.display(), seen(dir));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     Ok(())
+}
+
+/// Who is in a scope, and what systemd thinks of it.
+fn seen(dir: &Path) -> String {
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let unit = dir.file_name().unwrap_or_default();
+    let shown = std::process::Command::new("systemctl").arg("status").arg(unit).output();
+    let shown = shown.map(|said| String::from_utf8_lossy(&said.stdout).into_owned()).unwrap_or_default();
+    format!("processes {:?}, {:?}\n{shown}", read("cgroup.procs"), read("cgroup.events"))
 }
 
 async fn says(fixture: &mut Fixture, container: &str, script: &str) -> Result<String> {
