@@ -146,7 +146,11 @@ fn a_daemon_is_asked_how_it_is_and_given_images() {
     let place = Place::with_daemon();
     let status = place.said(&["status"]);
     assert!(status.contains("0 pods (0 ready), 0 containers (0 running)"), "{status}");
-    assert!(status.contains("RuntimeReady    yes") && status.contains("NetworkReady    no"), "{status}");
+    assert!(
+        status.contains("RuntimeReady    no  MonitorUnusable: the monitor /bin/true")
+            && status.contains("NetworkReady    no"),
+        "{status}"
+    );
     assert_eq!(place.said(&["image", "list"]), "");
 
     let layout = place.path("layout");

@@ -15,7 +15,7 @@ use toml::Spanned;
 use crate::bounded;
 use crate::reference::Reference;
 use crate::registries_conf::{Access, Endpoint, Role, Tls};
-use crate::registry::Purpose;
+use crate::registry::{Purpose, is_plain};
 
 /// No configuration written by people is larger.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -113,8 +113,7 @@ pub(crate) fn parse(text: &str, reference: &Reference) -> Result<Vec<Endpoint>, 
 
 /// The file that counts for a host: the first directory's that has one, its own before the default.
 fn find(dirs: &[PathBuf], host: &str) -> Option<PathBuf> {
-    // A host is one plain name; what would be a path is nothing that a directory could have.
-    if host.is_empty() || host.starts_with('.') || host.contains('/') {
+    if !is_plain(host) {
         return None;
     }
     // containerd also knows `host_port_`, for file systems without colons.

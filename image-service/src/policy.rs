@@ -125,13 +125,7 @@ impl Policy {
     pub fn check_file(&self, transport: &str, path: &Path, tag: Option<&str>) -> Result<(), Refusal> {
         let text = path.to_string_lossy();
         let ruling = self.judge(transport, &file_scopes(transport, path, tag), format!("{transport}:{text}"));
-        ruling.check_plain()?;
-        match ruling.signatures().first() {
-            None => Ok(()),
-            Some(requirement) => {
-                Err(ruling.unsigned(requirement, "archives and layouts carry none".to_owned()))
-            }
-        }
+        ruling.check_without_signatures("archives and layouts carry none")
     }
 
     fn ruling(&self, reference: &Reference) -> Ruling<'_> {

@@ -54,6 +54,7 @@ use crate::reference::Reference;
 use crate::registries_conf::{self, RegistriesConf};
 
 pub use self::blob::Blob;
+pub(crate) use self::certs::is_plain;
 pub use self::explain::{Explained, Shown, Why};
 pub use self::failure::Failure;
 pub use self::push::Upload;

@@ -1,4 +1,4 @@
-//! A pod's network namespace, as far as this crate enters it: to connect, and to see whether it is there.
+//! A pod's network namespace, as far as this crate enters it: to make sockets that others connect, and to see whether it is there.
 
 use std::io;
 use std::net::SocketAddr;

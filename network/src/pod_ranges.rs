@@ -38,7 +38,7 @@ impl PodRanges {
         if ranges.is_empty() || *told == ranges {
             return Ok(());
         }
-        let text = ranges.iter().map(Range::as_str).collect::<Vec<_>>().join(",");
+        let text = Range::join(ranges);
         let unfinished = self.file.with_extension("tmp");
         std::fs::write(&unfinished, text)
             .and_then(|()| std::fs::rename(&unfinished, &self.file))

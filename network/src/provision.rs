@@ -26,12 +26,8 @@ pub(crate) fn provision(conf_dir: &Path, template: Option<&Path>, ranges: &[Rang
     let text = String::from_utf8(text).map_err(|_| bad("it is not UTF-8".into()))?;
     let text = template::fill(&text, ranges).map_err(bad)?;
     conf::check(text.as_bytes())
-        .map_err(|reason| bad(format!("filled with {}, {reason}", listed(ranges))))?;
+        .map_err(|reason| bad(format!("filled with {}, {reason}", Range::join(ranges))))?;
     put(conf_dir, &text)
-}
-
-fn listed(ranges: &[Range]) -> String {
-    ranges.iter().map(Range::as_str).collect::<Vec<_>>().join(",")
 }
 
 /// A configuration that is not ours.

@@ -43,6 +43,11 @@ impl Range {
         Ok(Range { text: format!("{address}/{length}"), is_ipv6: address.is_ipv6() })
     }
 
+    /// The kubelet's list again.
+    pub(crate) fn join(ranges: &[Range]) -> String {
+        ranges.iter().map(Range::as_str).collect::<Vec<_>>().join(",")
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }

@@ -7,7 +7,8 @@ mod process;
 mod words;
 
 pub(crate) use process::{
-    child_of_ours, clone_into, end, grant, ignored_signals, reap, send_listener, set_oom_score_adj, stdio,
+    child_of_ours, clone_into, dies_with, end, grant, ignored_signals, reap, send_listener,
+    set_oom_score_adj, stdio,
 };
 pub(crate) use words::explain;
 

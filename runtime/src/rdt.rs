@@ -116,7 +116,7 @@ impl Groups {
         Ok(())
     }
 
-    /// One that an earlier container of this id left behind will do.
+    /// One that is there will do; it was somebody's before, and stays.
     fn make_monitor(&self) -> Result<(), Error> {
         let Some(dir) = &self.monitor else { return Ok(()) };
         match fs::create_dir(dir) {

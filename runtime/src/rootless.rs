@@ -9,9 +9,10 @@ use std::process::Command;
 use kernel::clone_flags as flag;
 use rustix::fs::{Mode, OFlags, open, stat};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, getegid, geteuid, waitid};
+use rustix::process::{WaitId, WaitIdOptions, getegid, geteuid, getpid, waitid};
 
 use crate::Error;
+use crate::make::dies_with;
 use crate::report::{Line, lines};
 use crate::spec::{IdMapping, NamespaceKind, Spec};
 
@@ -82,9 +83,10 @@ fn enter(uids: &[IdMapping], gids: &[IdMapping]) -> Result<(), Error> {
     }
     // More ids than one's own are given by newuidmap(1), from outside.
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
-    let us = std::process::id();
-    let helper = kernel::clone3(0, None, || i32::from(!give_from_outside(&theirs, us, uids, gids)))
-        .map_err(|e| Error::step("cloning", "a process", e))?;
+    let (maker, us) = (getpid(), std::process::id());
+    let give = || dies_with(maker) && give_from_outside(&theirs, us, uids, gids);
+    let helper =
+        kernel::clone3(0, None, || i32::from(!give())).map_err(|e| Error::step("cloning", "a process", e))?;
     unshare()?;
     ours.go().map_err(|e| Error::step("releasing", "newuidmap", e))?;
     let at = |e| Error::step("waiting for", "newuidmap", e);

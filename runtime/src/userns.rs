@@ -6,9 +6,10 @@ use std::path::Path;
 
 use kernel::clone_flags as flag;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::getpid;
 
 use crate::Error;
-use crate::make::end;
+use crate::make::{dies_with, end};
 use crate::plan::{Idmap, Maps, Plan, Source};
 use crate::report::lines;
 use crate::sources::idmap;
@@ -65,9 +66,11 @@ fn shift(tree: &OwnedFd, wish: &Idmap, path: &Path, userns: &OwnedFd) -> Result<
 /// A user namespace with these maps: a child is born into it, mapped, and ended; the descriptor keeps it.
 pub(crate) fn of_maps(maps: &Maps) -> Result<OwnedFd, Error> {
     let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
+    let maker = getpid();
     let child = kernel::clone3(flag::NEWUSER, None, || {
-        // Until our end closes or a word comes.
-        let _ = theirs.wait();
+        if dies_with(maker) {
+            let _ = theirs.wait();
+        }
         0
     })
     .map_err(|e| Error::step("making", "a user namespace", e))?;

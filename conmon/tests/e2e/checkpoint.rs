@@ -101,3 +101,26 @@ fn an_exec_that_is_killed_as_it_waits_for_a_checkpoint_never_begins() {
     assert_counts_on(&pod);
     pod.unmake();
 }
+
+/// Its containers end anyway, so that nobody is to be spared.
+#[test]
+fn a_pod_that_is_taken_away_takes_its_checkpoint_along() {
+    let Some(mut pod) = Pod::made() else { return };
+    pod.run("c1", COUNTER);
+    pod.wait_log("c1", "F 3");
+    let mark = format!("1000.{}", std::process::id());
+    let is_there = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = processes.map(|entry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default());
+        lines.into_iter().any(|line| line.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()))
+    };
+    let hangs = ask(&pod, &format!("exec sleep {mark}"), 60_000);
+    let checkpoint = pod.daemon.say(hangs, &[]);
+    eventually("criu is at it", is_there);
+    let unmade = pod.daemon.say(Ask::UnmakePod, &[]);
+    pod.daemon.answer_to(checkpoint).unwrap_err();
+    assert_eq!(pod.daemon.answer_to(unmade), Ok(Answer::Done));
+    assert!(pod.monitor.wait().unwrap().success());
+    pod.assert_nothing_left();
+    assert!(!is_there(), "criu outlived the pod");
+}

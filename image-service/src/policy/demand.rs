@@ -53,14 +53,8 @@ impl Policy {
     /// signature is always one for a name.
     pub(crate) fn check_unnamed(&self, id: &str) -> Result<(), Refusal> {
         let ruling = self.judge("docker", &[], id.to_owned());
-        ruling.check_plain()?;
-        match ruling.signatures().first() {
-            None => Ok(()),
-            Some(requirement) => {
-                let looked = "it has no name on this node, and signatures are for names; pull it by one";
-                Err(ruling.unsigned(requirement, looked.to_owned()))
-            }
-        }
+        let looked = "it has no name on this node, and signatures are for names; pull it by one";
+        ruling.check_without_signatures(looked)
     }
 }
 

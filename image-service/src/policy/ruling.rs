@@ -74,6 +74,14 @@ impl<'a> Ruling<'a> {
         Err(Refusal::Untrusted { image, scope, kind, found: unfit })
     }
 
+    /// For what can bear none; `looked` says why.
+    pub(super) fn check_without_signatures(&self, looked: &str) -> Result<(), Refusal> {
+        self.check_plain()?;
+        let demanded =
+            self.signatures().first().map(|requirement| self.unsigned(requirement, looked.to_owned()));
+        demanded.map_or(Ok(()), Err)
+    }
+
     pub(super) fn unsigned(&self, requirement: &Requirement, looked: String) -> Refusal {
         let (image, scope, kind) = self.told(requirement);
         Refusal::Unsigned { image, scope, kind, looked }

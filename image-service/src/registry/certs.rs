@@ -42,10 +42,14 @@ pub(super) struct Identity {
 /// containers/image reads the first.
 const DOCKER: [&str; 2] = ["docker.io", DOCKER_API];
 
+/// A host is one plain name: what would be a path is nothing that a directory of hosts could have.
+pub(crate) fn is_plain(host: &str) -> bool {
+    !host.is_empty() && !host.starts_with('.') && !host.contains('/')
+}
+
 /// Where `certs.d` speaks of a host: under each of its names, in the first directory that has that.
 pub(super) fn directories(certs_dirs: &[PathBuf], host: &str) -> Vec<PathBuf> {
-    // A host is one plain name: what would be a path is nothing that certs.d could have.
-    if host.is_empty() || host.starts_with('.') || host.contains('/') {
+    if !is_plain(host) {
         return Vec::new();
     }
     let names = if DOCKER.contains(&host) { &DOCKER[..] } else { std::slice::from_ref(&host) };

@@ -8,7 +8,8 @@ use kernel::{Child, clone_flags as flag};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, waitid,
 };
 
 use crate::later::Later;
@@ -121,6 +122,12 @@ pub(crate) fn ignored_signals(later: &Later) -> u64 {
 fn parse_ignored(status: &[u8]) -> Option<u64> {
     let line = std::str::from_utf8(status).ok()?.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
     u64::from_str_radix(line.trim(), 16).ok()
+}
+
+/// In a child that waits for its maker: whether that is there still, and whose end is the child's from now on. A line's
+/// end says nothing of it, since the child has the other one as well.
+pub(crate) fn dies_with(maker: Pid) -> bool {
+    set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(maker)
 }
 
 /// Kills and reaps a child of ours that is of no use any more.

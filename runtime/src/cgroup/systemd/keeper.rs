@@ -6,10 +6,9 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use kernel::Child;
 use rustix::io::Errno;
-use rustix::process::{
-    Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_send_signal, set_parent_process_death_signal,
-    waitid,
-};
+use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, pidfd_send_signal, waitid};
+
+use crate::make::dies_with;
 
 #[derive(Debug)]
 pub(crate) struct Keeper(Child);
@@ -19,9 +18,7 @@ impl Keeper {
     pub(super) fn new(cgroup: Option<BorrowedFd<'_>>) -> Result<Keeper, Errno> {
         let maker = getpid();
         let wait = move || {
-            let dies_with_us = set_parent_process_death_signal(Some(Signal::KILL)).is_ok();
-            // The maker may have ended before it was heard of.
-            while dies_with_us && getppid() == Some(maker) {
+            while dies_with(maker) {
                 rustix::event::pause();
             }
             0
