@@ -8,13 +8,16 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, is_root, wait_until};
 
-/// The container's value in a file of a v1 controller, or of v2's other name for it.
-fn limit(bundle: &Bundle, v1: &str, v2: &str) -> String {
+/// The container's value in a file of a v1 controller, or of v2's other name for it; none where the node has neither.
+pub(crate) fn limit_if_any(bundle: &Bundle, v1: &str, v2: &str) -> Option<String> {
     let controller = v1.split('.').next().unwrap();
-    let path = format!("/sys/fs/cgroup/{controller}/{}/{v1}", bundle.id);
-    let text = fs::read_to_string(path)
+    let text = fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{}/{v1}", bundle.id))
         .or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{}/{v2}", bundle.id)));
-    text.unwrap().trim().to_owned()
+    Some(text.ok()?.trim().to_owned())
+}
+
+fn limit(bundle: &Bundle, v1: &str, v2: &str) -> String {
+    limit_if_any(bundle, v1, v2).unwrap()
 }
 
 #[test]

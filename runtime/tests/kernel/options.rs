@@ -1,12 +1,12 @@
 //! Options of runc's commands, each by what it does to a container.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
 
 use crate::bundle::{Bundle, Said, is_root};
+use crate::limits::limit_if_any;
 
 /// A session keyring of its own with a key that only who has the keyring can see, then `berth-runtime WORDS`.
 /// The numbers are add_key(2) and keyctl(2) with KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM.
@@ -85,15 +85,6 @@ fn a_label_or_profile_that_the_node_does_not_know_starts_no_exec() {
     }
 }
 
-/// The container's file of a v1 controller, or of v2.
-fn limit(bundle: &Bundle, v1: &str, v2: &str) -> Option<String> {
-    let controller = v1.split('.').next().unwrap();
-    let old = PathBuf::from(format!("/sys/fs/cgroup/{controller}/{}/{v1}", bundle.id));
-    let text =
-        fs::read_to_string(old).or_else(|_| fs::read_to_string(format!("/sys/fs/cgroup/{}/{v2}", bundle.id)));
-    Some(text.ok()?.trim().to_owned())
-}
-
 #[test]
 fn update_takes_each_of_runcs_limits() {
     if !is_root() {
@@ -126,7 +117,7 @@ fn update_takes_each_of_runcs_limits() {
     ];
     for (options, v1, v2, wanted) in told {
         bundle.say(&[&["update"], *options, &["ID"]].concat()).ok();
-        let Some(found) = limit(&bundle, v1, v2) else {
+        let Some(found) = limit_if_any(&bundle, v1, v2) else {
             println!("skipped: no {v1} or {v2} on this node");
             continue;
         };
