@@ -119,9 +119,13 @@ impl Node {
         self.config.store(Arc::new(config));
     }
 
-    /// Asks the handlers what they can do: those whose programs are not what they were.
+    /// Asks the handlers what they can do: all of them, since one that was too slow to say it may say it now.
     pub async fn ask_handlers(&self) {
-        let told = Handlers::ask(&self.config().runtime, &self.handlers()).await;
+        self.ask_unlike(&Handlers::default()).await;
+    }
+
+    async fn ask_unlike(&self, before: &Handlers) {
+        let told = Handlers::ask(&self.config().runtime, before).await;
         self.handlers.store(Arc::new(told));
     }
 
@@ -151,7 +155,7 @@ impl Node {
         loop {
             tokio::time::sleep(handlers::LOOK_EVERY).await;
             if self.config().runtime.handlers.values().any(|handler| !handler.is_in_tree()) {
-                self.ask_handlers().await;
+                self.ask_unlike(&self.handlers()).await;
             }
         }
     }
