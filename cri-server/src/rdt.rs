@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 mod file;
 mod share;
 
+pub(crate) use file::is_class;
 use share::{Bandwidth, Cache, Machine};
 
 /// The class of all who have none: resctrl's own root.
@@ -64,9 +65,12 @@ pub fn look(root: &Path, file: &Path) -> Result<Vec<String>, Error> {
 }
 
 fn schemata(root: &Path, file: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
-    let wrong = |why: String| Error::File { path: file.to_owned(), why };
-    let document = file::read(file).map_err(wrong)?;
-    share::schemata(&document, &machine(root)?).map_err(wrong)
+    share::schemata(&document(file)?, &machine(root)?)
+        .map_err(|why| Error::File { path: file.to_owned(), why })
+}
+
+fn document(file: &Path) -> Result<file::Document, Error> {
+    file::read(file).map_err(|why| Error::File { path: file.to_owned(), why })
 }
 
 /// Sets up all classes of the file below `root`; answers their names. What is right already is written again.
@@ -102,8 +106,7 @@ pub fn set_up(root: &Path, file: &Path) -> Result<Vec<String>, Error> {
 /// When there is none such.
 pub fn check(root: &Path, file: &Path, class: &str, of: Of) -> Result<(), Error> {
     if !file.as_os_str().is_empty() {
-        let wrong = |why: String| Error::File { path: file.to_owned(), why };
-        let document = file::read(file).map_err(wrong)?;
+        let document = document(file)?;
         let missing = || Error::NoClass {
             path: file.to_owned(),
             class: class.to_owned(),

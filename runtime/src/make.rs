@@ -8,7 +8,7 @@ mod words;
 
 pub(crate) use process::{
     child_of_ours, clone_into, dies_with, end, grant, ignored_signals, reap, send_listener,
-    set_oom_score_adj, stdio,
+    set_oom_score_adj, stay, stdio,
 };
 pub(crate) use words::explain;
 

@@ -9,9 +9,8 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::process::getpid;
 
 use crate::Error;
-use crate::make::{dies_with, end};
+use crate::make::{end, stay};
 use crate::plan::{Idmap, Maps, Plan, Source};
-use crate::report::lines;
 use crate::sources::idmap;
 
 /// Gives the process's new user namespace its ids.
@@ -65,17 +64,10 @@ fn shift(tree: &OwnedFd, wish: &Idmap, path: &Path, userns: &OwnedFd) -> Result<
 
 /// A user namespace with these maps: a child is born into it, mapped, and ended; the descriptor keeps it.
 pub(crate) fn of_maps(maps: &Maps) -> Result<OwnedFd, Error> {
-    let (ours, theirs) = lines().map_err(|e| Error::step("making", "a socket pair", e))?;
     let maker = getpid();
-    let child = kernel::clone3(flag::NEWUSER, None, || {
-        if dies_with(maker) {
-            let _ = theirs.wait();
-        }
-        0
-    })
-    .map_err(|e| Error::step("making", "a user namespace", e))?;
+    let child = kernel::clone3(flag::NEWUSER, None, || stay(maker))
+        .map_err(|e| Error::step("making", "a user namespace", e))?;
     let userns = write_maps(child.pid, maps).and_then(|()| of_process(child.pid));
-    drop(ours);
     end(&child);
     userns
 }

@@ -77,6 +77,14 @@ fn bound(host: &Path, container_path: &str) -> v1::Mount {
     }
 }
 
+fn in_the_hosts_network(pod: &mut v1::PodSandboxConfig, config: &mut v1::ContainerConfig) {
+    let options = v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
+    let linux = pod.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().namespace_options = Some(options.clone());
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().namespace_options = Some(options);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root and a network namespace: cargo xtask node"]
 async fn a_container_finds_no_socket_of_the_daemon_or_of_a_monitor() -> Result<()> {
@@ -85,14 +93,7 @@ async fn a_container_finds_no_socket_of_the_daemon_or_of_a_monitor() -> Result<(
     let ordinary = run(&mut fixture, "ordinary", |_, _| {}).await?;
     assert_eq!(finds(&mut fixture, &ordinary, FIND_SOCKETS).await?, Vec::<String>::new());
     // The same with the host's network, whose table of sockets has the daemon's: names are not ways.
-    let networked = run(&mut fixture, "networked", |pod, config| {
-        let options = v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
-        let linux = pod.linux.get_or_insert_default();
-        linux.security_context.get_or_insert_default().namespace_options = Some(options.clone());
-        let linux = config.linux.get_or_insert_default();
-        linux.security_context.get_or_insert_default().namespace_options = Some(options);
-    })
-    .await?;
+    let networked = run(&mut fixture, "networked", in_the_hosts_network).await?;
     let found = finds(&mut fixture, &networked, FIND_SOCKETS).await?;
     let table = |line: &String| line.contains(" 00010000 ") || line.contains(": 0000");
     assert!(
@@ -188,14 +189,7 @@ async fn a_stream_is_not_to_be_had_from_a_pod_and_not_without_its_token() -> Res
         assert!(!heard.contains("HTTP/1.1"), "{host} answers: {heard}");
     }
     // From the host's network it is reached, and asks for the token.
-    let networked = run(&mut fixture, "networked", |pod, config| {
-        let options = v1::NamespaceOption { network: v1::NamespaceMode::Node.into(), ..Default::default() };
-        let linux = pod.linux.get_or_insert_default();
-        linux.security_context.get_or_insert_default().namespace_options = Some(options.clone());
-        let linux = config.linux.get_or_insert_default();
-        linux.security_context.get_or_insert_default().namespace_options = Some(options);
-    })
-    .await?;
+    let networked = run(&mut fixture, "networked", in_the_hosts_network).await?;
     let guessed = format!("exec/{}", "A".repeat(path.len() - "exec/".len()));
     for path in [guessed.as_str(), "exec/", "exec", "", "attach/../exec"] {
         let heard = finds(&mut fixture, &networked, &ask("127.0.0.1", path)).await?.concat();

@@ -19,7 +19,7 @@ use crate::node::Node;
 use crate::sandbox::Sandbox;
 
 /// After its own time the monitor answers at once, unless criu is in a container's processes: then when criu is done.
-const MONITORS_WORDS: Duration = Duration::from_secs(605);
+const MONITORS_WORDS: Duration = PATIENCE.saturating_add(Duration::from_secs(5));
 
 /// A container, and the folder for it, which exists.
 #[derive(Debug, Clone)]

@@ -49,17 +49,15 @@ impl Target {
 
 /// Whether the process is in the container's cgroup, or below it. Its number may have become another's meanwhile.
 fn is_in(pid: i32, cgroup: &str) -> bool {
-    let cgroup = cgroup.trim_matches('/');
-    // HIERARCHY:CONTROLLERS:PATH; in a container of ours the path begins above what we see.
-    let is_below = |path: &str| path.find(cgroup).is_some_and(|at| is_whole(path, at, cgroup.len()));
+    // HIERARCHY:CONTROLLERS:PATH
     let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    !cgroup.is_empty() && cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(is_below)
+    cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| holds(path, cgroup))
 }
 
-/// Whether what begins there is a path of whole names.
-fn is_whole(path: &str, at: usize, length: usize) -> bool {
-    let ends = |edge: Option<&u8>| edge.is_none_or(|byte| *byte == b'/');
-    ends(at.checked_sub(1).map(|before| &path.as_bytes()[before])) && ends(path.as_bytes().get(at + length))
+/// Whether the path has these names, whole ones and in their order; a node that is a container itself sees more above.
+fn holds(path: &str, cgroup: &str) -> bool {
+    let names = cgroup.trim_matches('/');
+    !names.is_empty() && format!("{path}/").contains(&format!("/{names}/"))
 }
 
 #[cfg(test)]
@@ -86,11 +84,9 @@ mod tests {
         assert!(!is_in(pid, "/berth/6b1e0c2d"));
         assert!(!is_in(pid, ""));
         assert!(!is_in(i32::MAX, "/"));
-        let check =
-            |path: &str, cgroup: &str| path.find(cgroup).is_some_and(|at| is_whole(path, at, cgroup.len()));
-        assert!(check("/pods/batch/web", "pods/batch/web"));
-        assert!(check("/outer/pods/batch/web/init", "pods/batch/web"));
-        assert!(!check("/pods/batch/webserver", "pods/batch/web"));
-        assert!(!check("/morepods/batch/web", "pods/batch/web"));
+        assert!(holds("/pods/batch/web", "pods/batch/web"));
+        assert!(holds("/outer/pods/batch/web/init", "pods/batch/web"));
+        assert!(!holds("/pods/batch/webserver", "pods/batch/web"));
+        assert!(!holds("/morepods/batch/web", "pods/batch/web"));
     }
 }

@@ -152,7 +152,7 @@ pub(super) fn parse(text: &str) -> Result<Document, String> {
 }
 
 /// A directory of resctrl, and none of the kernel's own; or the class of all who have none.
-fn is_class(name: &str) -> bool {
+pub(crate) fn is_class(name: &str) -> bool {
     let kernels = [".", "..", "", "info", "mon_groups", "mon_data"];
     name == super::DEFAULT || (!name.contains('/') && !name.contains('\0') && !kernels.contains(&name))
 }

@@ -130,6 +130,14 @@ pub(crate) fn dies_with(maker: Pid) -> bool {
     set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(maker)
 }
 
+/// In a child that is there only to be there: until it is killed, or its maker has gone.
+pub(crate) fn stay(maker: Pid) -> i32 {
+    while dies_with(maker) {
+        rustix::event::pause();
+    }
+    0
+}
+
 /// Kills and reaps a child of ours that is of no use any more.
 pub(crate) fn end(child: &Child) {
     let _ = pidfd_send_signal(&child.pidfd, Signal::KILL);

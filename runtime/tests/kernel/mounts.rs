@@ -179,15 +179,21 @@ fn the_mounts_of_a_container_do_not_show_on_the_host() {
     assert!(!mounts.contains(&bundle.path().display().to_string()));
 }
 
+/// A volume of the node, and another file system in it.
+fn volume_with_a_mount_below() -> (tempfile::TempDir, SharedMount) {
+    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
+    let shared = SharedMount::make(volume.path());
+    fs::create_dir(volume.path().join("below")).unwrap();
+    mount("tmpfs", &volume.path().join("below"));
+    (volume, shared)
+}
+
 #[test]
 fn recursive_attributes_reach_the_mounts_below() {
     if !is_root() {
         return;
     }
-    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
-    let shared = SharedMount::make(volume.path());
-    fs::create_dir(volume.path().join("below")).unwrap();
-    mount("tmpfs", &volume.path().join("below"));
+    let (volume, shared) = volume_with_a_mount_below();
     let mut bundle = Bundle::new("touch /ro/below/x && echo not; touch /rro/below/x || echo deep");
     bundle.bind(volume.path(), "/ro", &["rbind", "ro"]);
     bundle.bind(volume.path(), "/rro", &["rbind", "rro"]);
@@ -200,10 +206,7 @@ fn ids_are_shifted_as_far_down_as_it_was_said() {
     if !is_root() {
         return;
     }
-    let volume = tempfile::Builder::new().prefix("berth-vol-").tempdir().unwrap();
-    let shared = SharedMount::make(volume.path());
-    fs::create_dir(volume.path().join("below")).unwrap();
-    mount("tmpfs", &volume.path().join("below"));
+    let (volume, shared) = volume_with_a_mount_below();
     let mut bundle = Bundle::new("stat -c %u:%g /one /one/below /all /all/below");
     let maps = json!([{"containerID": 0, "hostID": 5000, "size": 10}]);
     for (destination, word) in [("/one", "idmap"), ("/all", "ridmap")] {

@@ -54,9 +54,7 @@ pub(super) fn rdt<'a>(inputs: &Inputs<'a>) -> Result<Option<&'a str>, Invalid> {
     if class == rdt::DEFAULT {
         return Ok(Some("/"));
     }
-    // A name of a directory, and of none of the kernel's own.
-    let fits = !class.contains('/') && ![".", "..", "info", "mon_groups", "mon_data"].contains(&class);
-    require(fits, "annotations", || format!("{class:?} is no class of Intel RDT"))?;
+    require(rdt::is_class(class), "annotations", || format!("{class:?} is no class of Intel RDT"))?;
     Ok(Some(class))
 }
 

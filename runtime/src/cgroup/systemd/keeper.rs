@@ -8,7 +8,7 @@ use kernel::Child;
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, getpid, pidfd_send_signal, waitid};
 
-use crate::make::dies_with;
+use crate::make::stay;
 
 #[derive(Debug)]
 pub(crate) struct Keeper(Child);
@@ -17,13 +17,7 @@ impl Keeper {
     /// `cgroup`: a cgroup2 directory to be born in.
     pub(super) fn new(cgroup: Option<BorrowedFd<'_>>) -> Result<Keeper, Errno> {
         let maker = getpid();
-        let wait = move || {
-            while dies_with(maker) {
-                rustix::event::pause();
-            }
-            0
-        };
-        kernel::clone3(0, cgroup, wait).map(Keeper)
+        kernel::clone3(0, cgroup, || stay(maker)).map(Keeper)
     }
 
     pub(super) fn pid(&self) -> u32 {
